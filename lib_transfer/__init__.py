@@ -1,0 +1,64 @@
+"""Transfer LoRA: carry a LoRA from the checkpoint it was trained on to another one.
+
+The Python interface, stable::
+
+    import lib_transfer
+
+    request = lib_transfer.request("style.safetensors", source="base.safetensors", target="other.safetensors")
+    report = lib_transfer.analyse(request)      # writes no output
+    result = lib_transfer.transfer(request)     # writes the transferred LoRA beside the original
+    print(result.path, result.report.verdict)
+
+Importing this package imports no torch; the first use of one of its names does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lib_transfer.version import VERSION
+
+if TYPE_CHECKING:
+    from lib_transfer.api import methods, request
+    from lib_transfer.engine.destination import Destination
+    from lib_transfer.engine.report import TransferReport
+    from lib_transfer.engine.request import TransferRequest
+    from lib_transfer.engine.run import Runtime
+    from lib_transfer.engine.transfer import TransferResult, analyse, transfer
+    from lib_transfer.errors import TransferError
+
+__version__ = VERSION
+
+_HOME = {
+    "methods": "api",
+    "request": "api",
+    "Destination": "engine.destination",
+    "TransferReport": "engine.report",
+    "TransferRequest": "engine.request",
+    "Runtime": "engine.run",
+    "TransferResult": "engine.transfer",
+    "analyse": "engine.transfer",
+    "transfer": "engine.transfer",
+    "TransferError": "errors",
+}
+
+__all__ = [
+    "Destination",
+    "Runtime",
+    "TransferError",
+    "TransferReport",
+    "TransferRequest",
+    "TransferResult",
+    "__version__",
+    "analyse",
+    "methods",
+    "request",
+    "transfer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,45 @@
+"""``cache info|check|clear``: the decompositions kept on disk."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lib_transfer.cli import terminal
+from lib_transfer.engine.cache import Cache
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("cache", help="show, check or empty the cache of decompositions")
+    parser.add_argument("action", choices=("info", "check", "clear"))
+    terminal.add_cache_folder(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run one of the three actions."""
+    cache = terminal.runtime(options).cache
+    return {"info": _info, "check": _check, "clear": _clear}[options.action](cache)
+
+
+def _info(cache: Cache) -> int:
+    contents = cache.contents()
+    print(f"folder: {contents.folder}")
+    for kind, count in contents.entries.items():
+        print(f"{kind}: {count} entries, {contents.bytes[kind] / 1e6:.1f} MB")
+    print(f"total: {contents.total_bytes / 1e6:.1f} MB of at most {contents.limit / 1e6:.0f} MB")
+    return 0
+
+
+def _check(cache: Cache) -> int:
+    sound, removed = cache.check()
+    print(f"{sound} entries are sound, {len(removed)} were damaged and removed.")
+    for path in removed:
+        print(f"  {path}")
+    return 0
+
+
+def _clear(cache: Cache) -> int:
+    print(f"{cache.clear() / 1e6:.1f} MB were freed.")
+    return 0

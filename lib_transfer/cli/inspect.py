@@ -1,0 +1,38 @@
+"""``inspect``: what a file is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lib_transfer.engine.inspection import inspect
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("inspect", help="tell what a checkpoint or an adapter is")
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what the file is."""
+    found = inspect(options.file)
+    if options.json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return 0
+    for name, value in found.items():
+        if name != "schema" and value not in (None, {}, []):
+            print(f"{name.replace('_', ' ')}: {_words(value)}")
+    return 0
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_words(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    return str(value)

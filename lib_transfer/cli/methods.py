@@ -1,0 +1,30 @@
+"""``methods``: what there is to choose from."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lib_transfer import method as registry
+from lib_transfer.method import METHODS
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("methods", help="list the methods, their formulas, papers and settings")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print every method."""
+    for method in METHODS:
+        default = " (default)" if method.id == registry.DEFAULT else ""
+        print(f"{method.id}{default}: {method.title}")
+        print(f"  {method.summary}")
+        print(f"  {method.formula}")
+        print(f"  {method.paper}")
+        print(f"  needs the source checkpoint: {'yes' if method.needs_source else 'no'}")
+        for parameter in registry.parameters(method):
+            print(f"  --{parameter.name.replace('_', '-')}: {parameter.help}")
+        print()
+    return 0

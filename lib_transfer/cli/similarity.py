@@ -1,0 +1,42 @@
+"""``similarity``: how alike two checkpoints are."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lib_transfer import method as registry
+from lib_transfer.cli import terminal
+from lib_transfer.engine.heatmap import draw, save
+from lib_transfer.engine.similarity import compare
+from lib_transfer.engine.subspaces import Wanted
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("similarity", help="compare the subspaces of two checkpoints")
+    parser.add_argument("--source", type=Path, metavar="CKPT", required=True)
+    parser.add_argument("--target", type=Path, metavar="CKPT", required=True)
+    parser.add_argument("--energy", metavar="F", help="subspace rank by energy (default 0.99)")
+    parser.add_argument("--subspace-rank", metavar="N", help="a fixed subspace rank instead")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every module's similarities (- for stdout)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw blocks against roles as PNG")
+    terminal.add_runtime(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    terminal.check_report_path(options.json)
+    terminal.check_report_path(options.plot)
+    given = {"energy": options.energy, "subspace_rank": options.subspace_rank}
+    settings: dict[str, Any] = registry.settings(registry.get(registry.DEFAULT), given)
+    wanted = Wanted(settings["energy"], settings["subspace_rank"])
+    report = compare(options.source, options.target, wanted, runtime=terminal.runtime(options), progress=terminal.Bar())
+    print(report.to_text(), file=terminal.talk(options))
+    if options.json:
+        terminal.write_json(options.json, report.to_dict())
+    if options.plot:
+        save(draw(report.panels(), f"{report.source} and {report.target}"), options.plot)
+    return 0

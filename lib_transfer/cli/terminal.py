@@ -1,0 +1,99 @@
+"""What commands share: the progress bar, where files are written to, the options of the runtime."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from lib_transfer.engine.cache import FOLDER_VARIABLE
+from lib_transfer.engine.run import Runtime
+from lib_transfer.errors import RequestError
+from lib_transfer.formats.publish import write_bytes
+
+_MODEL_FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
+
+
+class Bar:
+    """A progress bar with the time left, on a terminal; silent elsewhere. Ctrl-C stops the job between two modules."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._lock = threading.Lock()
+        self._total, self._done, self._began = 0, 0, 0.0
+        self._what = ""
+
+    def start(self, total: int, what: str) -> None:
+        """Begin a stretch of ``total`` steps."""
+        self._total, self._done, self._began, self._what = total, 0, time.monotonic(), what
+        self._draw("")
+
+    def step(self, what: str) -> None:
+        """One step is done."""
+        with self._lock:
+            self._done += 1
+            self._draw(what)
+            if self._done == self._total and self._stream.isatty():
+                self._stream.write("\r\x1b[K")
+                self._stream.flush()
+
+    def cancelled(self) -> bool:
+        """Never: Ctrl-C interrupts the main thread."""
+        return False
+
+    def _draw(self, what: str) -> None:
+        if not self._stream.isatty():
+            return
+        share = self._done / max(self._total, 1)
+        elapsed = time.monotonic() - self._began
+        left = f"{elapsed / share - elapsed:4.0f} s left" if share > 0 else ""
+        bar = "#" * round(20 * share)
+        self._stream.write(f"\r\x1b[K[{bar:<20}] {self._done}/{self._total} {left}  {self._what}  {what[-50:]}")
+        self._stream.flush()
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how something is computed."""
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (auto)")
+    add_cache_folder(parser)
+
+
+def add_cache_folder(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cache-dir``."""
+    parser.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help=f"the cache ({FOLDER_VARIABLE}, or the user's cache folder)"
+    )
+
+
+def runtime(options: argparse.Namespace) -> Runtime:
+    """The runtime that the options ask for."""
+    return Runtime(device=getattr(options, "device", "auto"), cache_folder=options.cache_dir)
+
+
+def talk(options: argparse.Namespace) -> TextIO:
+    """Where the words go: the standard output, unless JSON goes there."""
+    return sys.stderr if str(options.json) == "-" else sys.stdout
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON to ``path``, whole or not at all; ``-`` is the standard output."""
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        check_report_path(path)
+        write_bytes(path, text.encode("utf-8", "replace"), overwrite=True)
+
+
+def check_report_path(path: Path | None) -> None:
+    """Raise :class:`RequestError` when a report would be written over a model, or into a folder that is not there."""
+    if path is None or str(path) == "-":
+        return
+    if path.suffix.lower() in _MODEL_FILES or path.is_dir():
+        raise RequestError(f"A report is not written to {path}.", hint="Choose a file name that is no model's.")
+    if not path.absolute().parent.is_dir():
+        raise RequestError(f"The folder {path.absolute().parent} does not exist.", hint="Create it first.")

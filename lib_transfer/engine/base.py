@@ -1,0 +1,53 @@
+"""A base: a checkpoint that was opened, recognised and divided into modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_transfer.architecture import Architecture, modules, name_index, recognise
+from lib_transfer.architecture.module import Module
+from lib_transfer.errors import TransferError
+from lib_transfer.formats.checkpoint import CheckpointFile
+
+
+@dataclass(frozen=True)
+class Base:
+    """A checkpoint as the engine sees it.
+
+    Attributes:
+        path: of the file.
+        sha256: of its contents.
+        checkpoint: its tensors, on disk.
+        architecture: what it is.
+        modules: all of them, in forward order.
+        by_name: modules by canonical name.
+        by_adapter_name: modules by every name an adapter can use.
+    """
+
+    path: Path
+    sha256: str
+    checkpoint: CheckpointFile
+    architecture: Architecture
+    modules: tuple[Module, ...]
+    by_name: dict[str, Module]
+    by_adapter_name: dict[str, Module]
+
+
+@contextmanager
+def open_base(path: Path, sha256: str) -> Iterator[Base]:
+    """The checkpoint at ``path`` as a :class:`Base`, closed at the end.
+
+    Raises:
+        BadFileError, StorageError: it cannot be read.
+        UnsupportedError: it is no checkpoint of a supported architecture; the message names the file.
+    """
+    with CheckpointFile(path) as checkpoint:
+        try:
+            architecture = recognise(checkpoint.shapes)
+            found = modules(architecture, checkpoint.shapes)
+        except TransferError as error:
+            raise type(error)(f"{path.name}: {error.message}", hint=error.hint) from error
+        yield Base(path, sha256, checkpoint, architecture, found, {m.name: m for m in found}, name_index(found))

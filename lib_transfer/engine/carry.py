@@ -1,0 +1,190 @@
+"""Carry one module's update from the source to the target: the only place where a method is called."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lib_transfer import method as registry
+from lib_transfer.architecture.module import Module
+from lib_transfer.engine.plan import Obstacle, Pair
+from lib_transfer.engine.report import Decision, ModuleReport
+from lib_transfer.engine.request import TransferRequest
+from lib_transfer.engine.subspaces import Relation, Wanted
+from lib_transfer.errors import NumericError
+from lib_transfer.formats.update import Dense, LowRank, Norm, Update
+from lib_transfer.linalg import factors as linalg
+from lib_transfer.linalg.factors import Factors
+from lib_transfer.method import Method, Problem
+
+Relate = Callable[[Module, Module], Relation]
+"""Gives the relation of a source module's weight to a target module's."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a request that concern a single module."""
+
+    method: Method
+    wanted: Wanted
+    threshold: float
+    below: str
+    force: bool
+    strength: float
+    rank: str | int
+
+    @classmethod
+    def of(cls, request: TransferRequest) -> Settings:
+        """The settings of ``request``; those its method does not have take a value without effect."""
+        return cls(
+            registry.get(request.method),
+            Wanted(request.setting("energy"), request.setting("subspace_rank")),
+            request.setting("threshold") or 0.0,
+            request.setting("below") or "drop",
+            bool(request.setting("force")),
+            request.setting("strength"),
+            request.setting("rank"),
+        )
+
+    def output_rank(self, rank: int) -> int | None:
+        """Rank of the output for an update of this rank; None keeps everything."""
+        if self.rank == "same":
+            return rank
+        return None if self.rank == "full" else int(self.rank)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What became of one pair: the report, and what is to be written of it (None: nothing).
+
+    Low-rank factors are balanced; the strength is folded into every form.
+    """
+
+    pair: Pair
+    report: ModuleReport
+    update: Factors | Dense | Norm | None = None
+
+
+def carry(pair: Pair, settings: Settings, relate: Relate, device: torch.device) -> Carried:
+    """Transfer one pair.
+
+    Args:
+        pair: from the plan.
+        settings: of the request.
+        relate: called only where the method needs to know the weights.
+        device: where the mathematics is done.
+
+    Raises:
+        NumericError: a weight or a result holds NaN or infinity; the message names it.
+    """
+    update = pair.group.update()
+    obstacle = pair.obstacle or _unfit(pair, update, settings)
+    about = functools.partial(ModuleReport, pair.group.name, pair.source.position, norm_before=_norm(update))
+    if obstacle is not None:
+        return Carried(pair, about(obstacle.decision, obstacle.reason))
+    if not isinstance(update, LowRank):
+        return _carry_over(pair, update, settings.strength, about("carried over", "as it is"))
+    given = Factors(update.up.to(device), update.down.to(device))
+    assert pair.target is not None
+    relation = relate(pair.source, pair.target) if "subspaces" in settings.method.needs else None
+    decision, reason, result = _transfer(given, relation, settings)
+    report = about(decision, " ".join((reason, *update.notes)), similarity=relation.similarity if relation else None)
+    return Carried(pair, report) if result is None else _finish(pair, given, result, settings, report)
+
+
+def _unfit(pair: Pair, update: Update, settings: Settings) -> Obstacle | None:
+    """What the update itself has against being carried."""
+    assert pair.target is not None
+    source, target, method = pair.source, pair.target, settings.method
+    if isinstance(update, LowRank):
+        shape: tuple[int, ...] = (update.up.shape[0], update.down.shape[1])
+        fits = shape == source.matrix_shape
+        known = target.kind in method.kinds
+    else:
+        shape = tuple(update.weight.shape) if update.weight is not None else ()
+        fits = update.weight is None or update.weight.numel() == torch.Size(source.shape).numel()
+        fits = fits and (update.bias is None or update.bias.shape[0] == source.shape[0])
+        known = isinstance(update, Dense) or target.kind == "norm"
+    if not fits:
+        return Obstacle("unsupported", f"its shape {_by(shape)} does not fit the source's {_by(source.shape)}")
+    if not known:
+        return Obstacle("unsupported", f"this kind of update does not go with a {target.kind} module")
+    if source.shape == target.shape or source.matrix_shape == target.matrix_shape:
+        return None
+    if isinstance(update, LowRank) and settings.force and method.maps_dimensions:
+        return None
+    return Obstacle(
+        "unsupported",
+        f"source {_by(source.shape)} and target {_by(target.shape)} differ, nothing says what corresponds",
+    )
+
+
+def _transfer(given: Factors, relation: Relation | None, settings: Settings) -> tuple[Decision, str, Factors | None]:
+    """Apply the method, or say why not."""
+    method = settings.method
+    if relation is None:
+        return "copied", "as it is", method.transfer(Problem(given))
+    similarity = relation.similarity
+    if relation.rank == 0:
+        return "below threshold", "a weight is all zeros and spans no subspace", None
+    if similarity.smaller is None:
+        assert method.maps_dimensions is not None
+        mapped = method.maps_dimensions(Problem(given, *relation.subspaces))
+        return "transferred", "forced: the dimensions differ, so nothing says which direction corresponds", mapped
+    if similarity.smaller < settings.threshold:
+        reason = f"the smaller similarity is below {settings.threshold:g}"
+        return (
+            ("copied", f"{reason}: as it is", given) if settings.below == "copy" else ("below threshold", reason, None)
+        )
+    left, right = relation.principal if "principal vectors" in method.needs else (None, None)
+    return "transferred", f"by {method.id}", method.transfer(Problem(given, *relation.subspaces, left, right))
+
+
+def _finish(pair: Pair, given: Factors, result: Factors, settings: Settings, report: ModuleReport) -> Carried:
+    """Bring the result to the output rank and the strength, and measure it."""
+    output = linalg.balanced(result, settings.output_rank(given.rank))
+    if not (bool(torch.isfinite(output.up).all()) and bool(torch.isfinite(output.down).all())):
+        raise NumericError(
+            f"{pair.group.name}: the result holds NaN or infinity.", hint="The module's weights are damaged."
+        )
+    before, after = report.norm_before or 0.0, linalg.norm(output)
+    same_shape = given.shape == output.shape
+    scaled = linalg.scale(output, settings.strength)
+    measured = dataclasses.replace(
+        report,
+        rank_before=given.rank,
+        rank_after=output.rank,
+        norm_after=abs(settings.strength) * after,
+        energy_kept=(after / before) ** 2 if before > 0 else None,
+        change=linalg.distance(output, given) / before if same_shape and before > 0 else None,
+    )
+    return Carried(pair, measured, Factors(scaled.up.cpu(), scaled.down.cpu()))
+
+
+def _carry_over(pair: Pair, update: Dense | Norm, strength: float, report: ModuleReport) -> Carried:
+    """A full, bias or normalisation difference: as it is, times the strength."""
+
+    def scaled(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor * strength
+
+    after = abs(strength) * (report.norm_before or 0.0)
+    report = dataclasses.replace(report, norm_after=after, energy_kept=1.0, change=0.0)
+    return Carried(pair, report, type(update)(scaled(update.weight), scaled(update.bias), update.notes))
+
+
+def _norm(update: Update) -> float:
+    """Frobenius norm of the whole change."""
+    if isinstance(update, LowRank):
+        return linalg.norm(Factors(update.up, update.down))
+    parts = [t.double().square().sum() for t in (update.weight, update.bias) if t is not None]
+    return math.sqrt(float(sum(parts)))
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,67 @@
+"""Content hashes of whole files, remembered between runs.
+
+A checkpoint's SHA-256 takes seconds to compute and is asked for at every transfer. It is remembered for as long as path,
+size, modification time in nanoseconds and inode stay the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from lib_transfer.formats.identity import FileStamp, file_sha256, stamp
+
+
+class Hashes:
+    """SHA-256 of files, remembered in ``folder`` (one small JSON file each; damaged ones are computed anew)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def sha256(self, path: Path, cancelled: Callable[[], bool] = lambda: False) -> str:
+        """SHA-256 of the file at ``path`` in hex.
+
+        Raises:
+            StorageError: the file cannot be read.
+            CancelledError: ``cancelled`` said so.
+        """
+        now = stamp(path)
+        memory = self._memory(path)
+        known = _recall(memory, now)
+        if known is not None:
+            return known
+        digest = file_sha256(path, cancelled)
+        if stamp(path) == now:
+            _remember(memory, now, digest)
+        return digest
+
+    def _memory(self, path: Path) -> Path:
+        name = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
+        return self.folder / "files" / f"{name}.json"
+
+
+def _stamp_json(now: FileStamp) -> list[int]:
+    return [now.size, now.mtime_ns, now.inode]
+
+
+def _recall(memory: Path, now: FileStamp) -> str | None:
+    try:
+        known = json.loads(memory.read_text())
+        digest = known["sha256"]
+        return digest if known["stamp"] == _stamp_json(now) and isinstance(digest, str) and len(digest) == 64 else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(memory: Path, now: FileStamp, digest: str) -> None:
+    """Best effort: a hash that is not remembered costs time, nothing else."""
+    part = memory.with_name(f".{memory.stem[:8]}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    with contextlib.suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps({"stamp": _stamp_json(now), "sha256": digest}))
+        part.replace(memory)

@@ -1,0 +1,79 @@
+"""The output: tensors that both hosts load, and metadata that describes the transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lib_transfer.architecture.module import Module
+from lib_transfer.engine.base import Base
+from lib_transfer.engine.carry import Carried
+from lib_transfer.formats.adapter import Adapter, describe
+from lib_transfer.formats.lora_tensors import lora_tensors
+from lib_transfer.formats.update import Dense, Norm
+
+DTYPES: Mapping[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+_OF_INPUT: Mapping[str, str] = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp32"}
+
+
+def output_dtype(setting: str | None, adapter: Adapter) -> torch.dtype:
+    """The number format asked for, or the one that most of the adapter's tensors have (fp16 for float8)."""
+    return DTYPES[setting or _OF_INPUT.get(describe(adapter).dtype, "fp16")]
+
+
+def tensors_of(carried: Carried, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What is written of one module, under the name that both hosts load; empty where nothing is.
+
+    A1111 reads a bias difference only beside ``diff``, and ``w_norm`` only beside ``b_norm``: a missing partner is
+    written as zeros.
+    """
+    module, update = carried.pair.target, carried.update
+    if module is None or module.output_name is None or update is None:
+        return {}
+    name = module.output_name
+    if isinstance(update, Dense):
+        weight = torch.zeros(module.shape) if update.weight is None else update.weight.reshape(module.shape)
+        named = {f"{name}.diff": weight, f"{name}.diff_b": update.bias}
+    elif isinstance(update, Norm):
+        given = update.weight if update.weight is not None else update.bias
+        assert given is not None
+        named = {
+            f"{name}.w_norm": torch.zeros_like(given) if update.weight is None else update.weight,
+            f"{name}.b_norm": torch.zeros_like(given) if update.bias is None else update.bias,
+        }
+    else:
+        return lora_tensors(name, update.up, update.down, _kernel(module), dtype)
+    return {key: tensor.to(dtype).contiguous() for key, tensor in named.items() if tensor is not None}
+
+
+def missing_partners(written: Iterable[Module], target: Base, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Rank-1 zeros for those of q, k, v and out of an OpenCLIP attention that nothing is written for.
+
+    A1111 applies a LoRA to such an attention only when all four are in the file, and skips the layer silently otherwise.
+    """
+    names = {module.name for module in written}
+    groups = {module.fused for module in written if module.fused is not None}
+    partners = [m for m in target.modules if m.fused in groups and m.name not in names and m.output_name is not None]
+    zeros: dict[str, Tensor] = {}
+    for module in partners:
+        out, into = module.matrix_shape
+        zeros |= lora_tensors(str(module.output_name), torch.zeros(out, 1), torch.zeros(1, into), None, dtype)
+    return zeros
+
+
+def ranks(carried: Sequence[Carried], *, convolution: bool) -> set[int]:
+    """The ranks written for linear layers and 1x1 convolutions, or for larger convolutions."""
+    return {
+        c.report.rank_after
+        for c in carried
+        if c.update is not None
+        and c.report.rank_after is not None
+        and c.pair.target is not None
+        and (max(_kernel(c.pair.target) or (1,)) > 1) == convolution
+    }
+
+
+def _kernel(module: Module) -> tuple[int, int] | None:
+    return (module.shape[2], module.shape[3]) if module.kind == "convolution" else None

@@ -1,0 +1,139 @@
+"""The request: everything that the result of a transfer depends on, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib_transfer import method as registry
+from lib_transfer.engine.hashes import Hashes
+from lib_transfer.errors import RequestError
+from lib_transfer.method import Method, Value
+
+ALGORITHM = 1
+"""Rises whenever the same request would give another result than before."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the inputs lie on this machine; not part of what the result depends on."""
+
+    adapter: Path
+    source: Path | None
+    target: Path
+
+
+@dataclass(frozen=True)
+class TransferRequest:
+    """What is to be transferred, from where, to where and how.
+
+    Two equal requests give the same output, so an output that carries an equal request is already done. Made by
+    :func:`request`; ``files`` takes no part in equality.
+
+    Attributes:
+        adapter_name, source_name, target_name: file names without extension.
+        adapter_sha256, source_sha256, target_sha256: of the files' contents, hex. Source is None where the method needs
+            no source checkpoint.
+        method: its id.
+        settings: every setting of the method, sorted by name.
+        algorithm: :data:`ALGORITHM` when it was made.
+        files: where the inputs lie.
+    """
+
+    adapter_name: str
+    adapter_sha256: str
+    source_name: str | None
+    source_sha256: str | None
+    target_name: str
+    target_sha256: str
+    method: str
+    settings: tuple[tuple[str, Value], ...]
+    algorithm: int = ALGORITHM
+    files: Files | None = field(default=None, compare=False, repr=False)
+
+    def setting(self, name: str) -> Any:
+        """The value of one setting; None where the method does not have it."""
+        return dict(self.settings).get(name)
+
+    def to_json(self) -> str:
+        """The request as it is written into the output: one line of JSON, the same for equal requests."""
+        identity = {
+            "adapter": {"name": self.adapter_name, "sha256": self.adapter_sha256},
+            "source": {"name": self.source_name, "sha256": self.source_sha256} if self.source_sha256 else None,
+            "target": {"name": self.target_name, "sha256": self.target_sha256},
+            "method": self.method,
+            "settings": dict(self.settings),
+            "algorithm": self.algorithm,
+        }
+        return json.dumps(identity, sort_keys=True, ensure_ascii=True)
+
+    @property
+    def hash8(self) -> str:
+        """Eight hex digits that stand for the request in file names."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:8]
+
+
+def request(
+    adapter: str | Path,
+    *,
+    target: str | Path,
+    source: str | Path | None = None,
+    method: str = registry.DEFAULT,
+    settings: Mapping[str, Value],
+    hashes: Hashes,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> TransferRequest:
+    """The request to transfer ``adapter`` from checkpoint ``source`` to checkpoint ``target``.
+
+    Args:
+        adapter, source, target: paths. Without a source only methods that declare no need of it can run.
+        method: id of a method.
+        settings: the method's settings (:func:`lib_transfer.method.parameters`); those left out take their defaults.
+        hashes: where the files' content hashes are remembered.
+        cancelled: asked while hashing whether to stop.
+
+    Raises:
+        RequestError: unknown method or setting, value out of range, or no source where one is needed.
+        BadFileError, StorageError: a file cannot be read.
+    """
+    chosen = registry.get(method)
+    checked = registry.settings(chosen, settings)
+    files = Files(Path(adapter), _source(chosen, source), Path(target))
+    return TransferRequest(
+        adapter_name=files.adapter.stem,
+        adapter_sha256=hashes.sha256(files.adapter, cancelled),
+        source_name=files.source.stem if files.source else None,
+        source_sha256=hashes.sha256(files.source, cancelled) if files.source else None,
+        target_name=files.target.stem,
+        target_sha256=hashes.sha256(files.target, cancelled),
+        method=chosen.id,
+        settings=tuple(sorted(checked.items())),
+        files=files,
+    )
+
+
+def _source(method: Method, source: str | Path | None) -> Path | None:
+    """The source as the method needs it: a source that is given but not needed plays no part."""
+    if not method.needs_source:
+        return None
+    if source is None:
+        raise RequestError(
+            f'The method "{method.id}" needs the checkpoint that the adapter was trained on.',
+            hint="Name it as the source, or take the method copy, which does without.",
+        )
+    return Path(source)
+
+
+def files_of(request: TransferRequest) -> Files:
+    """Where the inputs of ``request`` lie.
+
+    Raises:
+        RequestError: it does not say, because it was read from an output's metadata.
+    """
+    if request.files is None:
+        raise RequestError("The request does not say where its files lie.", hint="Make it with lib_transfer.request().")
+    return request.files

@@ -1,0 +1,211 @@
+"""The main job: a request in, a transferred adapter out, with a report; or the report alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lib_transfer import method as registry
+from lib_transfer.engine import output
+from lib_transfer.engine.base import Base, open_base
+from lib_transfer.engine.carry import Carried, Settings, carry
+from lib_transfer.engine.destination import Destination, is_done, need_folder, output_path, to_replace
+from lib_transfer.engine.plan import plan
+from lib_transfer.engine.report import TransferReport
+from lib_transfer.engine.request import Files, TransferRequest, files_of
+from lib_transfer.engine.run import Runtime, over_modules, relations
+from lib_transfer.errors import BadFileError
+from lib_transfer.formats.adapter import Adapter, read_adapter
+from lib_transfer.formats.identity import legacy_a1111_hash, stamp
+from lib_transfer.formats.metadata import BaseFacts, ParentFacts, derived_metadata
+from lib_transfer.formats.naming import unique_stem
+from lib_transfer.formats.sidecars import carry_sidecars, plan_sidecars
+from lib_transfer.formats.writer import write_adapter
+from lib_transfer.progress import Progress, Silent
+from lib_transfer.version import VERSION
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """What a transfer came to.
+
+    Attributes:
+        path: the output; None where nothing could be carried and so nothing was written.
+        status: ``written``; ``already done``: the output of an equal request was there; ``nothing carried``.
+        report: the whole report; None when it was already done, whose summary is in the file's metadata.
+        sidecars: files carried along, such as previews.
+        warnings: what went wrong after the output was in place.
+    """
+
+    path: Path | None
+    status: Literal["written", "already done", "nothing carried"]
+    report: TransferReport | None
+    sidecars: tuple[Path, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
+
+
+def analyse(
+    request: TransferRequest, *, runtime: Runtime | None = None, progress: Progress | None = None
+) -> TransferReport:
+    """Everything a transfer would do and find, without writing an output (the cache is filled).
+
+    Raises:
+        TransferError: a file cannot be read, the inputs do not belong together, or the person stopped it.
+    """
+    with _opened(request) as inputs:
+        report, _ = _run(request, inputs, runtime or Runtime(), progress or Silent())
+        return report
+
+
+def transfer(
+    request: TransferRequest,
+    destination: Destination | None = None,
+    *,
+    runtime: Runtime | None = None,
+    progress: Progress | None = None,
+) -> TransferResult:
+    """Transfer an adapter and write the result.
+
+    Args:
+        request: from :func:`lib_transfer.request`.
+        destination: where to; the adapter's own folder when not given.
+        runtime: device, cache folder and workers.
+        progress: is told of every module, and asked whether to stop.
+
+    Returns:
+        The output's path and the report. Nothing is computed when the output of an equal request is already there.
+
+    Raises:
+        OutputExistsError: the output exists and is something else.
+        TransferError: a file cannot be read or written, the inputs do not belong together, or the person stopped it;
+            nothing was written then.
+    """
+    destination, runtime, progress = destination or Destination(), runtime or Runtime(), progress or Silent()
+    path = output_path(request, destination)
+    if is_done(path, request):
+        return TransferResult(path, "already done", None)
+    replaced = to_replace(path, destination)
+    need_folder(path.parent)
+    with _opened(request) as inputs:
+        report, carried = _run(request, inputs, runtime, progress)
+        if not any(c.update is not None for c in carried):
+            return TransferResult(None, "nothing carried", report)
+        if replaced and destination.file is None:
+            path = path.with_stem(unique_stem(path.stem, {p.stem.casefold() for p in path.parent.iterdir()}))
+        _still_the_same(inputs)
+        return _write(request, inputs, carried, report, path, replaced)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Everything that was opened for a request."""
+
+    files: Files
+    adapter: Adapter
+    source: Base | None
+    target: Base
+
+
+@contextmanager
+def _opened(request: TransferRequest) -> Iterator[_Inputs]:
+    files = files_of(request)
+    adapter = read_adapter(files.adapter)
+    with ExitStack() as stack:
+        source = None
+        if files.source is not None and request.source_sha256 is not None:
+            source = stack.enter_context(open_base(files.source, request.source_sha256))
+        target = stack.enter_context(open_base(files.target, request.target_sha256))
+        yield _Inputs(files, adapter, source, target)
+
+
+def _run(
+    request: TransferRequest, inputs: _Inputs, runtime: Runtime, progress: Progress
+) -> tuple[TransferReport, list[Carried]]:
+    """Carry every module and report."""
+    settings = Settings.of(request)
+    planned = plan(inputs.adapter, inputs.source, inputs.target)
+    device, cache = runtime.torch_device, runtime.cache
+    relate = relations(inputs.source or inputs.target, inputs.target, settings.wanted, cache, device)
+    progress.start(len(planned.pairs), f"{request.adapter_name} to {request.target_name}")
+    carried = over_modules(
+        planned.pairs,
+        lambda pair: carry(pair, settings, relate, device),
+        lambda pair: pair.group.name,
+        runtime.threads,
+        progress,
+    )
+    cache.prune()
+    report = TransferReport(
+        request=json.loads(request.to_json()),
+        method=registry.get(request.method).title,
+        source_architecture=inputs.source.architecture.title if inputs.source else None,
+        target_architecture=inputs.target.architecture.title,
+        modules=tuple(c.report for c in carried),
+        unread=planned.unread,
+    )
+    return report, carried
+
+
+def _write(
+    request: TransferRequest,
+    inputs: _Inputs,
+    carried: list[Carried],
+    report: TransferReport,
+    path: Path,
+    replaced: Path | None,
+) -> TransferResult:
+    dtype = output.output_dtype(request.setting("dtype"), inputs.adapter)
+    tensors = {key: tensor for c in carried for key, tensor in output.tensors_of(c, dtype).items()}
+    written = [c.pair.target for c in carried if c.update is not None and c.pair.target is not None]
+    tensors |= output.missing_partners(written, inputs.target, dtype)
+    architecture = inputs.target.architecture
+    metadata = derived_metadata(
+        inputs.adapter.metadata,
+        stem=path.stem,
+        base=BaseFacts(
+            name=inputs.target.path.name,
+            sha256=request.target_sha256,
+            legacy_hash=legacy_a1111_hash(inputs.target.path),
+            base_model_version=architecture.base_model_version,
+            v2=architecture.v2,
+            architecture=architecture.modelspec_architecture,
+            implementation=architecture.modelspec_implementation,
+        ),
+        made_from=ParentFacts(request.adapter_name, request.adapter_sha256),
+        ranks=sorted(output.ranks(carried, convolution=False)),
+        conv_ranks=sorted(output.ranks(carried, convolution=True)),
+        request_json=request.to_json(),
+        report_json=json.dumps(report.summary(), sort_keys=True),
+        version=VERSION,
+    )
+    done = write_adapter(path, tensors, metadata, overwrite=replaced == path)
+    warnings = list(done.warnings)
+    if replaced is not None and replaced != path:
+        try:
+            replaced.unlink()
+        except OSError as error:
+            warnings.append(f"The old output {replaced} could not be removed: {error.strerror}.")
+    note = f"Transferred from {request.adapter_name} to {request.target_name} ({request.method})."
+    sidecars = carry_sidecars(
+        plan_sidecars(inputs.files.adapter, path, card_version=architecture.card_version, note=note)
+    )
+    return TransferResult(path, "written", report, sidecars.files, (*warnings, *sidecars.notes))
+
+
+def _still_the_same(inputs: _Inputs) -> None:
+    """Raise if an input was rewritten while it was being read."""
+    adapter = inputs.adapter.header
+    changed = [inputs.files.adapter] if stamp(inputs.files.adapter) != adapter.stamp else []
+    changed += [
+        base.path
+        for base in (inputs.source, inputs.target)
+        if base is not None and stamp(base.path) != base.checkpoint.header.stamp
+    ]
+    if changed:
+        raise BadFileError(
+            f"{changed[0]} changed during the transfer, so nothing was written.", reason="changed", hint="Start again."
+        )

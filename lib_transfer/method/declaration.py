@@ -1,0 +1,149 @@
+"""What a method is: one declaration from which the tab, the command line, the metadata and the plots all read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from lib_transfer.linalg.factors import Factors
+from lib_transfer.linalg.subspace import PrincipalVectors, Subspace
+
+Value = str | int | float | bool | None
+Need = Literal["source weight", "target weight", "subspaces", "principal vectors"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting of a method.
+
+    Attributes:
+        name: as in the request and the metadata; the command line's flag is the same with dashes.
+        kind: ``number``, ``whole``, ``choice``, ``flag``, or ``rank`` (a whole number or one of ``choices``).
+        default: what holds when nothing is said; None means "not set".
+        help: one line for a person.
+        minimum, maximum: bounds of a number, both allowed.
+        choices: the allowed words.
+    """
+
+    name: str
+    kind: Literal["number", "whole", "choice", "flag", "rank"]
+    default: Value
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One module's transfer: everything a method may look at.
+
+    Attributes:
+        update: the adapter's update of the source module as thin factors, float32, strength 1.
+        source, target: the subspaces of both weights, where the method needs them.
+        left, right: principal vectors between them, where the method needs them and the dimensions agree.
+    """
+
+    update: Factors
+    source: Subspace | None = None
+    target: Subspace | None = None
+    left: PrincipalVectors | None = None
+    right: PrincipalVectors | None = None
+
+    def subspaces(self) -> tuple[Subspace, Subspace]:
+        """Both subspaces; for methods that declare the need of them."""
+        assert self.source is not None
+        assert self.target is not None
+        return self.source, self.target
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to carry a module's update from one base to another.
+
+    Attributes:
+        id: as in requests and on the command line.
+        title: as shown to people.
+        paper: where it is published, or who it is from.
+        summary: what it does, in a sentence.
+        formula: the transferred update.
+        needs: what has to be computed for it.
+        kinds: the kinds of module it works on.
+        parameters: its settings, beside those that every method has.
+        transfer: the pure function from a problem to the transferred factors; the rank may grow.
+        maps_dimensions: the function for modules whose dimensions differ, where there is one.
+    """
+
+    id: str
+    title: str
+    paper: str
+    summary: str
+    formula: str
+    needs: frozenset[Need]
+    kinds: frozenset[str]
+    parameters: tuple[Parameter, ...]
+    transfer: Callable[[Problem], Factors]
+    maps_dimensions: Callable[[Problem], Factors] | None = None
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether the source checkpoint is needed at all."""
+        return "source weight" in self.needs
+
+
+SUBSPACE_PARAMETERS = (
+    Parameter(
+        "energy",
+        "number",
+        0.99,
+        "subspace rank: share of the source weight's squared singular values that the subspace holds",
+        minimum=0.01,
+        maximum=1.0,
+    ),
+    Parameter(
+        "subspace_rank",
+        "whole",
+        None,
+        "subspace rank: a fixed number instead of an energy (LoRA-X: 320)",
+        minimum=1,
+        maximum=65536,
+    ),
+    Parameter(
+        "threshold",
+        "number",
+        0.8,
+        "a module is transferred when the smaller of its two similarities is at least this",
+        minimum=0.0,
+        maximum=1.0,
+    ),
+    Parameter(
+        "below",
+        "choice",
+        "drop",
+        "what becomes of modules below the threshold: left out, or copied as they are",
+        choices=("drop", "copy"),
+    ),
+)
+
+COMMON_PARAMETERS = (
+    Parameter("strength", "number", 1.0, "factor on the whole update", minimum=-16.0, maximum=16.0),
+    Parameter(
+        "rank",
+        "rank",
+        "same",
+        "output rank per module: the input's, a number, or everything the method produces",
+        minimum=1,
+        maximum=4096,
+        choices=("same", "full"),
+    ),
+    Parameter(
+        "dtype",
+        "choice",
+        None,
+        "number format of the output; the input's when not set",
+        choices=("fp16", "bf16", "fp32"),
+    ),
+)
+
+LINEAR_AND_CONVOLUTION = frozenset({"linear", "convolution"})
