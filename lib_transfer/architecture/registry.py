@@ -1,0 +1,115 @@
+"""Which architectures there are, and which of them a checkpoint or an adapter belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from lib_transfer.architecture.architecture import Architecture, Tensors, modules, name_index, prefix_in, reference
+from lib_transfer.architecture.lookalikes import lookalike
+from lib_transfer.architecture.module import Module
+from lib_transfer.architecture.sd1 import SD1
+from lib_transfer.architecture.sdxl import SDXL
+from lib_transfer.errors import UnsupportedError
+
+ARCHITECTURES = (SD1, SDXL)
+
+
+def architectures() -> tuple[Architecture, ...]:
+    """Every supported architecture."""
+    return ARCHITECTURES
+
+
+def recognise(tensors: Tensors) -> Architecture:
+    """What a checkpoint is, from the names and the numbers of dimensions of its tensors; widths do not count.
+
+    A checkpoint may lack text encoders and VAE, and any module that is not essential: then it is a pruned relative of
+    the architecture it lacks the fewest modules of. It may hold nothing that the architecture does not.
+
+    Raises:
+        UnsupportedError: it is something else; the message says what it looks like.
+    """
+    return recognise_among(ARCHITECTURES, tensors)
+
+
+def recognise_among(candidates: Iterable[Architecture], tensors: Tensors) -> Architecture:
+    """:func:`recognise`, among these architectures."""
+    comparisons = [found for architecture in candidates if (found := _compare(architecture, tensors)) is not None]
+    fitting = [comparison for comparison in comparisons if not comparison.objections]
+    if fitting:
+        return min(fitting, key=lambda comparison: comparison.missing).architecture
+    known = lookalike(tensors)
+    if known is not None:
+        raise UnsupportedError(f"This is {known.what}.", hint=known.hint)
+    if comparisons:
+        nearest = min(comparisons, key=lambda comparison: len(comparison.objections))
+        first, *others = nearest.objections
+        more = f" (and {len(others)} more)" if others else ""
+        title = nearest.architecture.title
+        raise UnsupportedError(f"This is an unknown diffusion model: {title} comes nearest, but {first}{more}.")
+    holds = f"it holds {min(tensors)}" if tensors else "it holds no tensors"
+    raise UnsupportedError(f"This is not a checkpoint of a known kind: {holds}.")
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """How a file's diffusion model differs from an architecture's: what speaks against it, and how much it lacks."""
+
+    architecture: Architecture
+    objections: tuple[str, ...]
+    missing: int
+
+
+def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None:
+    """The comparison, or None if the file holds nothing of the architecture's diffusion model."""
+    prefix = prefix_in(architecture.core, tensors)
+    if prefix is None:
+        return None
+    present = {
+        key[len(prefix) :]: len(shape)
+        for key, shape in tensors.items()
+        if key.startswith(prefix) and key.endswith(".weight")
+    }
+    expected = {slot.weight: len(slot.shape) for slot in architecture.core.slots()}
+    strange = [f"{key} is not part of it" for key in present if key not in expected]
+    missing = [f"{key} is missing" for key in sorted(architecture.core.essential) if key not in present]
+    other = [
+        f"{key} has {ndim} dimensions instead of {expected[key]}"
+        for key, ndim in present.items()
+        if ndim != expected.get(key, ndim)
+    ]
+    lacking = sum(key not in present for key in expected)
+    return _Comparison(architecture, (*strange, *missing, *other), lacking)
+
+
+def identify_adapter(
+    names: Collection[str], shapes: Mapping[str, tuple[int, int]] | None = None
+) -> tuple[Architecture, ...]:
+    """The architectures whose modules an adapter names; empty if none knows any of the names.
+
+    Args:
+        names: the adapter's module names.
+        shapes: ``(out, in)`` of the update of each name, where known. They decide only between architectures that know
+            equally many names, so that an adapter for a tiny model is identified too.
+
+    Returns:
+        Those that explain the most names; several when nothing tells them apart.
+    """
+    scores = {architecture: _score(architecture, names, shapes or {}) for architecture in ARCHITECTURES}
+    best = max(scores.values())
+    return tuple(architecture for architecture, score in scores.items() if score == best and best > (0, 0))
+
+
+def _score(
+    architecture: Architecture, names: Collection[str], shapes: Mapping[str, tuple[int, int]]
+) -> tuple[int, int]:
+    """How many of the names the architecture knows, and how many of the shapes are its own."""
+    known = _reference_index(architecture)
+    hits = [name for name in names if name in known]
+    return len(hits), sum(name in shapes and known[name].matrix_shape == tuple(shapes[name]) for name in hits)
+
+
+@cache
+def _reference_index(architecture: Architecture) -> dict[str, Module]:
+    return name_index(modules(architecture, reference(architecture)))

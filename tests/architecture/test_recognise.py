@@ -1,0 +1,242 @@
+"""What a checkpoint is: the supported ones in all their spellings, and a zoo of things that are not one."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+
+import pytest
+
+from lib_transfer.architecture import Architecture, Tensors, architectures, modules, recognise, reference
+from lib_transfer.architecture.registry import recognise_among
+from lib_transfer.architecture.unet import UNet
+from lib_transfer.errors import UnsupportedError
+
+SD1, SDXL = architectures()
+BOTH = pytest.mark.parametrize("architecture", architectures(), ids=lambda architecture: architecture.id)
+UNET = "model.diffusion_model."
+VAE: Tensors = {
+    "first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3),
+    "first_stage_model.decoder.up.0.block.0.conv1.weight": (128, 256, 3, 3),
+    "first_stage_model.quant_conv.weight": (8, 8, 1, 1),
+}
+
+
+def _unet_of(tensors: Tensors, prefix: str = UNET) -> dict[str, tuple[int, ...]]:
+    return {prefix + key.removeprefix(UNET): shape for key, shape in tensors.items() if key.startswith(UNET)}
+
+
+@BOTH
+@pytest.mark.parametrize("width", [None, 32])
+def test_full_checkpoints_in_any_order_with_all_that_they_carry(architecture: Architecture, width: int | None) -> None:
+    tensors = {
+        **reference(architecture, width=width),
+        **VAE,
+        "model_ema.diffusion_modelinput_blocks00weight": (320, 4, 3, 3),
+        "model_ema.num_updates": (),
+        "betas": (1000,),
+        "v_pred": (),
+        "conditioner.embedders.1.model.logit_scale": (),
+    }
+    keys = list(tensors)
+    random.Random(0).shuffle(keys)
+    assert recognise({key: tensors[key] for key in keys}) is architecture
+
+
+@BOTH
+@pytest.mark.parametrize("prefix", [UNET, "diffusion_model.", ""])
+def test_unet_only_files(architecture: Architecture, prefix: str) -> None:
+    tensors = _unet_of(reference(architecture), prefix)
+    assert recognise(tensors) is architecture
+    found = modules(architecture, tensors)
+    assert [module.name for module in found] == [
+        module.name for module in modules(architecture, reference(architecture)) if module.position.part == "unet"
+    ]
+    assert {module.weight for module in found} | {module.bias for module in found} - {None} == set(tensors)
+
+
+def test_old_text_encoder_keys() -> None:
+    tensors = reference(SD1)
+    old = {key.replace(".text_model.", "."): shape for key, shape in tensors.items()}
+    assert old.keys() != tensors.keys()
+    assert recognise(old) is SD1
+    for before, module in zip(modules(SD1, tensors), modules(SD1, old), strict=True):
+        weight = before.weight.replace(".text_model.", ".")
+        bias = before.bias and before.bias.replace(".text_model.", ".")
+        assert module == replace(before, weight=weight, bias=bias)
+
+
+@BOTH
+@pytest.mark.parametrize("channels", [9, 8])
+def test_inpainting_and_pix2pix(architecture: Architecture, channels: int) -> None:
+    tensors = {**reference(architecture), f"{UNET}input_blocks.0.0.weight": (320, channels, 3, 3)}
+    assert recognise(tensors) is architecture
+    shapes = {module.name: module.shape for module in modules(architecture, tensors)}
+    assert shapes[f"{UNET}input_blocks.0.0"] == (320, channels, 3, 3)
+
+
+def _pruned(input_depths: tuple[tuple[int, ...], ...], output_depths: tuple[tuple[int, ...], ...]) -> Architecture:
+    assert isinstance(SDXL.core, UNet)
+    core = replace(SDXL.core, input_depths=input_depths, middle_depth=None, output_depths=output_depths)
+    return replace(SDXL, id="pruned", title="Pruned", core=core)
+
+
+# Depths as published; neither has the middle's attention and second residual block.
+SSD_1B = _pruned(((0, 0), (2, 2), (4, 4)), ((4, 4, 10), (2, 1, 1), (0, 0, 0)))
+VEGA = _pruned(((0, 0), (1, 1), (2, 2)), ((2, 2, 2), (1, 1, 1), (0, 0, 0)))
+
+
+@pytest.mark.parametrize("pruned", [SSD_1B, VEGA], ids=["ssd-1b", "vega"])
+def test_pruned_relatives_count_as_sdxl(pruned: Architecture) -> None:
+    tensors = reference(pruned, width=32)
+    assert set(tensors) < set(reference(SDXL))
+    assert recognise(tensors) is SDXL
+    names = {module.name for module in modules(SDXL, tensors)}
+    assert names == {module.name for module in modules(pruned, tensors)}
+    assert not any("middle_block.1" in name for name in names)
+
+
+def test_an_exact_architecture_wins_over_the_subset_rule_wherever_it_is_listed() -> None:
+    for order in ((*architectures(), SSD_1B, VEGA), (VEGA, SSD_1B, *architectures())):
+        for architecture in (*architectures(), SSD_1B, VEGA):
+            assert recognise_among(order, reference(architecture, width=32)) is architecture
+
+
+def _sd2() -> dict[str, tuple[int, ...]]:
+    """Stable Diffusion 2: SD1's UNet with linear projections, and OpenCLIP."""
+    tensors = {
+        key: shape[:2] if "proj_in" in key or "proj_out" in key else shape for key, shape in reference(SD1).items()
+    }
+    return _unet_of(tensors) | {"cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight": (3072, 1024)}
+
+
+def _refiner() -> dict[str, tuple[int, ...]]:
+    core = UNet(
+        input_depths=((0, 0), (4, 4), (4, 4), (0, 0)),
+        middle_depth=4,
+        output_depths=((0, 0, 0), (4, 4, 4), (4, 4, 4), (0, 0, 0)),
+        multipliers=(1, 2, 4, 4),
+        context=(1280,),
+        vector=(2560,),
+        linear_projection=True,
+        output="ldm",
+        width=384,
+    )
+    return reference(replace(SDXL, core=core, text_encoders=()))
+
+
+def _koala() -> dict[str, tuple[int, ...]]:
+    core = UNet(
+        input_depths=((0,), (2,), (6,)),
+        middle_depth=6,
+        output_depths=((6, 6), (2, 2), (0, 0)),
+        multipliers=(1, 2, 4),
+        context=(2048,),
+        vector=(2816,),
+        linear_projection=True,
+        output="ldm",
+    )
+    return reference(replace(SDXL, core=core))
+
+
+def _keys(*keys: str) -> dict[str, tuple[int, ...]]:
+    return dict.fromkeys(keys, (8, 8))
+
+
+ZOO: dict[str, tuple[Tensors, str]] = {
+    "kohya lora": (_keys("lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"), "a LoRA, not a checkpoint"),
+    "peft lora": (_keys("unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"), "a LoRA, not a checkpoint"),
+    "generic lora": (_keys("diffusion_model.input_blocks.1.1.proj_in.lora_B.weight"), "a LoRA, not a checkpoint"),
+    "old diffusers lora": (_keys("down_blocks.0.attn1.processor.to_q_lora.up.weight"), "a LoRA, not a checkpoint"),
+    "loha": (_keys("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"), "a LoRA, not a checkpoint"),
+    "lokr": (_keys("lora_unet_mid_block_attentions_0_proj_in.lokr_w1"), "a LoRA, not a checkpoint"),
+    "glora": (_keys("lora_unet_mid_block_attentions_0_proj_in.a1.weight"), "a LoRA, not a checkpoint"),
+    "ia3": (_keys("lora_unet_mid_block_attentions_0_proj_in.on_input"), "a LoRA, not a checkpoint"),
+    "full difference": (_keys("diffusion_model.input_blocks.1.1.proj_in.diff"), "a LoRA, not a checkpoint"),
+    "text encoder lora": (_keys("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight"), "a LoRA"),
+    "controlnet": (_keys("control_model.input_blocks.0.0.weight", "control_model.zero_convs.0.0.weight"), "ControlNet"),
+    "bare controlnet": (
+        {**_unet_of(reference(SD1), ""), **_keys("input_hint_block.0.weight", "zero_convs.0.0.weight")},
+        "a ControlNet, not a checkpoint",
+    ),
+    "diffusers controlnet": (_keys("controlnet_cond_embedding.conv_in.weight", "down_blocks.0.x.weight"), "ControlNet"),
+    "motion module": (_keys("down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"), "a motion module"),
+    "ip-adapter": (_keys("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"), "an IP-Adapter"),
+    "embedding": ({"emb_params": (4, 768)}, "a textual-inversion embedding"),
+    "sdxl embedding": ({"clip_g": (4, 1280), "clip_l": (4, 768)}, "a textual-inversion embedding"),
+    "vae": (dict(VAE), "a VAE alone, not a checkpoint"),
+    "bare vae": (
+        _keys("encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight"),
+        "a VAE alone, not a checkpoint",
+    ),
+    "diffusers vae": (_keys("encoder.down_blocks.0.resnets.0.conv1.weight"), "a VAE alone, not a checkpoint"),
+    "sd2": (_sd2(), "a Stable Diffusion 2.x checkpoint, which is not supported yet"),
+    "sdxl refiner": (_refiner(), "a Stable Diffusion XL refiner, which is not supported yet"),
+    "koala": (_koala(), "a KOALA checkpoint, which is not supported yet"),
+    "sd3": (_keys(f"{UNET}joint_blocks.0.context_block.attn.qkv.weight"), "a Stable Diffusion 3 checkpoint"),
+    "flux": (_keys(f"{UNET}double_blocks.0.img_attn.norm.key_norm.scale"), "a Flux checkpoint, which is not"),
+    "bare flux": (_keys("double_blocks.0.img_attn.qkv.weight", "guidance_in.in_layer.weight"), "a Flux checkpoint"),
+    "flux 2": (_keys("double_blocks.0.img_attn.qkv.weight", "double_stream_modulation_img.lin.weight"), "a Flux.2"),
+    "chroma": (
+        _keys("distilled_guidance_layer.norms.0.scale", "double_blocks.0.img_attn.norm.key_norm.scale"),
+        "a Chroma checkpoint, which is not supported yet",
+    ),
+    "diffusers unet": (_keys("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"), "a UNet in diffusers format"),
+    "diffusers flux": (_keys("transformer_blocks.0.attn.add_q_proj.weight"), "a transformer in diffusers format"),
+    "text encoder": (_keys("text_model.encoder.layers.0.mlp.fc1.weight"), "a text encoder alone, not a checkpoint"),
+    "new text encoder": (_keys("encoder.layers.0.mlp.fc1.weight"), "a text encoder alone, not a checkpoint"),
+    "t5": (_keys("encoder.block.0.layer.0.SelfAttention.q.weight"), "a text encoder alone, not a checkpoint"),
+    "clip vision": (_keys("vision_model.encoder.layers.0.mlp.fc1.weight"), "a CLIP vision model"),
+    "video": ({**reference(SD1), f"{UNET}input_blocks.1.1.time_stack.0.norm1.weight": (320,)}, "Stable Video"),
+    "upscaler": (_keys("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"), "not a checkpoint of a known kind"),
+    "unknown model with everything": (
+        {
+            "model.diffusion_model.blocks.0.attn.weight": (8, 8),
+            **VAE,
+            "cond_stage_model.encoder.layers.0.w.weight": (8,),
+        },
+        "not a checkpoint of a known kind",
+    ),
+    "empty": ({}, "it holds no tensors"),
+    "one module more": (
+        {**reference(SD1), f"{UNET}input_blocks.1.1.transformer_blocks.0.fuser.linear.weight": (320, 768)},
+        "Stable Diffusion 1.x comes nearest, but input_blocks.1.1.transformer_blocks.0.fuser.linear.weight is not part",
+    ),
+    "sdxl without vector conditioning": (
+        {key: shape for key, shape in reference(SDXL).items() if "label_emb" not in key},
+        "Stable Diffusion XL comes nearest, but label_emb.0.0.weight is missing (and 1 more)",
+    ),
+    "a shard": (
+        {key: shape for key, shape in reference(SDXL).items() if "output_blocks" not in key and ".out." not in key},
+        "Stable Diffusion XL comes nearest, but out.0.weight is missing (and 1 more)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_what_is_not_a_checkpoint_is_called_by_its_name(name: str) -> None:
+    tensors, reason = ZOO[name]
+    with pytest.raises(UnsupportedError) as caught:
+        recognise(tensors)
+    assert reason in caught.value.message
+
+
+def test_a_tensor_of_the_wrong_kind_is_named() -> None:
+    packed = f"{UNET}input_blocks.1.0.in_layers.2.weight"
+    with pytest.raises(UnsupportedError, match=re.escape(packed)):
+        modules(SD1, {**reference(SD1), packed: (460800, 1)})
+
+
+def test_a_fused_weight_that_is_not_three_parts_is_named() -> None:
+    key = "conditioner.embedders.1.model.transformer.resblocks.7.attn.in_proj_weight"
+    with pytest.raises(UnsupportedError, match=re.escape(key)):
+        modules(SDXL, {**reference(SDXL), key: (3841, 1280)})
+
+
+def test_biases_that_a_file_lacks_are_none() -> None:
+    tensors = {key: shape for key, shape in reference(SD1).items() if not key.endswith("proj_in.bias")}
+    for module in modules(SD1, tensors):
+        assert module.bias is None or module.bias in tensors
+        if module.name.endswith("proj_in"):
+            assert module.bias is None
