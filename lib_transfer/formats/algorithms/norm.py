@@ -1,0 +1,29 @@
+"""Normalisation layers: what is added to weight (``w_norm``) and bias (``b_norm``) (LyCORIS ``norms``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from lib_transfer.formats.algorithms.algorithm import Algorithm, not_floats, vector
+from lib_transfer.formats.safetensors_file import TensorInfo
+from lib_transfer.formats.update import Norm
+
+
+class NormDifference(Algorithm):
+    """Vectors added to a LayerNorm's or GroupNorm's weight and bias; alpha has no part in it."""
+
+    id = "norm"
+    title = "normalisation difference"
+    signature = frozenset({"w_norm", "b_norm"})
+    optional = frozenset({"alpha"})
+
+    def problem(self, infos: Mapping[str, TensorInfo]) -> str | None:
+        shapes = {infos[suffix].shape for suffix in infos if suffix in self.signature}
+        if len(shapes) > 1 or any(len(shape) != 1 or 0 in shape for shape in shapes):
+            return f"w_norm and b_norm must be vectors of one length, but have {sorted(map(list, shapes))}."
+        return not_floats(infos, self.signature)
+
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Norm:
+        return Norm(vector(tensors.get("w_norm")), vector(tensors.get("b_norm")))

@@ -1,0 +1,238 @@
+"""The header of a safetensors file, checked more strictly than the library does.
+
+The format (https://github.com/huggingface/safetensors#format): eight bytes of little-endian length, that many bytes of
+JSON, then the tensors' bytes without a hole. The library accepts duplicate names, any number of dimensions, any text as
+a name, and tells what is wrong in words that change from release to release; so the checks are ours and have codes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lib_transfer.errors import BadFileError
+from lib_transfer.formats.magic import recognise
+from lib_transfer.formats.regular_file import FileStamp, open_regular, read_exactly
+
+# Bytes per element, in the library's own order of dtypes (it writes the last ones first).
+ITEM_SIZE: Mapping[str, int] = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E5M2": 1,
+    "F8_E4M3": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+}
+
+FORMAT_HEADER = 100_000_000  # the format's own limit
+MAX_HEADER = 48 << 20  # what the limits below can add up to in an honest file
+MAX_METADATA = 16 << 20
+MAX_METADATA_KEYS = 10_000
+MAX_TENSORS = 100_000
+MAX_NAME = 512
+MAX_DIMENSIONS = 5
+
+_STRING = re.compile(rb'"[^"]*"')
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a file: its safetensors dtype, shape, and the range of its bytes counted from ``data_start``."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself; ``stamp`` tells whether it is still the file that was read."""
+
+    path: str
+    size: int
+    data_start: int
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    stamp: FileStamp
+
+
+class _RejectedError(Exception):
+    """Carries a reason and a sentence out of the JSON decoder's hooks."""
+
+    def __init__(self, reason: str, what: str) -> None:
+        super().__init__(reason, what)
+        self.reason = reason
+        self.what = what
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """The checked header of the safetensors file at ``path``; whatever passes, the library can open.
+
+    Raises:
+        BadFileError: the file is not there, is something else, or breaks a rule; ``reason`` is one of ``missing``,
+            ``not_a_file``, ``truncated``, ``header_size``, ``header_json``, ``duplicate``, ``name``, ``dtype``,
+            ``shape``, ``layout``, ``metadata``, ``too_many``, ``changed``, or a code of :mod:`~.magic`.
+        StorageError: the system does not let us read it.
+    """
+    stream, state = open_regular(path)
+    with stream:
+        head = bytearray(min(64, state.size))
+        read_exactly(stream, 0, memoryview(head), state.path)
+        try:
+            length = _header_length(bytes(head), state.size)
+            text = bytearray(length)
+            read_exactly(stream, 8, memoryview(text), state.path)
+            metadata, tensors = parse_header(bytes(text), state.size - 8 - length)
+        except _RejectedError as rejected:
+            raise _bad_file(state.path, rejected, bytes(head)) from None
+    return Header(state.path, state.size, 8 + length, tensors, metadata, state)
+
+
+def _header_length(head: bytes, size: int) -> int:
+    if size < 8:
+        raise _RejectedError("truncated", f"has only {size} bytes")
+    length = int.from_bytes(head[:8], "little")
+    if length > FORMAT_HEADER:
+        raise _RejectedError("header_size", "does not begin like a safetensors file")
+    if length == 0:
+        raise _RejectedError("truncated", "begins with zeros, as an interrupted download does")
+    if length > size - 8:
+        raise _RejectedError("header_size", f"has {size} bytes, less than its header of {length} bytes")
+    if length > MAX_HEADER:
+        raise _RejectedError("too_many", f"has a header of {length >> 20} MB; the limit is {MAX_HEADER >> 20} MB")
+    return length
+
+
+def _bad_file(path: str, rejected: _RejectedError, head: bytes) -> BadFileError:
+    # Only a header length that is impossible lets the first bytes speak: a possible one may spell anything.
+    kind = recognise(head) if rejected.reason in {"header_size", "truncated"} else None
+    if kind is not None:
+        return BadFileError(f"{path} is {kind.title}, not a safetensors file.", reason=kind.reason, hint=kind.hint)
+    hint = "The file is damaged or its download was interrupted; download it again."
+    return BadFileError(f"{path} {rejected.what}.", reason=rejected.reason, hint=hint)
+
+
+def parse_header(text: bytes, data_size: int) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+    """Metadata and tensors of the JSON ``text`` over a data section of ``data_size`` bytes."""
+    _check_amount(text)
+    document = _decode(text)
+    metadata = _metadata(document.pop("__metadata__", {}))
+    if len(document) > MAX_TENSORS:
+        raise _RejectedError("too_many", f"holds {len(document)} tensors; the limit is {MAX_TENSORS}")
+    tensors = {name: _tensor(name, entry) for name, entry in document.items()}
+    _check_layout(tensors, data_size)
+    return metadata, tensors
+
+
+def _check_amount(text: bytes) -> None:
+    """Refuse, before anything is decoded, a text that would decode to more objects than an honest header has.
+
+    Counts what stands outside of strings; the escapes are taken out first, so that every quote left is a delimiter.
+    """
+    plain = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if plain.count(b'"') > 2 * (5 * MAX_TENSORS + 2 * MAX_METADATA_KEYS + 1):
+        raise _RejectedError("too_many", "has far more entries in its header than a model has")
+    skeleton = _STRING.sub(b"", plain)
+    counts = (b"{", MAX_TENSORS + 2), (b"[", 2 * MAX_TENSORS), (b",", 16 * MAX_TENSORS)
+    if any(skeleton.count(sign) > limit for sign, limit in counts):
+        raise _RejectedError("too_many", "has far more entries in its header than a model has")
+
+
+def _decode(text: bytes) -> dict[str, Any]:
+    if not text.startswith(b"{"):
+        raise _RejectedError("header_json", "has a header that is not a JSON object")
+    try:
+        document = json.loads(
+            text.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_int=_whole_number,
+        )
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise _RejectedError("header_json", f"has a header that cannot be read ({type(error).__name__})") from error
+    if not isinstance(document, dict):
+        raise _RejectedError("header_json", "has a header that is not a JSON object")
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry = dict(pairs)
+    if len(entry) != len(pairs):
+        raise _RejectedError("duplicate", "names a tensor or a field twice")
+    return entry
+
+
+def _whole_number(digits: str) -> int:
+    # Longer numbers overflow the library's integers, and decoding them takes time that grows with their square.
+    if len(digits) > 18 or digits.startswith("-"):
+        raise _RejectedError("shape", f"has the number {digits[:24]} in its header")
+    return int(digits)
+
+
+def _metadata(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise _RejectedError("metadata", "has metadata that are not pairs of texts")
+    if len(value) > MAX_METADATA_KEYS:
+        raise _RejectedError("too_many", f"has {len(value)} metadata entries; the limit is {MAX_METADATA_KEYS}")
+    size = sum(len(_utf8(key)) + len(_utf8(text)) for key, text in value.items())
+    if size > MAX_METADATA:
+        raise _RejectedError("too_many", f"has {size >> 20} MB of metadata; the limit is {MAX_METADATA >> 20} MB")
+    return value
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:  # half of a surrogate pair, written as \\ud800
+        raise _RejectedError("header_json", "has a text in its header that is not Unicode") from error
+
+
+def _tensor(name: str, entry: object) -> TensorInfo:
+    if len(name) > MAX_NAME or any(ord(sign) < 32 or ord(sign) == 127 for sign in name):
+        raise _RejectedError("name", f"has a tensor with an impossible name, {name[:40]!r}")
+    _utf8(name)
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise _RejectedError("header_json", f"has an incomplete entry for {name!r}")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_SIZE:
+        raise _RejectedError("dtype", f"has {name!r} in the unknown number format {str(dtype)[:24]!r}")
+    if not _whole_numbers(shape) or len(shape) > MAX_DIMENSIONS:
+        raise _RejectedError("shape", f"has an impossible shape for {name!r}")
+    if not _whole_numbers(offsets) or len(offsets) != 2:
+        raise _RejectedError("layout", f"has an impossible place for {name!r}")
+    start, end = offsets
+    if end - start != math.prod(shape) * ITEM_SIZE[dtype]:
+        raise _RejectedError("shape", f"has {name!r} with shape {shape} {dtype} in {end - start} bytes")
+    return TensorInfo(dtype, tuple(shape), start, end)
+
+
+def _whole_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(type(number) is int for number in value)
+
+
+def _check_layout(tensors: Mapping[str, TensorInfo], data_size: int) -> None:
+    place = 0
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if info.start != place:
+            raise _RejectedError("layout", f"has a hole or an overlap before {name!r}")
+        place = info.end
+    if place > data_size:
+        raise _RejectedError(
+            "truncated", f"is cut off: it has {data_size / 1e6:.1f} of {place / 1e6:.1f} MB of tensors"
+        )
+    if place < data_size:
+        raise _RejectedError("layout", f"has {data_size - place} bytes after its last tensor")

@@ -1,0 +1,98 @@
+"""Writing an adapter: checked before, read back after, published in one step."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lib_transfer.errors import BadFileError, NumericError, StorageError
+from lib_transfer.formats.finite import is_finite
+from lib_transfer.formats.identity import addnet_hash
+from lib_transfer.formats.publish import publish
+from lib_transfer.formats.safetensors_file import read_header
+from lib_transfer.formats.serialise import Serialised, serialise, with_hashes
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that is in place.
+
+    Attributes:
+        path: its name.
+        size: its bytes.
+        sha256: of the whole file.
+        model_hash: of the data section; equals ``sshs_model_hash`` in its metadata.
+        warnings: what failed after it was in place; the file itself is whole.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    model_hash: str
+    warnings: tuple[str, ...]
+
+
+def write_adapter(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, overwrite: bool = False
+) -> Written:
+    """Write a LoRA file with both ``sshs_*`` hashes of its own.
+
+    Args:
+        path: the file to make; its folder exists.
+        tensors: by name, of any device.
+        metadata: texts; ``sshs_*`` are replaced.
+        overwrite: whether a file that is there is replaced.
+
+    Raises:
+        NumericError: a tensor holds NaN or infinity.
+        OutputExistsError: the file exists and ``overwrite`` is not set.
+        StorageError: writing failed, or what was read back differs from what was written.
+        RequestError: a text or a number format cannot be stored.
+    """
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise NumericError(f"{name} would be written with NaN or infinity.")
+    complete = with_hashes(tensors, metadata)
+    model_hash = complete["sshs_model_hash"]
+    file = serialise(tensors, complete)
+    digest = hashlib.sha256()
+
+    def pieces() -> Iterator[bytes | memoryview]:
+        for piece in file.pieces():
+            digest.update(piece)
+            yield piece
+
+    def verify(part: Path) -> None:
+        _read_back(part, file, model_hash)
+
+    warnings = publish(path, pieces(), file.size, overwrite=overwrite, verify=verify)
+    return Written(Path(path), file.size, digest.hexdigest(), model_hash, tuple(warnings))
+
+
+def _read_back(part: Path, file: Serialised, model_hash: str) -> None:
+    """Raise :class:`StorageError` unless ``part`` holds ``file``, in our reading and in the library's."""
+    expected = {name: list(tensor.shape) for name, tensor in file.tensors}
+    try:
+        header = read_header(part)
+        same = header.size == file.size and addnet_hash(part) == model_hash
+        same = same and {name: list(info.shape) for name, info in header.tensors.items()} == expected
+        same = same and _library_reading(part, expected) == expected
+    except (BadFileError, SafetensorError) as error:
+        raise StorageError(f"What was written cannot be read back: {error}", hint="The disk may be failing.") from error
+    if not same:
+        raise StorageError("What was written reads back differently.", hint="The disk may be failing.")
+
+
+def _library_reading(part: Path, expected: dict[str, list[int]]) -> dict[str, list[int]]:
+    """The shapes the library finds; ``expected`` where it cannot map the file and so has nothing to say."""
+    try:
+        with safe_open(str(part), framework="pt", device="cpu") as opened:
+            return {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, RuntimeError, MemoryError):
+        return expected

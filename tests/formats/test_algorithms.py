@@ -1,0 +1,224 @@
+"""Deltas of every form of every readable algorithm against dense formulas in float64, and against LyCORIS."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lib_transfer.errors import NumericError
+from lib_transfer.formats.adapter import read_adapter
+from lib_transfer.formats.algorithms import ALGORITHMS
+from lib_transfer.formats.update import Dense, LowRank, Norm, Update
+
+from .builders import lora, random, save
+
+M = "lora_unet_x"
+
+
+def update_of(tensors: dict[str, Tensor], tmp_path: Path) -> Update:
+    adapter = read_adapter(save(tmp_path / "a.safetensors", {f"{M}.{key}": value for key, value in tensors.items()}))
+    assert adapter.accounted
+    assert not adapter.unsupported, adapter.unsupported
+    return adapter.groups[M].update()
+
+
+def low_rank(tensors: dict[str, Tensor], tmp_path: Path) -> LowRank:
+    update = update_of(tensors, tmp_path)
+    assert isinstance(update, LowRank)
+    assert update.up.dtype == update.down.dtype == torch.float32
+    assert update.up.shape[1] == update.down.shape[0] == update.rank
+    return update
+
+
+def delta(update: LowRank) -> Tensor:
+    return update.up.double() @ update.down.double()
+
+
+def relative(got: Tensor, expected: Tensor) -> float:
+    return float((got - expected).norm() / expected.norm())
+
+
+UPS = {"2-D": (5, 2), "4-D": (5, 2, 1, 1)}
+DOWNS = {"linear": (2, 3), "1x1": (2, 3, 1, 1), "3x3": (2, 3, 3, 3), "1x5": (2, 3, 1, 5)}
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn]
+
+
+@pytest.mark.parametrize(("up_form", "down_form", "dtype"), list(itertools.product(UPS, DOWNS, DTYPES)))
+def test_lora_of_every_shape_and_dtype(up_form: str, down_form: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    up, down = random(*UPS[up_form], seed=1).to(dtype), random(*DOWNS[down_form], seed=2).to(dtype)
+    tensors = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(0.75)}
+    update = low_rank(tensors, tmp_path)
+    expected = torch.einsum("or,ri->oi", up.double().reshape(5, 2), down.double().reshape(2, -1)) * 0.75 / 2
+    assert relative(delta(update), expected) < 1e-6
+    assert update.kernel == (tuple(down.shape[2:]) or None)
+    assert update.notes == ()
+    assert update.extra is None
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (1, 3)])
+@pytest.mark.parametrize("flat", [True, False])
+def test_lora_mid_is_folded_into_the_factors(kernel: tuple[int, int], flat: bool, tmp_path: Path) -> None:
+    up, mid, down = random(5, 4, seed=1), random(4, 4, *kernel, seed=2), random(4, 3, seed=3)
+    square = () if flat else (1, 1)
+    tensors = {
+        "lora_up.weight": up.reshape(5, 4, *square),
+        "lora_mid.weight": mid,
+        "lora_down.weight": down.reshape(4, 3, *square),
+        "alpha": torch.tensor(2.0),
+    }
+    update = low_rank(tensors, tmp_path)
+    # The convolutions one after the other, as the network runs them, on every unit input.
+    expected = torch.einsum("m n k l, i m, n j -> i j k l", mid.double(), up.double(), down.double()) * 2 / 4
+    assert relative(delta(update), expected.reshape(5, -1)) < 1e-6
+    image = random(1, 3, 7, 7, seed=4).double()
+    inner = torch.nn.functional.conv2d(image, down.double().reshape(4, 3, 1, 1))
+    inner = torch.nn.functional.conv2d(inner, mid.double())
+    run = torch.nn.functional.conv2d(inner, up.double().reshape(5, 4, 1, 1)) / 2
+    whole = torch.nn.functional.conv2d(image, delta(update).reshape(5, 3, *kernel))
+    assert relative(whole, run) < 1e-6
+    assert update.kernel == kernel
+
+
+ALPHAS = {
+    "missing": (None, 1.0),
+    "0-d": (torch.tensor(3.0), 1.5),
+    "one element": (torch.tensor([3.0]), 1.5),
+    "two brackets": (torch.tensor([[3.0]]), 1.5),
+    "float16": (torch.tensor(0.1, dtype=torch.float16), 0.0999755859375 / 2),
+    "bfloat16": (torch.tensor(3.0, dtype=torch.bfloat16), 1.5),
+    "float64": (torch.tensor(3.0, dtype=torch.float64), 1.5),
+    "float8": (torch.tensor(3.0).to(torch.float8_e4m3fn), 1.5),
+    "int64": (torch.tensor(3), 1.5),
+    "uint8": (torch.tensor(3, dtype=torch.uint8), 1.5),
+    "negative": (torch.tensor(-3.0), -1.5),
+    "huge": (torch.tensor(1e30), 5e29),
+    "tiny": (torch.tensor(1e-30), 5e-31),
+}
+
+
+@pytest.mark.parametrize(("alpha", "scale"), ALPHAS.values(), ids=ALPHAS.keys())
+def test_every_form_of_alpha(alpha: Tensor | None, scale: float, tmp_path: Path) -> None:
+    tensors = {"lora_up.weight": random(5, 2, seed=1), "lora_down.weight": random(2, 3, seed=2)}
+    expected = tensors["lora_up.weight"].double() @ tensors["lora_down.weight"].double() * scale
+    update = low_rank(tensors if alpha is None else {**tensors, "alpha": alpha}, tmp_path)
+    assert relative(delta(update), expected) < 1e-6
+    assert update.notes == ()
+
+
+def test_a_missing_alpha_changes_no_bit(tmp_path: Path) -> None:
+    up = random(5, 2, seed=1)
+    assert torch.equal(low_rank({"lora_up.weight": up, "lora_down.weight": random(2, 3)}, tmp_path).up, up)
+
+
+def test_alpha_0_is_kept_and_noted(tmp_path: Path) -> None:
+    tensors = {"lora_up.weight": random(5, 2), "lora_down.weight": random(2, 3), "alpha": torch.tensor(0.0)}
+    update = low_rank(tensors, tmp_path)
+    assert not update.up.any()
+    assert update.notes == ("alpha is 0: this module does nothing.",)
+
+
+def test_scale_overrides_alpha_and_scalar_multiplies(tmp_path: Path) -> None:
+    tensors = {"lora_up.weight": random(5, 2, seed=1), "lora_down.weight": random(2, 3, seed=2)}
+    plain = tensors["lora_up.weight"].double() @ tensors["lora_down.weight"].double()
+    more = {"alpha": torch.tensor(0.0), "scale": torch.tensor(0.3), "scalar": torch.tensor([5.0])}
+    update = low_rank({**tensors, **more}, tmp_path)
+    assert relative(delta(update), plain * float(torch.tensor(0.3)) * 5) < 1e-6
+    assert update.notes == ()
+    update = low_rank({**tensors, "alpha": torch.tensor(1.0), "scalar": torch.tensor(5.0)}, tmp_path)
+    assert relative(delta(update), plain * 2.5) < 1e-6
+
+
+def test_large_factors_and_scales_do_not_overflow(tmp_path: Path) -> None:
+    up, down = torch.full((5, 2), 6e4).half(), torch.full((2, 3), 6e4).half()
+    update = low_rank({"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(1e9)}, tmp_path)
+    assert relative(delta(update), up.double() @ down.double() * 5e8) < 1e-6
+    one_sided = {"lora_up.weight": random(5, 2) * 1e30, "lora_down.weight": random(2, 3) * 1e-20}
+    update = low_rank({**one_sided, "alpha": torch.tensor(1e12)}, tmp_path)
+    assert torch.isfinite(update.up).all()
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"lora_up.weight": random(5, 2) * 1e200, "lora_down.weight": random(2, 3)},
+        {"lora_up.weight": random(5, 2).double() * 1e200, "lora_down.weight": random(2, 3)},
+        {
+            "lora_up.weight": random(5, 2),
+            "lora_down.weight": random(2, 3),
+            "alpha": torch.tensor(1e300).double() * 1e300,
+        },
+        {
+            "lora_up.weight": random(5, 2),
+            "lora_down.weight": random(2, 3),
+            "alpha": torch.tensor(1e300, dtype=torch.float64),
+        },
+        {"diff": random(5, 2).double() * 1e200},
+    ],
+)
+def test_what_does_not_fit_in_float32_is_an_error_that_names_it(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    with pytest.raises(NumericError, match=M):
+        update_of(tensors, tmp_path)
+
+
+def test_full_differences(tmp_path: Path) -> None:
+    weight, bias = random(5, 3, 3, 3, seed=1, dtype=torch.float16), random(5, seed=2, dtype=torch.float16)
+    both = update_of({"diff": weight, "diff_b": bias, "alpha": torch.tensor(7.0)}, tmp_path)
+    assert isinstance(both, Dense)
+    assert both.weight is not None
+    assert both.bias is not None
+    assert torch.equal(both.weight, weight.float())
+    assert torch.equal(both.bias, bias.float())
+    alone = update_of({"diff_b": bias}, tmp_path)
+    assert isinstance(alone, Dense)
+    assert alone.weight is None
+    assert alone.bias is not None
+
+
+def test_norms(tmp_path: Path) -> None:
+    weight, bias = random(5, seed=1, dtype=torch.bfloat16), random(5, seed=2)
+    both = update_of({"w_norm": weight, "b_norm": bias}, tmp_path)
+    assert isinstance(both, Norm)
+    assert both.weight is not None
+    assert torch.equal(both.weight, weight.float())
+    alone = update_of({"w_norm": weight}, tmp_path)
+    assert isinstance(alone, Norm)
+    assert alone.bias is None
+
+
+def test_a_bias_beside_the_factors_is_a_second_update(tmp_path: Path) -> None:
+    tensors = {key.removeprefix(f"{M}."): value for key, value in lora(M).items()}
+    bias = random(5, seed=9)
+    update = low_rank({**tensors, "diff_b": bias}, tmp_path)
+    assert update.extra is not None
+    assert update.extra.weight is None
+    assert update.extra.bias is not None
+    assert torch.equal(update.extra.bias, bias)
+
+
+def test_the_registry_says_everything_about_each_algorithm() -> None:
+    assert len({algorithm.id for algorithm in ALGORITHMS}) == len(ALGORITHMS)
+    for algorithm in ALGORITHMS:
+        assert algorithm.title
+        assert algorithm.suffixes == algorithm.signature | algorithm.optional
+        assert not algorithm.needs_base
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1, 1), (3, 3, 3)])
+@pytest.mark.parametrize("tucker", [False, True])
+def test_lora_against_lycoris(shape: tuple[int, ...], tucker: bool, tmp_path: Path) -> None:
+    locon = pytest.importorskip("lycoris.functional.locon")
+    kernel = shape[1:]
+    rank, scale = 4, 0.375
+    if tucker and not kernel:
+        pytest.skip("a linear layer has no core")
+    square = (1,) * len(kernel)
+    up, down = random(5, rank, *square, seed=1), random(rank, 3, *(square if tucker else kernel), seed=2)
+    mid = random(rank, rank, *kernel, seed=3) if tucker else None
+    expected = locon.diff_weight(down, up, mid, gamma=scale)
+    tensors = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(scale * rank)}
+    update = low_rank(tensors if mid is None else {**tensors, "lora_mid.weight": mid}, tmp_path)
+    assert relative(delta(update), expected.reshape(5, -1).double()) < 1e-6
