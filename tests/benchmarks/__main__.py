@@ -1,0 +1,24 @@
+"""``python -m tests.benchmarks``; see ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from tests.benchmarks import speed
+
+
+def main() -> None:
+    """Run the benchmark that is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=speed.__doc__)
+    parser.add_argument("--architecture", choices=("sd1", "sdxl"), default="sd1")
+    parser.add_argument("--spectrum", choices=("steep", "gentle"), default="steep")
+    parser.add_argument("--no-recipe", action="store_true", help="leave the slow comparison out")
+    parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "transfer-lora-benchmarks")
+    options = parser.parse_args()
+    speed.run(options.dir, options.architecture, options.spectrum, not options.no_recipe)
+
+
+if __name__ == "__main__":
+    main()

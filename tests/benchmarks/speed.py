@@ -1,0 +1,135 @@
+"""Time, memory and size of the cache for one rank-32 LoRA between two full-size checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import lib_transfer
+from lib_transfer.architecture import modules
+from lib_transfer.engine.cache import Cache
+from lib_transfer.formats.checkpoint import CheckpointFile
+from tests.benchmarks import files, recipe
+
+
+def run(folder: Path, name: str, spectrum: str, with_recipe: bool) -> None:
+    """Measure and print."""
+    source, target, adapter = files.make(folder, name, spectrum)
+    cache, out = folder / "cache", folder / "out"
+    for path in (cache, out):
+        shutil.rmtree(path, ignore_errors=True)
+    out.mkdir()
+    with CheckpointFile(source) as checkpoint:
+        chosen = files.covered(modules(files.architecture(name), checkpoint.shapes))
+    covered = sum(2 * m.matrix_shape[0] * m.matrix_shape[1] for m in chosen) * 2
+    threads = torch.get_num_threads()
+    print(
+        f"{name}, {spectrum} spectra, {len(chosen)} modules, rank {files.RANK}, {threads} threads, torch {torch.__version__}"
+    )
+
+    def ours(method: str, rest: str) -> float:
+        for path in out.glob("*.safetensors"):
+            path.unlink()
+        return _time(f"ours, {method}, {rest}", lambda: _ours(source, target, adapter, cache, out, method))
+
+    cold = ours("rotation", "cold (hashing included)")
+    warm = min(ours("rotation", "warm") for _ in range(3))
+    _print_cache(cache, covered)
+    prolora = min(ours("prolora", "warm") for _ in range(3))
+    io = min(
+        _time("reading and writing alone", lambda: _read_and_write(source, target, adapter, cache, out, chosen))
+        for _ in range(3)
+    )
+    print(f"warm rotation / reading and writing: {warm / io:.2f} (at most 3); warm prolora / it: {prolora / io:.2f}")
+    if with_recipe:
+        base = _time(
+            "the obvious recipe", lambda: recipe.transfer(source, target, adapter, out / "recipe.safetensors", chosen)
+        )
+        print(f"recipe / cold: {base / cold:.2f} (at least 3); recipe / warm: {base / warm:.1f} (at least 40)")
+    _print_memory(source, target, adapter, folder)
+
+
+def _ours(source: Path, target: Path, adapter: Path, cache: Path, out: Path, method: str) -> None:
+    runtime = lib_transfer.Runtime(device="cpu", cache_folder=cache, cache_limit=10**12)
+    request = lib_transfer.request(adapter, source=source, target=target, method=method, runtime=runtime)
+    result = lib_transfer.transfer(request, lib_transfer.Destination(folder=out), runtime=runtime)
+    assert result.status == "written"
+
+
+def _read_and_write(source: Path, target: Path, adapter: Path, cache: Path, out: Path, chosen: list) -> None:
+    """What no implementation can do without: the adapter in and out, the cache's entries, the covered weights."""
+    lora = {}
+    with CheckpointFile(adapter) as file:
+        lora = {key: file.read(key) for key in file.shapes}
+    for path in (source, target):
+        with CheckpointFile(path) as file:
+            for module in chosen:
+                file.read(module.weight, module.rows).float()
+    for _, path in Cache(cache).files():
+        with CheckpointFile(path) as file:
+            for key in file.shapes:
+                file.read(key)
+    files.write_adapter(out / "copy.safetensors", lora, {}, overwrite=True)
+
+
+def _print_cache(cache: Path, covered: int) -> None:
+    sizes = Cache(cache).contents().bytes
+    pairs = sizes.get("similarities", 0) + sizes.get("principal", 0)
+    print(
+        f"cache: weight entries {sizes['weights'] / 1e6:.0f} MB, pair entries {pairs / 1e6:.0f} MB; "
+        f"the fp16 weights they cover: {covered / 1e6:.0f} MB"
+    )
+
+
+def _print_memory(source: Path, target: Path, adapter: Path, folder: Path) -> None:
+    """Peak of anonymous memory over the interpreter with torch imported, cold, in a process of its own."""
+    arguments = [str(p) for p in (source, target, adapter, folder / "memory")]
+    subprocess.run([sys.executable, "-m", "tests.benchmarks.speed", *arguments], check=True)
+
+
+def memory_child(source: Path, target: Path, adapter: Path, folder: Path) -> None:
+    """In a process of its own: transfer once and print the peak."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "out").mkdir(parents=True)
+    torch.ones(8, 8) @ torch.ones(8, 8)
+    before = peak = _anonymous()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.005):
+            peak = max(peak, _anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    _ours(source, target, adapter, folder / "cache", folder / "out", "rotation")
+    done.set()
+    watcher.join()
+    shutil.rmtree(folder)
+    print(f"peak anonymous memory, cold: {(peak - before) / 2**20:.0f} MB over the interpreter with torch imported")
+
+
+def _anonymous() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system does not tell a process's anonymous memory")
+
+
+def _time(what: str, work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    took = time.perf_counter() - began
+    print(f"{took:8.2f} s  {what}", flush=True)
+    return took
+
+
+if __name__ == "__main__":
+    memory_child(*map(Path, sys.argv[1:]))
