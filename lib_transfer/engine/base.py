@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lib_transfer.architecture import Architecture, modules, name_index, recognise
 from lib_transfer.architecture.module import Module
-from lib_transfer.errors import TransferError
+from lib_transfer.errors import TransferError, UnsupportedError
 from lib_transfer.formats.checkpoint import CheckpointFile
 
 
@@ -46,8 +46,20 @@ def open_base(path: Path, sha256: str) -> Iterator[Base]:
     """
     with CheckpointFile(path) as checkpoint:
         try:
+            _refuse_quantised(checkpoint)
             architecture = recognise(checkpoint.shapes)
             found = modules(architecture, checkpoint.shapes)
         except TransferError as error:
             raise type(error)(f"{path.name}: {error.message}", hint=error.hint) from error
         yield Base(path, sha256, checkpoint, architecture, found, {m.name: m for m in found}, name_index(found))
+
+
+def _refuse_quantised(checkpoint: CheckpointFile) -> None:
+    """Raise for weights that are codes, not numbers: their plain names would pass for those of a sound checkpoint."""
+    marks = (".scale_weight", "scaled_fp8", ".absmax", ".quant_map")
+    coded = next((key for key in checkpoint.shapes if key.endswith(marks)), None)
+    if coded is not None:
+        raise UnsupportedError(
+            f"its weights are quantised (it holds {coded}), which is not supported.",
+            hint="Use the fp16 version of the checkpoint.",
+        )

@@ -194,10 +194,9 @@ def _read(path: Path, rows: Mapping[str, int], only: str | None) -> dict[str, Te
         tensors = {}
         for name in [only] if only else [n for n in file.keys() if not n.startswith("check.")]:  # noqa: SIM118
             count = rows.get(name)
-            part, check = file.get_slice(name), file.get_slice(f"check.{name}")
-            # A copy: what safe_open gives lies in the mapped file.
-            tensors[name] = (part[:count] if count is not None else part[:]).clone()
-            if not torch.equal(_checks(tensors[name]), check[:count] if count is not None else check[:]):
+            # Left in the mapped file, not copied: an entry's file is replaced or removed, but never changed.
+            tensors[name] = file.get_tensor(name)[:count]
+            if not torch.equal(_checks(tensors[name]), file.get_tensor(f"check.{name}")[:count]):
                 return None
     return tensors
 

@@ -92,8 +92,11 @@ def carry(pair: Pair, settings: Settings, relate: Relate, device: torch.device) 
         return _carry_over(pair, update, settings.strength, about("carried over", "as it is"))
     given = Factors(update.up.to(device), update.down.to(device))
     assert pair.target is not None
-    relation = relate(pair.source, pair.target) if "subspaces" in settings.method.needs else None
-    decision, reason, result = _transfer(given, relation, settings)
+    try:
+        relation = relate(pair.source, pair.target) if "subspaces" in settings.method.needs else None
+        decision, reason, result = _transfer(given, relation, settings)
+    except torch.linalg.LinAlgError as error:
+        raise NumericError(f"{pair.group.name}: a decomposition did not converge ({error}).") from error
     report = about(decision, " ".join((reason, *update.notes)), similarity=relation.similarity if relation else None)
     return Carried(pair, report) if result is None else _finish(pair, given, result, settings, report)
 

@@ -40,6 +40,14 @@ class Hashes:
             _remember(memory, now, digest)
         return digest
 
+    def recalled(self, path: Path) -> str | None:
+        """The SHA-256 of the file at ``path`` where it is remembered; nothing is computed.
+
+        Raises:
+            StorageError: the file cannot be looked at.
+        """
+        return _recall(self._memory(path), stamp(path))
+
     def _memory(self, path: Path) -> Path:
         name = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
         return self.folder / "files" / f"{name}.json"

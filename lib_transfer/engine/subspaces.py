@@ -16,6 +16,7 @@ from lib_transfer.architecture.module import Module
 from lib_transfer.engine.cache import Cache, entry_key
 from lib_transfer.errors import NumericError
 from lib_transfer.formats.checkpoint import CheckpointFile
+from lib_transfer.formats.finite import is_finite
 from lib_transfer.linalg import subspace as linalg
 from lib_transfer.linalg.subspace import Decomposition, PrincipalVectors, Subspace
 
@@ -43,20 +44,22 @@ class Weight:
 
     @cached_property
     def matrix(self) -> Tensor:
-        """The weight ``(out, in)`` in float32.
+        """The weight ``(out, in)`` in float32."""
+        weight = self.checkpoint.read(self.module.weight, self.module.rows, torch.float32)
+        return weight.reshape(self.shape).to(self.device)
+
+    def decompose(self, precision: torch.dtype) -> Decomposition:
+        """Its decomposition, computed anew.
 
         Raises:
-            NumericError: it holds NaN or infinity.
+            NumericError: the weight holds NaN or infinity.
         """
-        weight = self.checkpoint.read(self.module.weight, self.module.rows)
-        matrix = weight.to(self.device).float().reshape(self.shape)
-        # The sum of finite numbers of this size is finite; one pass, no mask the size of the weight.
-        if not bool(torch.isfinite(matrix.sum())) and not bool(torch.isfinite(matrix).all()):
+        if not is_finite(self.matrix):
             raise NumericError(
                 f"The tensor {self.module.weight} of {self.checkpoint.header.path} holds NaN or infinity.",
                 hint="The checkpoint is damaged; download it again or take another copy.",
             )
-        return matrix
+        return linalg.decompose(self.matrix, precision)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,10 @@ class Wanted:
             return min(self.rank, linalg.numerical_rank(singular_values))
         assert self.energy is not None
         return linalg.rank_for_energy(singular_values, self.energy)
+
+    def modest(self, dimension: int) -> bool:
+        """Whether it is likely to need large singular values only, so that trying float32 first saves time."""
+        return 2 * self.rank <= dimension if self.rank is not None else (self.energy or 1.0) <= 0.9
 
 
 @dataclass(frozen=True)
@@ -113,9 +120,10 @@ class Relation:
 
     def __init__(self, source: Weight, target: Weight, wanted: Wanted, cache: Cache) -> None:
         self.source, self.target, self.cache = source, target, cache
-        self._source = _decomposition(source, wanted, cache)
+        self._source = _decomposition(source, wanted, cache, hopeful=wanted.modest(min(source.shape)))
         capped = Wanted(None, min(wanted.of(self._source.singular_values), *target.shape))
-        self._target = _decomposition(target, capped, cache)
+        alike = linalg.float32_rank(self._source.singular_values) >= (capped.rank or 0)
+        self._target = _decomposition(target, capped, cache, hopeful=alike)
         self._pair_key = entry_key(source.key, self._source.precision, target.key, self._target.precision)
         self.rank = capped.of(self._target.singular_values)
 
@@ -198,15 +206,18 @@ def _whole(decomposition: Decomposition, weight: Weight, cache: Cache) -> Subspa
     return linalg.subspace(decomposition, weight.matrix, linalg.numerical_rank(decomposition.singular_values))
 
 
-def _decomposition(weight: Weight, wanted: Wanted, cache: Cache) -> Decomposition:
+def _decomposition(weight: Weight, wanted: Wanted, cache: Cache, *, hopeful: bool) -> Decomposition:
     """The decomposition with at least the wanted rows: in float32 where that suffices for the wanted rank, else in float64.
 
-    Which of the two depends on the weight and the wanted rank alone, never on what happens to be cached: the same request
-    gives the same bytes.
+    Which of the two never depends on what happens to be cached: the same request gives the same bytes.
+
+    Args:
+        weight, wanted, cache: as in :class:`Relation`.
+        hopeful: whether float32 is likely to suffice; if not, it is not tried.
     """
-    if linalg.worth_trying_float32(weight.shape, wanted.rank):
+    if hopeful:
         known = _singular_values(weight, torch.float32, cache)
-        fresh = linalg.decompose(weight.matrix, torch.float32) if known is None else None
+        fresh = weight.decompose(torch.float32) if known is None else None
         values = known if fresh is None else fresh.singular_values
         assert values is not None
         rank = wanted.of(values)
@@ -239,7 +250,7 @@ def _stored(weight: Weight, precision: torch.dtype, cache: Cache, rank: int | No
 
 
 def _computed(weight: Weight, precision: torch.dtype, cache: Cache) -> Decomposition:
-    result = linalg.decompose(weight.matrix, precision)
+    result = weight.decompose(precision)
     _keep(weight, result, cache, with_rows=True)
     return result
 

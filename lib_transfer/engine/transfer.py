@@ -25,7 +25,7 @@ from lib_transfer.formats.metadata import BaseFacts, ParentFacts, derived_metada
 from lib_transfer.formats.naming import unique_stem
 from lib_transfer.formats.sidecars import carry_sidecars, plan_sidecars
 from lib_transfer.formats.writer import write_adapter
-from lib_transfer.progress import Progress, Silent
+from lib_transfer.progress import WRITING, Progress, Silent, check
 from lib_transfer.version import VERSION
 
 
@@ -97,7 +97,12 @@ def transfer(
         if replaced and destination.file is None:
             path = path.with_stem(unique_stem(path.stem, {p.stem.casefold() for p in path.parent.iterdir()}))
         _still_the_same(inputs)
-        return _write(request, inputs, carried, report, path, replaced)
+        # The last moment to stop: from here on the output is written, whole.
+        check(progress)
+        progress.start(1, WRITING)
+        result = _write(request, inputs, carried, report, path, replaced)
+        progress.step(path.name)
+        return result
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,9 @@ def thin_svd(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
     """
     q_up, r_up = torch.linalg.qr(factors.up)
     q_down, r_down = torch.linalg.qr(factors.down.T)
-    u, s, vh = torch.linalg.svd(r_up @ r_down.T, full_matrices=False)
-    return q_up @ u, s, vh @ q_down.T
+    # Small, and in float64 always found; float32 fails on some matrices of repeated singular values.
+    u, s, vh = torch.linalg.svd(r_up.double() @ r_down.double().T, full_matrices=False)
+    return q_up @ u.to(q_up.dtype), s.to(q_up.dtype), vh.to(q_up.dtype) @ q_down.T
 
 
 def balanced(factors: Factors, rank: int | None = None) -> Factors:

@@ -148,15 +148,6 @@ def float32_rank(singular_values: Tensor) -> int:
     return int((singular_values * FLOAT32_RATIO >= singular_values[:1]).sum())
 
 
-def worth_trying_float32(shape: tuple[int, int], rank: int | None) -> bool:
-    """Whether float32 is likely to reach the wanted rank, so that trying it first saves time.
-
-    A square matrix has small singular values by nature (Marchenko and Pastur 1967), and an energy near 1 asks for them.
-    """
-    n, m = sorted(shape)
-    return 2 * n <= m or (rank is not None and 2 * rank <= n)
-
-
 def numerical_rank(singular_values: Tensor) -> int:
     """How many singular values are large enough to mean something, see :data:`SMALLEST_RATIO`."""
     return int((singular_values > SMALLEST_RATIO * singular_values[:1]).sum())
@@ -225,9 +216,18 @@ def chance_corrected(similarity: float, rank: int, dimension: int) -> float:
 def principal_vectors(overlaps: Tensor) -> PrincipalVectors:
     """Principal vectors from ``M = B_s^T B_t`` ``(k, k)``, the subspaces' overlap (Bjorck and Golub 1973).
 
-    The squared sines are ``1 - C^2`` written as ``(1 - C)(1 + C)``: equal to ``diag(H^T H)`` of the direct rotation, and
-    as good in float32, because it enters there with an absolute error, undivided.
+    From the eigenvectors of ``M^T M = Y C^2 Y^T``, and ``M Y = X C`` by QR, which also completes ``X`` where cosines are
+    zero. (A direct SVD of ``M``, nearly the identity for near relatives, may not converge in float32.) The squared sines
+    are ``1 - C^2`` written as ``(1 - C)(1 + C)``, which equals ``diag(H^T H)`` of the direct rotation and enters it with
+    an absolute error, undivided: float32 is enough.
+
+    Raises:
+        torch.linalg.LinAlgError: the eigensolver did not converge (not seen for finite overlaps).
     """
-    x, cosines, yh = torch.linalg.svd(overlaps)
-    cosines = cosines.clamp(0, 1)
-    return PrincipalVectors(x, yh.T.contiguous(), cosines, (1 - cosines) * (1 + cosines))
+    _, eigenvectors = torch.linalg.eigh(overlaps.T @ overlaps)
+    y = eigenvectors.flip(1)
+    x, r = torch.linalg.qr(overlaps @ y)
+    diagonal = r.diagonal()
+    x = x * torch.where(diagonal < 0, -1, 1)
+    cosines = diagonal.abs().clamp(max=1)
+    return PrincipalVectors(x.float(), y.float().contiguous(), cosines.float(), ((1 - cosines) * (1 + cosines)).float())
