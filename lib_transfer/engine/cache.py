@@ -14,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lib_transfer.errors import StorageError
+from lib_transfer.formats.publish import sweep
 
 VERSION = 1
 """Version of the mathematics behind the entries; a new one makes all old entries unknown."""
@@ -73,11 +74,15 @@ class Cache:
     Args:
         folder: created when the first entry is written.
         limit: bytes that the entries may take together; :meth:`prune` brings them back under it.
+
+    Attributes:
+        problem: why entries are not kept, once one could not be written; a sentence for the person.
     """
 
     def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT) -> None:
         self.folder = folder
         self.limit = limit
+        self.problem: str | None = None
 
     def path(self, kind: str, key: str) -> Path:
         """Where the entry of this kind (one of :data:`KINDS`) and key lies."""
@@ -111,9 +116,11 @@ class Cache:
     def put(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Store an entry; an older one of the same key is replaced.
 
-        Raises:
-            StorageError: the folder cannot be written.
+        Best effort: without it the next run takes longer, nothing else. After a failure, which :attr:`problem` tells,
+        nothing more is tried.
         """
+        if self.problem is not None:
+            return
         path = self.path(kind, key)
         part = path.with_name(f".{key[:8]}.{os.getpid()}.{secrets.token_hex(4)}.part")
         cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
@@ -125,10 +132,10 @@ class Cache:
         except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):
                 part.unlink()
-            raise StorageError(
-                f"The cache folder {self.folder} cannot be written: {error}.",
-                hint=f"Free some space, or choose another folder with --cache-dir or {FOLDER_VARIABLE}.",
-            ) from error
+            self.problem = (
+                f"The cache folder {self.folder} cannot be written ({error}), so the next transfer will not be faster. "
+                f"Free some space, or choose another folder with --cache-dir or {FOLDER_VARIABLE}."
+            )
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Every entry as (kind, path)."""
@@ -162,7 +169,12 @@ class Cache:
         return sound, removed
 
     def prune(self) -> int:
-        """Remove the least recently used entries until the rest fits the limit; returns the bytes freed."""
+        """Remove the least recently used entries until the rest fits the limit; returns the bytes freed.
+
+        What killed processes left half-written goes too.
+        """
+        for folder in (self.folder / "files", *(f for kind in KINDS for f in (self.folder / kind).glob("??"))):
+            sweep(folder)
         aged = []
         for _, path in self.files():
             with contextlib.suppress(OSError):
@@ -202,7 +214,13 @@ def _read(path: Path, rows: Mapping[str, int], only: str | None) -> dict[str, Te
 
 
 def _checks(tensor: Tensor) -> Tensor:
-    """A checksum per row (per element of a vector): the wrapping sum of its bytes as whole numbers."""
+    """A checksum per row (per element of a vector): the wrapping sum of its bytes as whole numbers.
+
+    The sum starts at a number that stands for the dtype and is not 0: zeros that a crash left in the place of data and of
+    checksums do not pass for an entry.
+    """
     flat = tensor.reshape(tensor.shape[0], -1)
     wide = flat.shape[1] * flat.element_size() % 8 == 0 and flat.shape[1] > 0
-    return flat.view(torch.int64 if wide else torch.int32).sum(dim=1, dtype=torch.int64)
+    return flat.view(torch.int64 if wide else torch.int32).sum(dim=1, dtype=torch.int64) + zlib.crc32(
+        str(tensor.dtype).encode()
+    )

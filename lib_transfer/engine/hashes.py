@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lib_transfer.formats.identity import FileStamp, file_sha256, stamp
 
@@ -53,23 +55,27 @@ class Hashes:
         return self.folder / "files" / f"{name}.json"
 
 
-def _stamp_json(now: FileStamp) -> list[int]:
-    return [now.size, now.mtime_ns, now.inode]
+def _memory_json(now: FileStamp, digest: str) -> dict[str, Any]:
+    state = [now.size, now.mtime_ns, now.inode]
+    return {"stamp": state, "sha256": digest, "check": zlib.crc32(f"{state} {digest}".encode())}
 
 
 def _recall(memory: Path, now: FileStamp) -> str | None:
     try:
         known = json.loads(memory.read_text())
         digest = known["sha256"]
-        return digest if known["stamp"] == _stamp_json(now) and isinstance(digest, str) and len(digest) == 64 else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return digest if known == _memory_json(now, digest) and len(digest) == 64 else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
 def _remember(memory: Path, now: FileStamp, digest: str) -> None:
     """Best effort: a hash that is not remembered costs time, nothing else."""
     part = memory.with_name(f".{memory.stem[:8]}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    with contextlib.suppress(OSError):
+    try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"stamp": _stamp_json(now), "sha256": digest}))
+        part.write_text(json.dumps(_memory_json(now, digest)))
         part.replace(memory)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()

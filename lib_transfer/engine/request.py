@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from lib_transfer import method as registry
 from lib_transfer.engine.hashes import Hashes
 from lib_transfer.errors import RequestError
+from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.method import Method, Value
 
 ALGORITHM = 1
@@ -20,11 +23,15 @@ ALGORITHM = 1
 
 @dataclass(frozen=True)
 class Files:
-    """Where the inputs lie on this machine; not part of what the result depends on."""
+    """Where the inputs lie on this machine; not part of what the result depends on.
+
+    ``stamps`` tells the states in which they were hashed, in this order, without a source where there is none.
+    """
 
     adapter: Path
     source: Path | None
     target: Path
+    stamps: tuple[FileStamp, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,13 +110,17 @@ def request(
     chosen = registry.get(method)
     checked = registry.settings(chosen, settings)
     files = Files(Path(adapter), _source(chosen, source), Path(target))
+    paths = [path for path in (files.adapter, files.source, files.target) if path is not None]
+    files = dataclasses.replace(files, stamps=tuple(map(stamp, paths)))
+    with ThreadPoolExecutor(len(paths)) as pool:
+        digests = dict(zip(paths, pool.map(lambda path: hashes.sha256(path, cancelled), paths), strict=True))
     return TransferRequest(
         adapter_name=files.adapter.stem,
-        adapter_sha256=hashes.sha256(files.adapter, cancelled),
+        adapter_sha256=digests[files.adapter],
         source_name=files.source.stem if files.source else None,
-        source_sha256=hashes.sha256(files.source, cancelled) if files.source else None,
+        source_sha256=digests[files.source] if files.source else None,
         target_name=files.target.stem,
-        target_sha256=hashes.sha256(files.target, cancelled),
+        target_sha256=digests[files.target],
         method=chosen.id,
         settings=tuple(sorted(checked.items())),
         files=files,

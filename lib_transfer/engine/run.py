@@ -110,13 +110,22 @@ def over_modules(
         futures = [pool.submit(one, item) for item in items]
         try:
             return [future.result() for future in futures]
-        except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, NotEnoughMemoryError) or not _is_memory(error):
+                raise
             raise NotEnoughMemoryError(
                 f"There is not enough memory: {error}.", hint="Close other programs, or take the device cpu."
             ) from error
         finally:
             for future in futures:
                 future.cancel()
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether there was too little memory; on the CPU, torch says so with a plain RuntimeError."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in ("not enough memory", "can't allocate memory", "out of memory"))
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from lib_transfer.engine.cache import Cache, entry_key
 from lib_transfer.errors import NumericError
 from lib_transfer.formats.checkpoint import CheckpointFile
 from lib_transfer.formats.finite import is_finite
+from lib_transfer.formats.identity import stamp
+from lib_transfer.formats.regular_file import changed_error
 from lib_transfer.linalg import subspace as linalg
 from lib_transfer.linalg.subspace import Decomposition, PrincipalVectors, Subspace
 
@@ -44,8 +46,15 @@ class Weight:
 
     @cached_property
     def matrix(self) -> Tensor:
-        """The weight ``(out, in)`` in float32."""
+        """The weight ``(out, in)`` in float32.
+
+        Raises:
+            BadFileError: ``changed``: the file is no longer the one that was opened, and must not be cached as if it were.
+        """
         weight = self.checkpoint.read(self.module.weight, self.module.rows, torch.float32)
+        header = self.checkpoint.header
+        if stamp(header.path) != header.stamp:
+            raise changed_error(header.path)
         return weight.reshape(self.shape).to(self.device)
 
     def decompose(self, precision: torch.dtype) -> Decomposition:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,7 @@ from typing import Literal
 from lib_transfer import method as registry
 from lib_transfer.engine import output
 from lib_transfer.engine.base import Base, open_base
+from lib_transfer.engine.cache import Cache
 from lib_transfer.engine.carry import Carried, Settings, carry
 from lib_transfer.engine.destination import Destination, is_done, need_folder, output_path, to_replace
 from lib_transfer.engine.plan import plan
@@ -20,9 +22,10 @@ from lib_transfer.engine.request import Files, TransferRequest, files_of
 from lib_transfer.engine.run import Runtime, over_modules, relations
 from lib_transfer.errors import BadFileError
 from lib_transfer.formats.adapter import Adapter, read_adapter
-from lib_transfer.formats.identity import legacy_a1111_hash, stamp
+from lib_transfer.formats.identity import FileStamp, legacy_a1111_hash, stamp
 from lib_transfer.formats.metadata import BaseFacts, ParentFacts, derived_metadata
 from lib_transfer.formats.naming import unique_stem
+from lib_transfer.formats.regular_file import changed_error
 from lib_transfer.formats.sidecars import carry_sidecars, plan_sidecars
 from lib_transfer.formats.writer import write_adapter
 from lib_transfer.progress import WRITING, Progress, Silent, check
@@ -38,7 +41,7 @@ class TransferResult:
         status: ``written``; ``already done``: the output of an equal request was there; ``nothing carried``.
         report: the whole report; None when it was already done, whose summary is in the file's metadata.
         sidecars: files carried along, such as previews.
-        warnings: what went wrong after the output was in place.
+        warnings: what went wrong and does the output no harm.
     """
 
     path: Path | None
@@ -57,7 +60,8 @@ def analyse(
         TransferError: a file cannot be read, the inputs do not belong together, or the person stopped it.
     """
     with _opened(request) as inputs:
-        report, _ = _run(request, inputs, runtime or Runtime(), progress or Silent())
+        runtime = runtime or Runtime()
+        report, _ = _run(request, inputs, runtime, runtime.cache, progress or Silent())
         return report
 
 
@@ -91,9 +95,11 @@ def transfer(
     replaced = to_replace(path, destination)
     need_folder(path.parent)
     with _opened(request) as inputs:
-        report, carried = _run(request, inputs, runtime, progress)
+        cache = runtime.cache
+        report, carried = _run(request, inputs, runtime, cache, progress)
+        unkept = [] if cache.problem is None else [cache.problem]
         if not any(c.update is not None for c in carried):
-            return TransferResult(None, "nothing carried", report)
+            return TransferResult(None, "nothing carried", report, warnings=(*unkept,))
         if replaced and destination.file is None:
             path = path.with_stem(unique_stem(path.stem, {p.stem.casefold() for p in path.parent.iterdir()}))
         _still_the_same(inputs)
@@ -102,7 +108,7 @@ def transfer(
         progress.start(1, WRITING)
         result = _write(request, inputs, carried, report, path, replaced)
         progress.step(path.name)
-        return result
+        return dataclasses.replace(result, warnings=(*result.warnings, *unkept))
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,12 @@ class _Inputs:
     source: Base | None
     target: Base
 
+    @property
+    def stamps(self) -> tuple[FileStamp, ...]:
+        """The states in which the files were opened, in the order of :class:`Files`."""
+        bases = [base for base in (self.source, self.target) if base is not None]
+        return (self.adapter.header.stamp, *(base.checkpoint.header.stamp for base in bases))
+
 
 @contextmanager
 def _opened(request: TransferRequest) -> Iterator[_Inputs]:
@@ -124,16 +136,20 @@ def _opened(request: TransferRequest) -> Iterator[_Inputs]:
         if files.source is not None and request.source_sha256 is not None:
             source = stack.enter_context(open_base(files.source, request.source_sha256))
         target = stack.enter_context(open_base(files.target, request.target_sha256))
-        yield _Inputs(files, adapter, source, target)
+        inputs = _Inputs(files, adapter, source, target)
+        # A file that was rewritten after it was hashed would be carried, and cached, under the name of the old one.
+        if files.stamps and files.stamps != inputs.stamps:
+            raise changed_error(next(s.path for s, was in zip(inputs.stamps, files.stamps, strict=True) if s != was))
+        yield inputs
 
 
 def _run(
-    request: TransferRequest, inputs: _Inputs, runtime: Runtime, progress: Progress
+    request: TransferRequest, inputs: _Inputs, runtime: Runtime, cache: Cache, progress: Progress
 ) -> tuple[TransferReport, list[Carried]]:
     """Carry every module and report."""
     settings = Settings.of(request)
     planned = plan(inputs.adapter, inputs.source, inputs.target)
-    device, cache = runtime.torch_device, runtime.cache
+    device = runtime.torch_device
     relate = relations(inputs.source or inputs.target, inputs.target, settings.wanted, cache, device)
     progress.start(len(planned.pairs), f"{request.adapter_name} to {request.target_name}")
     carried = over_modules(
@@ -203,13 +219,7 @@ def _write(
 
 def _still_the_same(inputs: _Inputs) -> None:
     """Raise if an input was rewritten while it was being read."""
-    adapter = inputs.adapter.header
-    changed = [inputs.files.adapter] if stamp(inputs.files.adapter) != adapter.stamp else []
-    changed += [
-        base.path
-        for base in (inputs.source, inputs.target)
-        if base is not None and stamp(base.path) != base.checkpoint.header.stamp
-    ]
+    changed = [opened.path for opened in inputs.stamps if stamp(opened.path) != opened]
     if changed:
         raise BadFileError(
             f"{changed[0]} changed during the transfer, so nothing was written.", reason="changed", hint="Start again."
