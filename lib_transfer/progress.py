@@ -6,6 +6,9 @@ from typing import Protocol
 
 from lib_transfer.errors import CancelledError
 
+WRITING = "writing the output"
+"""What the last stretch of a transfer is called: from its start on the output is written whole, and nothing stops it."""
+
 
 class Progress(Protocol):
     """What a job reports to; the tab, the command line and a batch each bring their own."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,9 +11,14 @@ from torch import Tensor
 from lib_transfer.architecture.module import Module
 from lib_transfer.engine.base import Base
 from lib_transfer.engine.carry import Carried
+from lib_transfer.engine.report import ModuleReport
+from lib_transfer.engine.request import TransferRequest
 from lib_transfer.formats.adapter import Adapter, describe
+from lib_transfer.formats.identity import legacy_a1111_hash
 from lib_transfer.formats.lora_tensors import lora_tensors
+from lib_transfer.formats.metadata import BaseFacts, ParentFacts, derived_metadata
 from lib_transfer.formats.update import Dense, Norm
+from lib_transfer.version import VERSION
 
 DTYPES: Mapping[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _OF_INPUT: Mapping[str, str] = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp32"}
@@ -21,6 +27,57 @@ _OF_INPUT: Mapping[str, str] = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F
 def output_dtype(setting: str | None, adapter: Adapter) -> torch.dtype:
     """The number format asked for, or the one that most of the adapter's tensors have (fp16 for float8)."""
     return DTYPES[setting or _OF_INPUT.get(describe(adapter).dtype, "fp16")]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One module's part of the output: its report, and its tensors, ready to be written; none where it is left out."""
+
+    report: ModuleReport
+    module: Module | None
+    tensors: dict[str, Tensor]
+
+
+def piece(carried: Carried, dtype: torch.dtype) -> Piece:
+    """The part of the output that one carried pair makes."""
+    return Piece(carried.report, carried.pair.target, tensors_of(carried, dtype))
+
+
+def all_tensors(pieces: Sequence[Piece], target: Base, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of the whole output."""
+    tensors = {key: tensor for p in pieces for key, tensor in p.tensors.items()}
+    return tensors | missing_partners([p.module for p in pieces if p.tensors and p.module], target, dtype)
+
+
+def metadata(
+    request: TransferRequest,
+    parent: Mapping[str, str],
+    pieces: Sequence[Piece],
+    target: Base,
+    report_json: str,
+    stem: str,
+) -> dict[str, str]:
+    """The metadata of the output named ``stem``, whose parent says ``parent`` of itself."""
+    architecture = target.architecture
+    return derived_metadata(
+        parent,
+        stem=stem,
+        base=BaseFacts(
+            name=target.path.name,
+            sha256=request.target_sha256,
+            legacy_hash=legacy_a1111_hash(target.path),
+            base_model_version=architecture.base_model_version,
+            v2=architecture.v2,
+            architecture=architecture.modelspec_architecture,
+            implementation=architecture.modelspec_implementation,
+        ),
+        made_from=ParentFacts(request.adapter_name, request.adapter_sha256),
+        ranks=sorted(ranks(pieces, convolution=False)),
+        conv_ranks=sorted(ranks(pieces, convolution=True)),
+        request_json=request.to_json(),
+        report_json=report_json,
+        version=VERSION,
+    )
 
 
 def tensors_of(carried: Carried, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -63,15 +120,12 @@ def missing_partners(written: Iterable[Module], target: Base, dtype: torch.dtype
     return zeros
 
 
-def ranks(carried: Sequence[Carried], *, convolution: bool) -> set[int]:
+def ranks(pieces: Sequence[Piece], *, convolution: bool) -> set[int]:
     """The ranks written for linear layers and 1x1 convolutions, or for larger convolutions."""
     return {
-        c.report.rank_after
-        for c in carried
-        if c.update is not None
-        and c.report.rank_after is not None
-        and c.pair.target is not None
-        and (max(_kernel(c.pair.target) or (1,)) > 1) == convolution
+        p.report.rank_after
+        for p in pieces
+        if p.report.rank_after is not None and p.module and (max(_kernel(p.module) or (1,)) > 1) == convolution
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from lib_transfer.architecture import identify_adapter
@@ -72,12 +72,14 @@ def plan(adapter: Adapter, source: Base | None, target: Base) -> Plan:
         )
     pairs: list[Pair] = []
     unknown: list[Group] = []
+    taken: set[str] = set()
     for group in adapter.groups.values():
         module = origin.by_adapter_name.get(group.name)
         if module is None:
             unknown.append(group)
         else:
-            pairs.append(_pair(group, module, target, taken={p.target.name for p in pairs if p.target}))
+            pairs.append(_pair(group, module, target, taken))
+            taken.add(module.name)
     if not pairs:
         raise MismatchError(_belongs_elsewhere(adapter, origin))
     reason = f"No module of {origin.path.name} goes by this name."
@@ -90,7 +92,7 @@ def plan(adapter: Adapter, source: Base | None, target: Base) -> Plan:
     return Plan(tuple(pairs), (*adapter.unsupported, *strangers, *beside))
 
 
-def _pair(group: Group, module: Module, target: Base, taken: Iterable[str]) -> Pair:
+def _pair(group: Group, module: Module, target: Base, taken: Collection[str]) -> Pair:
     counterpart = target.by_name.get(module.name)
     obstacle = None
     if counterpart is None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
+
+import torch
 
 from lib_transfer import method as registry
 from lib_transfer.engine import output
@@ -16,20 +18,21 @@ from lib_transfer.engine.base import Base, open_base
 from lib_transfer.engine.cache import Cache
 from lib_transfer.engine.carry import Carried, Settings, carry
 from lib_transfer.engine.destination import Destination, is_done, need_folder, output_path, to_replace
-from lib_transfer.engine.plan import plan
-from lib_transfer.engine.report import TransferReport
+from lib_transfer.engine.plan import Pair, plan
+from lib_transfer.engine.report import ModuleReport, TransferReport
 from lib_transfer.engine.request import Files, TransferRequest, files_of
 from lib_transfer.engine.run import Runtime, over_modules, relations
 from lib_transfer.errors import BadFileError
 from lib_transfer.formats.adapter import Adapter, read_adapter
-from lib_transfer.formats.identity import FileStamp, legacy_a1111_hash, stamp
-from lib_transfer.formats.metadata import BaseFacts, ParentFacts, derived_metadata
+from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.formats.naming import unique_stem
+from lib_transfer.formats.publish import sweep
 from lib_transfer.formats.regular_file import changed_error
 from lib_transfer.formats.sidecars import carry_sidecars, plan_sidecars
 from lib_transfer.formats.writer import write_adapter
 from lib_transfer.progress import WRITING, Progress, Silent, check
-from lib_transfer.version import VERSION
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def analyse(
     """
     with _opened(request) as inputs:
         runtime = runtime or Runtime()
-        report, _ = _run(request, inputs, runtime, runtime.cache, progress or Silent())
+        report, _ = _run(request, inputs, runtime, runtime.cache, progress or Silent(), lambda _: None)
         return report
 
 
@@ -95,10 +98,10 @@ def transfer(
     replaced = to_replace(path, destination)
     need_folder(path.parent)
     with _opened(request) as inputs:
-        cache = runtime.cache
-        report, carried = _run(request, inputs, runtime, cache, progress)
+        cache, dtype = runtime.cache, output.output_dtype(request.setting("dtype"), inputs.adapter)
+        report, pieces = _run(request, inputs, runtime, cache, progress, lambda carried: output.piece(carried, dtype))
         unkept = [] if cache.problem is None else [cache.problem]
-        if not any(c.update is not None for c in carried):
+        if not any(piece.tensors for piece in pieces):
             return TransferResult(None, "nothing carried", report, warnings=(*unkept,))
         if replaced and destination.file is None:
             path = path.with_stem(unique_stem(path.stem, {p.stem.casefold() for p in path.parent.iterdir()}))
@@ -106,7 +109,7 @@ def transfer(
         # The last moment to stop: from here on the output is written, whole.
         check(progress)
         progress.start(1, WRITING)
-        result = _write(request, inputs, carried, report, path, replaced)
+        result = _write(request, inputs, pieces, report, path, replaced, dtype)
         progress.step(path.name)
         return dataclasses.replace(result, warnings=(*result.warnings, *unkept))
 
@@ -144,76 +147,59 @@ def _opened(request: TransferRequest) -> Iterator[_Inputs]:
 
 
 def _run(
-    request: TransferRequest, inputs: _Inputs, runtime: Runtime, cache: Cache, progress: Progress
-) -> tuple[TransferReport, list[Carried]]:
-    """Carry every module and report."""
+    request: TransferRequest,
+    inputs: _Inputs,
+    runtime: Runtime,
+    cache: Cache,
+    progress: Progress,
+    work: Callable[[Carried], R],
+) -> tuple[TransferReport, list[R]]:
+    """Carry every module, do ``work`` on each at once, so that no more is kept than its result, and report."""
     settings = Settings.of(request)
     planned = plan(inputs.adapter, inputs.source, inputs.target)
     device = runtime.torch_device
     relate = relations(inputs.source or inputs.target, inputs.target, settings.wanted, cache, device)
+
+    def one(pair: Pair) -> tuple[ModuleReport, R]:
+        carried = carry(pair, settings, relate, device)
+        return carried.report, work(carried)
+
     progress.start(len(planned.pairs), f"{request.adapter_name} to {request.target_name}")
-    carried = over_modules(
-        planned.pairs,
-        lambda pair: carry(pair, settings, relate, device),
-        lambda pair: pair.group.name,
-        runtime.threads,
-        progress,
-    )
+    results = over_modules(planned.pairs, one, lambda pair: pair.group.name, runtime.threads, progress)
     cache.prune()
     report = TransferReport(
         request=json.loads(request.to_json()),
         method=registry.get(request.method).title,
         source_architecture=inputs.source.architecture.title if inputs.source else None,
         target_architecture=inputs.target.architecture.title,
-        modules=tuple(c.report for c in carried),
+        modules=tuple(report for report, _ in results),
         unread=planned.unread,
     )
-    return report, carried
+    return report, [result for _, result in results]
 
 
 def _write(
     request: TransferRequest,
     inputs: _Inputs,
-    carried: list[Carried],
+    pieces: Sequence[output.Piece],
     report: TransferReport,
     path: Path,
     replaced: Path | None,
+    dtype: torch.dtype,
 ) -> TransferResult:
-    dtype = output.output_dtype(request.setting("dtype"), inputs.adapter)
-    tensors = {key: tensor for c in carried for key, tensor in output.tensors_of(c, dtype).items()}
-    written = [c.pair.target for c in carried if c.update is not None and c.pair.target is not None]
-    tensors |= output.missing_partners(written, inputs.target, dtype)
-    architecture = inputs.target.architecture
-    metadata = derived_metadata(
-        inputs.adapter.metadata,
-        stem=path.stem,
-        base=BaseFacts(
-            name=inputs.target.path.name,
-            sha256=request.target_sha256,
-            legacy_hash=legacy_a1111_hash(inputs.target.path),
-            base_model_version=architecture.base_model_version,
-            v2=architecture.v2,
-            architecture=architecture.modelspec_architecture,
-            implementation=architecture.modelspec_implementation,
-        ),
-        made_from=ParentFacts(request.adapter_name, request.adapter_sha256),
-        ranks=sorted(output.ranks(carried, convolution=False)),
-        conv_ranks=sorted(output.ranks(carried, convolution=True)),
-        request_json=request.to_json(),
-        report_json=json.dumps(report.summary(), sort_keys=True),
-        version=VERSION,
-    )
-    done = write_adapter(path, tensors, metadata, overwrite=replaced == path)
-    warnings = list(done.warnings)
+    summary = json.dumps(report.summary(), sort_keys=True)
+    metadata = output.metadata(request, inputs.adapter.metadata, pieces, inputs.target, summary, path.stem)
+    sweep(path.parent)
+    tensors = output.all_tensors(pieces, inputs.target, dtype)
+    warnings = list(write_adapter(path, tensors, metadata, overwrite=replaced == path).warnings)
     if replaced is not None and replaced != path:
         try:
             replaced.unlink()
         except OSError as error:
             warnings.append(f"The old output {replaced} could not be removed: {error.strerror}.")
     note = f"Transferred from {request.adapter_name} to {request.target_name} ({request.method})."
-    sidecars = carry_sidecars(
-        plan_sidecars(inputs.files.adapter, path, card_version=architecture.card_version, note=note)
-    )
+    card = inputs.target.architecture.card_version
+    sidecars = carry_sidecars(plan_sidecars(inputs.files.adapter, path, card_version=card, note=note))
     return TransferResult(path, "written", report, sidecars.files, (*warnings, *sidecars.notes))
 
 

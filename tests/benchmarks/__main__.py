@@ -16,7 +16,11 @@ def main() -> None:
     parser.add_argument("--spectrum", choices=("steep", "gentle"), default="steep")
     parser.add_argument("--no-recipe", action="store_true", help="leave the slow comparison out")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "transfer-lora-benchmarks")
+    parser.add_argument("--memory", action="store_true", help="measure memory alone")
     options = parser.parse_args()
+    if options.memory:
+        speed.memory(options.dir, options.architecture, options.spectrum)
+        return
     speed.run(options.dir, options.architecture, options.spectrum, not options.no_recipe)
 
 

@@ -19,6 +19,14 @@ from lib_transfer.formats.checkpoint import CheckpointFile
 from tests.benchmarks import files, recipe
 
 
+def memory(folder: Path, name: str, spectrum: str) -> None:
+    """Peak of anonymous memory over the interpreter with torch imported, cold, in a process of its own."""
+    paths = files.make(folder, name, spectrum)
+    print(f"{name}, {spectrum} spectra", flush=True)
+    arguments = [str(path) for path in (*paths, folder / "memory")]
+    subprocess.run([sys.executable, "-m", "tests.benchmarks.speed", *arguments], check=True)
+
+
 def run(folder: Path, name: str, spectrum: str, with_recipe: bool) -> None:
     """Measure and print."""
     source, target, adapter = files.make(folder, name, spectrum)
@@ -53,7 +61,7 @@ def run(folder: Path, name: str, spectrum: str, with_recipe: bool) -> None:
             "the obvious recipe", lambda: recipe.transfer(source, target, adapter, out / "recipe.safetensors", chosen)
         )
         print(f"recipe / cold: {base / cold:.2f} (at least 3); recipe / warm: {base / warm:.1f} (at least 40)")
-    _print_memory(source, target, adapter, folder)
+    memory(folder, name, spectrum)
 
 
 def _ours(source: Path, target: Path, adapter: Path, cache: Path, out: Path, method: str) -> None:
@@ -86,12 +94,6 @@ def _print_cache(cache: Path, covered: int) -> None:
         f"cache: weight entries {sizes['weights'] / 1e6:.0f} MB, pair entries {pairs / 1e6:.0f} MB; "
         f"the fp16 weights they cover: {covered / 1e6:.0f} MB"
     )
-
-
-def _print_memory(source: Path, target: Path, adapter: Path, folder: Path) -> None:
-    """Peak of anonymous memory over the interpreter with torch imported, cold, in a process of its own."""
-    arguments = [str(p) for p in (source, target, adapter, folder / "memory")]
-    subprocess.run([sys.executable, "-m", "tests.benchmarks.speed", *arguments], check=True)
 
 
 def memory_child(source: Path, target: Path, adapter: Path, folder: Path) -> None:

@@ -1,0 +1,63 @@
+"""Similarity of subspaces against its definition, and what chance makes of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lib_transfer.linalg import subspace as linalg
+
+from .weights import matrix, near, normal, orthonormal, spectrum, weight
+
+
+@pytest.mark.parametrize("shapes", [(24, 24), (24, 15), (15, 24), (1, 1)])
+def test_phi_of_every_rank_is_its_definition(shapes: tuple[int, int]) -> None:
+    a, b = orthonormal(40, shapes[0], seed=1), orthonormal(40, shapes[1], seed=2)
+    got = linalg.similarity_by_rank((a.T @ b).float())
+    assert got.shape == (min(shapes),)
+    for k in range(1, min(shapes) + 1):
+        assert float(got[k - 1]) == pytest.approx(float((a[:, :k].T @ b[:, :k]).square().sum()) / k, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20), (30, 30)])
+def test_phi_from_weights_is_that_of_their_dense_singular_vectors(shape: tuple[int, int]) -> None:
+    one = weight(spectrum("gentle", min(shape)), *shape)
+    other = near(one, 0.5)
+    k = 9
+    dense = [torch.linalg.svd(w, full_matrices=False) for w in (one, other)]
+    pairs = [linalg.subspace(linalg.decompose(w.float(), torch.float64), w.float(), min(shape)) for w in (one, other)]
+    for side, index in (("left", 0), ("right", 2)):
+        a, b = (d[index][:, :k] if index == 0 else d[index][:k].T for d in dense)
+        want = float((a.T @ b).square().sum()) / k
+        phi = linalg.similarity_by_rank(linalg.overlap(getattr(pairs[0], side), getattr(pairs[1], side)))
+        assert float(phi[k - 1]) == pytest.approx(want, abs=1e-5)
+        assert 0.05 < want < 0.95
+        assert matrix(getattr(pairs[0], side), min(shape)).shape == (
+            shape[0] if side == "left" else shape[1],
+            min(shape),
+        )
+
+
+def test_phi_is_1_for_equal_subspaces_and_0_for_orthogonal_ones() -> None:
+    a = orthonormal(30, 20, seed=3)
+    assert linalg.similarity_by_rank((a[:, :10].T @ a[:, :10]).float()).tolist() == pytest.approx([1] * 10, abs=1e-6)
+    assert linalg.similarity_by_rank((a[:, :10].T @ a[:, 10:]).float()).tolist() == pytest.approx([0] * 10, abs=1e-6)
+    too_long = 1.001 * torch.eye(4)  # rounding must not make more than 1 of it
+    assert linalg.similarity_by_rank(too_long).max() == 1
+
+
+@pytest.mark.parametrize(("k", "dimension"), [(3, 60), (20, 60), (50, 60)])
+def test_chance_alone_scores_k_in_n_and_is_corrected_to_nothing(k: int, dimension: int) -> None:
+    phis = []
+    for seed in range(40):
+        a, b = (torch.linalg.qr(normal(dimension, k, seed=2 * seed + i))[0] for i in (0, 1))
+        phis.append(float(linalg.similarity_by_rank((a.T @ b).float())[k - 1]))
+    mean = sum(phis) / len(phis)
+    assert mean == pytest.approx(k / dimension, abs=0.02)
+    assert abs(linalg.chance_corrected(mean, k, dimension)) < 0.05
+    assert linalg.chance_corrected(1.0, k, dimension) == pytest.approx(1.0)
+    assert linalg.chance_corrected(0.9, k, dimension) == pytest.approx((0.9 - k / dimension) / (1 - k / dimension))
+
+
+def test_whole_spaces_are_equal() -> None:
+    assert linalg.chance_corrected(1.0, 60, 60) == 1.0
