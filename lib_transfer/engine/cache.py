@@ -99,8 +99,16 @@ class Cache:
             only: name of the one tensor to read.
         """
         path = self.path(kind, key)
+        entry = self._sound(path, rows or {}, only)
+        if entry is not None:
+            with contextlib.suppress(OSError):
+                os.utime(path)
+        return entry
+
+    def _sound(self, path: Path, rows: Mapping[str, int], only: str | None) -> dict[str, Tensor] | None:
+        """The entry at ``path``; a damaged one is removed."""
         try:
-            entry = _read(path, rows or {}, only)
+            entry = _read(path, rows, only)
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, ValueError, KeyError, RuntimeError):
@@ -108,9 +116,6 @@ class Cache:
         if entry is None:
             with contextlib.suppress(OSError):
                 path.unlink()
-            return None
-        with contextlib.suppress(OSError):
-            os.utime(path)
         return entry
 
     def put(self, kind: str, key: str, tensors: Mapping[str, Tensor]) -> None:
@@ -161,8 +166,8 @@ class Cache:
             How many are sound, and the paths of those removed.
         """
         sound, removed = 0, []
-        for kind, path in self.files():
-            if self.get(kind, path.stem) is None:
+        for _, path in self.files():
+            if self._sound(path, {}, None) is None:
                 removed.append(path)
             else:
                 sound += 1
@@ -221,6 +226,5 @@ def _checks(tensor: Tensor) -> Tensor:
     """
     flat = tensor.reshape(tensor.shape[0], -1)
     wide = flat.shape[1] * flat.element_size() % 8 == 0 and flat.shape[1] > 0
-    return flat.view(torch.int64 if wide else torch.int32).sum(dim=1, dtype=torch.int64) + zlib.crc32(
-        str(tensor.dtype).encode()
-    )
+    sums = flat.view(torch.int64 if wide else torch.int32).sum(dim=1, dtype=torch.int64)
+    return sums + zlib.crc32(str(tensor.dtype).encode())

@@ -80,8 +80,9 @@ def plan(adapter: Adapter, source: Base | None, target: Base) -> Plan:
         else:
             pairs.append(_pair(group, module, target, taken))
             taken.add(module.name)
-    if not pairs:
-        raise MismatchError(_belongs_elsewhere(adapter, origin))
+    # Architectures share names (the first encoder, many blocks): those of a wrong one must not come through in part.
+    if not pairs or origin.architecture not in identify_adapter(list(adapter.groups)):
+        raise MismatchError(_belongs_elsewhere(adapter, origin, len(pairs)))
     reason = f"No module of {origin.path.name} goes by this name."
     strangers = [Unread(g.name, tuple(f"{g.name}.{s}" for s in g.tensors), "no module", reason) for g in unknown]
     beside = [
@@ -104,13 +105,15 @@ def _pair(group: Group, module: Module, target: Base, taken: Collection[str]) ->
     return Pair(group, module, counterpart, obstacle)
 
 
-def _belongs_elsewhere(adapter: Adapter, origin: Base) -> str:
+def _belongs_elsewhere(adapter: Adapter, origin: Base, known: int) -> str:
     if not adapter.groups:
         first = adapter.unsupported[0]
         return f"Nothing of the adapter can be used. {first.name}: {first.reason}"
     found = identify_adapter(list(adapter.groups))
     what = " or ".join(a.title for a in found) if found else "another kind of model"
-    return (
-        f"The adapter is for {what}, but {origin.path.name} is {origin.architecture.title}: "
-        "none of the adapter's modules is in it."
+    share = (
+        f"only {known} of the adapter's {len(adapter.groups)} modules are"
+        if known
+        else "none of the adapter's modules is"
     )
+    return f"The adapter is for {what}, but {origin.path.name} is {origin.architecture.title}: {share} in it."

@@ -96,5 +96,5 @@ def as_number(value: Value) -> float:
         return math.nan
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return math.nan

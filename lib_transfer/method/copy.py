@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from lib_transfer.linalg.factors import Factors
+from typing import TYPE_CHECKING
+
 from lib_transfer.method.declaration import LINEAR_AND_CONVOLUTION, Method, Problem
+
+if TYPE_CHECKING:
+    from lib_transfer.linalg.factors import Factors
 
 
 def transfer(problem: Problem) -> Factors:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from lib_transfer.linalg.factors import Factors
-from lib_transfer.linalg.subspace import PrincipalVectors, Subspace
+if TYPE_CHECKING:
+    from lib_transfer.linalg.factors import Factors
+    from lib_transfer.linalg.subspace import PrincipalVectors, Subspace
 
 Value = str | int | float | bool | None
 Need = Literal["source weight", "target weight", "subspaces", "principal vectors"]

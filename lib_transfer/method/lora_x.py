@@ -6,15 +6,20 @@ arXiv 2501.16559.
 
 from __future__ import annotations
 
-from lib_transfer.linalg.factors import Factors
+from typing import TYPE_CHECKING
+
+from lib_transfer import linalg
 from lib_transfer.method.declaration import LINEAR_AND_CONVOLUTION, SUBSPACE_PARAMETERS, Method, Parameter, Problem
+
+if TYPE_CHECKING:
+    from lib_transfer.linalg.factors import Factors
 
 
 def transfer(problem: Problem) -> Factors:
     """``P_t D Q_t`` with ``P_t = U_t U_t^T``, ``Q_t = V_t V_t^T``: the part of ``D`` within the target's subspaces."""
     _, target = problem.subspaces()
     up, down = problem.update
-    return Factors(
+    return linalg.factors.Factors(
         target.left.combine(target.left.coordinates(up)),
         target.right.combine(target.right.coordinates(down.T)).T,
     )
@@ -28,7 +33,7 @@ def map_dimensions(problem: Problem) -> Factors:
     """
     source, target = problem.subspaces()
     up, down = problem.update
-    return Factors(
+    return linalg.factors.Factors(
         target.left.combine(source.left.coordinates(up)),
         target.right.combine(source.right.coordinates(down.T)).T,
     )

@@ -6,11 +6,16 @@ arXiv 2506.04244.
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from lib_transfer.linalg.factors import Factors, add
-from lib_transfer.linalg.subspace import Basis
+from lib_transfer import linalg
 from lib_transfer.method.declaration import LINEAR_AND_CONVOLUTION, SUBSPACE_PARAMETERS, Method, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lib_transfer.linalg.factors import Factors
+    from lib_transfer.linalg.subspace import Basis
 
 
 def within(x: Tensor, source: Basis, target: Basis) -> Tensor:
@@ -29,9 +34,9 @@ def transfer(problem: Problem) -> Factors:
     """``P_t P_s D Q_s Q_t + (I-P_t)(I-P_s) D (I-Q_s)(I-Q_t)``: twice the rank of ``D``; the mixed blocks are lost."""
     source, target = problem.subspaces()
     up, down = problem.update
-    return add(
-        Factors(within(up, source.left, target.left), within(down.T, source.right, target.right).T),
-        Factors(outside(up, source.left, target.left), outside(down.T, source.right, target.right).T),
+    return linalg.factors.add(
+        linalg.factors.Factors(within(up, source.left, target.left), within(down.T, source.right, target.right).T),
+        linalg.factors.Factors(outside(up, source.left, target.left), outside(down.T, source.right, target.right).T),
     )
 
 

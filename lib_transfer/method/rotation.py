@@ -5,9 +5,13 @@ Keeps all four blocks of the update, its rank and its norm; the identity when th
 
 from __future__ import annotations
 
-from lib_transfer.linalg.factors import Factors
-from lib_transfer.linalg.rotation import rotate
+from typing import TYPE_CHECKING
+
+from lib_transfer import linalg
 from lib_transfer.method.declaration import LINEAR_AND_CONVOLUTION, SUBSPACE_PARAMETERS, Method, Problem
+
+if TYPE_CHECKING:
+    from lib_transfer.linalg.factors import Factors
 
 
 def transfer(problem: Problem) -> Factors:
@@ -16,9 +20,9 @@ def transfer(problem: Problem) -> Factors:
     assert problem.left is not None
     assert problem.right is not None
     up, down = problem.update
-    return Factors(
-        rotate(up, source.left, target.left, problem.left),
-        rotate(down.T, source.right, target.right, problem.right).T,
+    return linalg.factors.Factors(
+        linalg.rotation.rotate(up, source.left, target.left, problem.left),
+        linalg.rotation.rotate(down.T, source.right, target.right, problem.right).T,
     )
 
 

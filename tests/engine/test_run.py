@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,22 @@ def test_the_same_bytes_in_any_order_of_modules(
 
     monkeypatch.setattr(transfer_module, "over_modules", backward)
     assert bytes_of(request, tmp_path / "two", tmp_path / "out") == expected
+
+
+def test_the_report_keeps_the_order_of_the_adapter(
+    made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = sorted({key.split(".")[0] for key in load_file(made.adapter)})
+    real = transfer_module.carry
+
+    def first_is_last(pair: Any, *rest: Any) -> Any:
+        if pair.group.name == names[0]:
+            time.sleep(0.3)
+        return real(pair, *rest)
+
+    monkeypatch.setattr(transfer_module, "carry", first_is_last)
+    report = lib_transfer.analyse(request_of(made, tmp_path / "cache"), runtime=runtime(tmp_path / "cache", 3))
+    assert [m.name for m in report.modules] == names
 
 
 def test_a_second_run_finds_its_own_output(made: World, tmp_path: Path) -> None:

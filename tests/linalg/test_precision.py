@@ -138,8 +138,9 @@ def test_the_rule_decides_by_the_wanted_rank_alone(kind: str, tmp_path: Path) ->
     rounded = decayed(kind, 64, 128).half()
     values = svd(rounded)[1]
     for k in (1, 4, 16, 60):
-        want = torch.float32 if values[k - 1] * linalg.FLOAT32_RATIO * 1.001 >= values[0] else torch.float64
-        if abs(float(values[k - 1] * linalg.FLOAT32_RATIO / values[0]) - 1) > 1e-3:
+        ratio = float(values[0] / values[k - 1])
+        want = torch.float32 if ratio < 6 else torch.float64
+        if abs(ratio / 6 - 1) > 1e-3:
             assert [chosen(tmp_path, rounded, k).precision for _ in range(2)] == [want, want]  # cold, then warm
 
 
@@ -200,5 +201,6 @@ def test_the_energy_rank_is_the_smallest_that_holds_the_share(kind: str) -> None
     for share in (0.01, 0.5, 0.9, 0.99, 1.0):
         k = linalg.rank_for_energy(values.float(), share)
         held = [float(values[:j].square().sum() / values.square().sum()) for j in range(201)]
-        assert held[k] >= share - 1e-7
+        # Directions below a thousandth of the largest one are left out, whatever share is asked for.
+        assert held[k] >= share - 1e-7 or float(values[k]) <= 1e-3 * float(values[0])
         assert held[k - 1] < share + 1e-7

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.linalg import subspace as linalg
+from lib_transfer.linalg.factors import Factors, thin_svd
 from lib_transfer.linalg.rotation import rotate
 from lib_transfer.linalg.subspace import StoredBasis
 
@@ -113,7 +114,7 @@ def test_principal_vectors_of_subspaces_in_general(k: int) -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 1e-8, 1e-7, 1e-6, 1e-3])
 def test_principal_vectors_of_near_relatives(noise: float) -> None:
-    """Where LAPACK's divide and conquer in float32 may not converge: all singular values agree to rounding."""
+    """All singular values agree to rounding."""
     m = torch.eye(120, dtype=torch.float64) + noise * normal(120, 120)
     checked(m / max(1.0, float(torch.linalg.matrix_norm(m, 2))))
 
@@ -122,3 +123,18 @@ def test_principal_vectors_of_near_relatives(noise: float) -> None:
 def test_principal_vectors_where_cosines_are_zero(zeros: int) -> None:
     cosines = torch.cat([torch.linspace(1, 0.1, 12 - zeros, dtype=torch.float64), torch.zeros(zeros)])
     checked(orthonormal(12, 12, 1) @ torch.diag(cosines) @ orthonormal(12, 12, 2).T)
+
+
+def test_no_singular_value_decomposition_in_float32_is_relied_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LAPACK's divide and conquer has failed in float32 where all singular values agree; here it always does."""
+    solver = torch.linalg.svd
+
+    def failing(matrix: Tensor, *rest: object, **how: object) -> object:
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("The algorithm failed to converge")
+        return solver(matrix, *rest, **how)
+
+    monkeypatch.setattr(torch.linalg, "svd", failing)
+    checked(torch.eye(30, dtype=torch.float64))
+    u, s, vh = thin_svd(Factors(torch.eye(30), torch.eye(30)))
+    assert relative((u * s) @ vh, torch.eye(30).double()) < 1e-6
