@@ -82,9 +82,10 @@ def make(folder: Path) -> DemoFiles:
         "ss_network_module": "networks.lora",
         "modelspec.trigger_phrase": "demo style",
     }
-    linear = [m for m in found if m.kind == "linear" and m.position.role.startswith(("attn", "self_attn", "ff", "mlp"))]
+    attention = [m for m in found if m.kind == "linear" and m.position.role.startswith(("attn", "self_attn"))]
+    cross = [m for m in attention if m.position.role.startswith("attn2")]
     kernels = [m for m in found if m.kind == "convolution" and m.position.role in ("conv1", "conv2")]
-    for path, chosen, rank in ((files.style, linear, 8), (files.locon, [*linear, *kernels], 4)):
+    for path, chosen, rank in ((files.style, attention, 8), (files.locon, [*cross, *kernels], 4)):
         _write_lora(path, chosen, weights, rank, {**metadata, "ss_output_name": path.stem}, generator)
     return files
 
