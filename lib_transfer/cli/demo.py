@@ -8,7 +8,7 @@ from typing import Any
 
 from lib_transfer import demo
 from lib_transfer.api import request
-from lib_transfer.cli import terminal
+from lib_transfer.cli import terminal, ui
 from lib_transfer.engine.destination import Destination
 from lib_transfer.engine.heatmap import draw, save, transfer_panels
 from lib_transfer.engine.run import Runtime
@@ -22,6 +22,8 @@ def add_to(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("demo", help="make small checkpoints and LoRAs, transfer them, show the reports")
     parser.add_argument("--dir", type=Path, default=Path("demo"), help="where to put everything (demo)")
+    parser.add_argument("--ui", action="store_true", help="open the tab on these files instead (needs gradio)")
+    ui.add_server(parser)
     parser.set_defaults(run=run)
 
 
@@ -30,6 +32,9 @@ def run(options: argparse.Namespace) -> int:
     folder: Path = options.dir
     print(f"Making a small SDXL checkpoint, a fine-tune, a pruned relative and two LoRAs in {folder} ...")
     files = demo.make(folder)
+    if options.ui:
+        ui.serve(files.models, options, folder / "cache")
+        return 0
     runtime = Runtime(cache_folder=folder / "cache")
     jobs = [(files.style, files.fine_tune, method) for method in METHODS]
     jobs += [(files.style, files.pruned, "rotation"), (files.locon, files.fine_tune, "rotation")]

@@ -1,0 +1,54 @@
+"""``ui``: the tab in a browser, without a WebUI."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lib_transfer.cli import terminal
+from lib_transfer.errors import RequestError
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("ui", help="open the WebUI's tab in a browser, without a WebUI (needs gradio)")
+    parser.add_argument(
+        "--models-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a folder laid out like a WebUI's models folder: Stable-diffusion and Lora in it",
+    )
+    add_server(parser)
+    terminal.add_cache_folder(parser)
+    parser.set_defaults(run=run)
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the server."""
+    parser.add_argument("--port", type=int, metavar="N", help="the port to serve on (the first free one from 7860)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address, open no browser")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    serve(options.models_dir, options)
+    return 0
+
+
+def serve(models_dir: Path, options: argparse.Namespace, cache_folder: Path | None = None) -> None:
+    """Serve the tab on the models in ``models_dir``.
+
+    Raises:
+        RequestError: gradio is not installed, or the folder is not laid out like a WebUI's.
+    """
+    try:
+        from lib_transfer.webui import server  # noqa: PLC0415 - gradio is needed for this command alone
+    except ModuleNotFoundError as error:
+        raise RequestError(
+            f"The page needs gradio, and {error.name} is not installed.",
+            hint="Install gradio 3.41.2 or 4.40.0, or use the tab in your WebUI.",
+        ) from error
+    cache = cache_folder or getattr(options, "cache_dir", None)
+    server.serve(models_dir, cache_folder=cache, port=options.port, browser=not options.no_browser)

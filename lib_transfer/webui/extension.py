@@ -1,0 +1,55 @@
+"""What the WebUI calls: the tab, the settings, and the housekeeping below the settings."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+from lib_transfer.webui.controls import kind_of, shown
+from lib_transfer.webui.desk import Desk
+from lib_transfer.webui.gradio_compat import within_a_page
+from lib_transfer.webui.hosts.program import Program
+from lib_transfer.webui.housekeeping import Housekeeping, name_preview
+from lib_transfer.webui.settings import PREFIX, SECTION, settings
+from lib_transfer.webui.tab import ELEM_ID, TITLE, tab
+
+logger = logging.getLogger("transfer_lora")
+
+
+@functools.cache
+def desk() -> Desk:
+    """The one desk of this process. "Reload UI" makes a new tab, and finds its jobs again."""
+    return Desk(Program())
+
+
+def tabs() -> list[tuple[Any, str, str]]:
+    """For ``on_ui_tabs``."""
+    return [(tab(desk()), TITLE, ELEM_ID)]
+
+
+def add_settings() -> None:
+    """For ``on_ui_settings``."""
+    from modules import shared  # noqa: PLC0415 - only there within a WebUI
+
+    for setting in settings():
+        component, options = kind_of(setting.parameter)
+        shared.opts.add_option(
+            PREFIX + setting.key,
+            shared.OptionInfo(
+                shown(setting.parameter, setting.default),
+                setting.label,
+                component,
+                {"info": setting.help, **options},
+                section=SECTION,
+            ),
+        )
+
+
+def after_component(component: Any, **options: Any) -> None:
+    """For ``on_after_component``: what the settings page has beside settings is put behind the setting it belongs to."""
+    elem_id = options.get("elem_id") if within_a_page() else None
+    if elem_id == f"setting_{PREFIX}template":
+        name_preview(component)
+    elif elem_id == f"setting_{PREFIX}{settings()[-1].key}":
+        Housekeeping(desk()).build()

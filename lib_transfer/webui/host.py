@@ -1,0 +1,102 @@
+"""What the tab needs of the program it lives in. The tab knows this interface and neither of its implementations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lib_transfer.webui import settings
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that the program lists.
+
+    Attributes:
+        name: what it goes by in lists; unique.
+        path: of the file.
+        sha256: of the file where the program remembers it; the tab computes none to fill a list.
+        legacy_hash: the old eight-digit hash, where known.
+    """
+
+    name: str
+    path: Path
+    sha256: str | None = None
+    legacy_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Active:
+    """The checkpoint that pictures are made with.
+
+    Attributes:
+        checkpoint: None where there is none at all.
+        wanted: the one the person chose, as the program words it; "" where nothing was chosen.
+        fallback: whether the chosen one is gone and ``checkpoint`` only stands in for it.
+    """
+
+    checkpoint: Checkpoint | None
+    wanted: str = ""
+    fallback: bool = False
+
+
+class Turn(Protocol):
+    """A turn in the program's queue for the GPU, while it lasts."""
+
+    def show(self, job: int, jobs: int, step: int, steps: int, text: str) -> None:
+        """Put the program's own progress bar at ``step`` of ``steps`` in ``job`` of ``jobs``."""
+
+    def interrupted(self) -> bool:
+        """Whether the person pressed the program's own interrupt."""
+
+    def skipped(self) -> bool:
+        """Whether the person pressed the program's own skip; it answers so once."""
+
+
+class Host(ABC):
+    """The program that the tab lives in."""
+
+    @abstractmethod
+    def adapter_folders(self) -> tuple[Path, ...]:
+        """Folders that LoRAs lie in; the first one is where new ones go."""
+
+    @abstractmethod
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """Every checkpoint by name, in the program's order."""
+
+    @abstractmethod
+    def rescan_checkpoints(self) -> None:
+        """Look for new checkpoints on disk."""
+
+    @abstractmethod
+    def active(self) -> Active:
+        """The active checkpoint. Loads nothing."""
+
+    @abstractmethod
+    def stored(self, key: str) -> Any:
+        """The stored value of the setting ``key``; None where nothing is stored."""
+
+    @abstractmethod
+    def default_cache_folder(self) -> Path:
+        """Where caches go unless the settings say otherwise."""
+
+    @abstractmethod
+    def adapters_changed(self) -> None:
+        """Files were written or removed in the folders: the program should list them again."""
+
+    @abstractmethod
+    def gpu_turn(self, task: str) -> AbstractContextManager[Turn]:
+        """Wait for a turn in the program's queue, and hold it."""
+
+    def setting(self, key: str) -> Any:
+        """The value of one of our settings: the stored one if it is sound, else the default."""
+        return settings.by_key(key).sound(self.stored(key))
+
+    def cache_folder(self) -> Path:
+        """Where caches go."""
+        chosen = str(self.setting("cache_folder")).strip()
+        return Path(chosen).expanduser() if chosen else self.default_cache_folder()

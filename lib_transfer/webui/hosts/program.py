@@ -1,0 +1,129 @@
+"""A1111, Forge, reForge and Forge Classic as hosts.
+
+What they have differs and changes: everything is looked for, and done without where it is missing. Nothing here asks for a
+version. The programs' own modules are imported when they are used, because not all of them are there when an extension
+is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lib_transfer.webui.host import Active, Checkpoint, Host, Turn
+from lib_transfer.webui.settings import PREFIX
+
+logger = logging.getLogger("transfer_lora")
+
+
+class Program(Host):
+    """The WebUI that the extension was loaded by."""
+
+    def adapter_folders(self) -> tuple[Path, ...]:
+        """The LoRA folder, and the one of LyCORIS where there is one."""
+        given = _module("shared").cmd_opts
+        models = Path(_module("paths").models_path)
+        # Forge Neo takes several folders; the option of A1111 is there only while its Lora extension is on.
+        folders = [getattr(given, "lora_dir", None) or models / "Lora"]
+        folders += list(getattr(given, "lora_dirs", None) or [])
+        folders.append(getattr(given, "lyco_dir_backcompat", None) or models / "LyCORIS")
+        found = list(dict.fromkeys(Path(folder) for folder in folders))
+        return (found[0], *(folder for folder in found[1:] if folder.is_dir()))
+
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        """The WebUI's list, by file name with folder: titles change once a hash is known."""
+        listed = list(_module("sd_models").checkpoints_list.values())
+        return {checkpoint.name: checkpoint for checkpoint in map(_checkpoint, listed)}
+
+    def rescan_checkpoints(self) -> None:
+        """As the WebUI's own refresh button does."""
+        _module("sd_models").list_models()
+
+    def active(self) -> Active:
+        """The selected checkpoint, which on Forge need not be the loaded one."""
+        models = _module("sd_models")
+        wanted = getattr(_module("shared").opts, "sd_model_checkpoint", None) or ""
+        try:
+            info = models.select_checkpoint() if models.checkpoints_list else None
+        except FileNotFoundError:
+            info = None
+        if info is None:
+            return Active(None, wanted)
+        # When the wanted one is gone, select_checkpoint gives the first of the list and says so on the console only.
+        known = getattr(models, "checkpoint_aliases", {}).get(wanted) is info or wanted in _names(info)
+        return Active(_checkpoint(info), wanted, fallback=bool(wanted) and not known)
+
+    def stored(self, key: str) -> Any:
+        """From the WebUI's settings."""
+        return getattr(_module("shared").opts, PREFIX + key, None)
+
+    def default_cache_folder(self) -> Path:
+        """Beside the WebUI's own caches."""
+        return Path(_module("paths").data_path) / "cache" / "transfer-lora"
+
+    def adapters_changed(self) -> None:
+        """Let the Lora extension, where it is on, list its files again; the page's cards are refreshed by javascript."""
+        with contextlib.suppress(ImportError):
+            networks = importlib.import_module("networks")
+            try:
+                networks.list_available_networks()
+            except Exception:
+                # Another extension's code; the file is written whatever becomes of the list.
+                logger.exception("Transfer LoRA: the WebUI could not list its LoRAs again")
+
+    @contextmanager
+    def gpu_turn(self, task: str) -> Iterator[Turn]:
+        """Hold the WebUI's queue: no picture is made meanwhile, its progress bar is ours, and so is its interrupt."""
+        shared, progress, queue = _module("shared"), _module("progress"), _module("call_queue")
+        progress.add_task_to_queue(task)
+        with queue.queue_lock:
+            shared.state.begin(job=task)
+            progress.start_task(task)
+            try:
+                yield _Turn(shared.state)
+            finally:
+                progress.finish_task(task)
+                shared.state.end()
+
+
+class _Turn:
+    """A turn in the WebUI's queue: its ``shared.state`` is ours for so long."""
+
+    def __init__(self, state: Any) -> None:
+        self._state = state
+
+    def show(self, job: int, jobs: int, step: int, steps: int, text: str) -> None:
+        """Set what the WebUI's progress bar is made from."""
+        self._state.job_count, self._state.job_no = jobs, job
+        self._state.sampling_steps, self._state.sampling_step = max(steps, 1), step
+        self._state.textinfo = text
+
+    def interrupted(self) -> bool:
+        """Whether Interrupt was pressed, or on newer programs "stop after this one"."""
+        return bool(self._state.interrupted or getattr(self._state, "stopping_generation", False))
+
+    def skipped(self) -> bool:
+        """Whether Skip was pressed since the last time."""
+        skipped, self._state.skipped = bool(self._state.skipped), False
+        return skipped
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"modules.{name}")
+
+
+def _checkpoint(info: Any) -> Checkpoint:
+    path = Path(info.filename)
+    name = str(getattr(info, "name", "") or path.name).replace("\\", "/").lstrip("/")
+    return Checkpoint(name, path, getattr(info, "sha256", None) or None, getattr(info, "hash", None) or None)
+
+
+def _names(info: Any) -> set[str]:
+    """Everything that the person's choice may be written as."""
+    own = (getattr(info, attribute, None) for attribute in ("title", "short_title", "name", "filename"))
+    return {str(name) for name in (*own, *(getattr(info, "ids", None) or ())) if name}

@@ -1,0 +1,193 @@
+"""The work of a job: one LoRA after another, each with an outcome of its own."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib_transfer.errors import CancelledError, MismatchError, OutputExistsError, RequestError, TransferError
+from lib_transfer.webui import files
+from lib_transfer.webui.device import limited
+from lib_transfer.webui.file_index import AdapterFacts, FileIndex
+from lib_transfer.webui.host import Checkpoint, Host
+from lib_transfer.webui.jobs import Job
+from lib_transfer.webui.order import Order, output_folder
+from lib_transfer.webui.outcome import Outcome, summary_in
+from lib_transfer.webui.settings import KEEP_BOTH, REPLACE
+from lib_transfer.webui.source_checkpoint import find
+
+if TYPE_CHECKING:
+    from lib_transfer.engine.destination import Destination
+    from lib_transfer.engine.request import TransferRequest
+    from lib_transfer.engine.run import Runtime
+    from lib_transfer.engine.transfer import TransferResult
+
+logger = logging.getLogger("transfer_lora")
+
+
+@dataclass(frozen=True)
+class Work:
+    """An order, and everything that is needed to carry it out."""
+
+    order: Order
+    host: Host
+    index: FileIndex
+
+    def __call__(self, job: Job) -> None:
+        """Work on every LoRA; one that fails does not keep the others back.
+
+        Raises:
+            CancelledError: the job was stopped.
+        """
+        written = False
+        try:
+            with self._memory():
+                for number, (name, path) in enumerate(self.order.adapters.items()):
+                    job.begin(number)
+                    outcome = self._one(job, name, path)
+                    written = written or outcome.status == "written"
+                    job.outcomes.append(outcome)
+                    logger.info("Transfer LoRA: %r: %s %s", name, outcome.status, outcome.message)
+        finally:
+            if written:
+                self.host.adapters_changed()
+
+    def _memory(self) -> AbstractContextManager[None]:
+        gigabytes = float(self.host.setting("memory"))
+        return limited(gigabytes) if gigabytes > 0 and runtime(self.host).torch_device.type == "cuda" else nullcontext()
+
+    def _one(self, job: Job, name: str, path: Path) -> Outcome:
+        facts = self.index.adapter(path) or AdapterFacts(problem=f"{path.name} is gone.")
+        source = self._source(facts)
+        began = time.monotonic()
+        failed = Outcome(name, source.name if source else "", self.order.target.name, "failed")
+        try:
+            outcome = self._carried(job, path, source, facts, failed)
+        except CancelledError:
+            if job.interrupted:
+                raise
+            outcome = replace(failed, status="left out", message="Skipped; nothing was written.")
+        except TransferError as error:
+            outcome = replace(failed, message=error.message, hint=error.hint)
+        except Exception as error:
+            logger.exception("Transfer LoRA: %r failed", name)
+            outcome = replace(
+                failed,
+                message=f"This is an error in Transfer LoRA itself: {type(error).__name__}: {error}",
+                hint="Nothing was written. Please report it with the lines in the WebUI's console.",
+            )
+        return replace(outcome, seconds=time.monotonic() - began)
+
+    def _source(self, facts: AdapterFacts) -> Checkpoint | None:
+        if not self.order.method.needs_source:
+            return None
+        return self.order.source or find(facts, self.host.checkpoints().values()).checkpoint
+
+    def _carried(
+        self, job: Job, path: Path, source: Checkpoint | None, facts: AdapterFacts, so_far: Outcome
+    ) -> Outcome:
+        from lib_transfer.engine import request as engine  # noqa: PLC0415 - torch is imported when it is used
+        from lib_transfer.engine.transfer import analyse, transfer  # noqa: PLC0415
+
+        order = self.order
+        if source is None and order.method.needs_source:
+            raise self._no_source(facts)
+        if source is not None and source.path == order.target.path and self.order.source is None:
+            raise MismatchError(
+                f"This LoRA was trained on the target itself, {order.target.name}: there is nothing to transfer.",
+                hint="Use it as it is, or choose another target.",
+            )
+        run = runtime(self.host)
+        request = engine.request(
+            path,
+            target=order.target.path,
+            source=source.path if source else None,
+            method=order.method.id,
+            settings=order.settings,
+            hashes=run.hashes,
+            cancelled=job.cancelled,
+        )
+        notes = _doubts(facts, source, request.source_sha256)
+        if job.kind == "analyse":
+            return replace(so_far, status="analysed", report=analyse(request, runtime=run, progress=job), notes=notes)
+        result = self._written(lambda d: transfer(request, d, runtime=run, progress=job), request)
+        summary = _own_summary(result.path) if result.report is None and result.path else None
+        return replace(
+            so_far,
+            status=result.status,
+            report=result.report,
+            summary=summary,
+            path=result.path,
+            notes=(*notes, *result.warnings),
+        )
+
+    def _written(self, transfer: Callable[[Destination], TransferResult], request: TransferRequest) -> TransferResult:
+        """Transfer to where the settings say, and do as they say when something is there already."""
+        from lib_transfer.engine.destination import Destination, output_path  # noqa: PLC0415
+
+        template, exists = str(self.host.setting("template")), self.host.setting("exists")
+        destination = Destination(output_folder(self.host), template=template, overwrite=exists == REPLACE)
+        path = output_path(request, destination)
+        elsewhere = [
+            p
+            for p in files.adapters(self.host.adapter_folders()).values()
+            if p.stem.casefold() == path.stem.casefold() and p != path
+        ]
+        try:
+            if elsewhere:
+                raise OutputExistsError(
+                    f"A LoRA of the name {path.stem} is in another folder, and the WebUI knows LoRAs by name alone.",
+                    hint="Change the name template in the settings, for example to one with {hash8}.",
+                )
+            return transfer(destination)
+        except OutputExistsError:
+            if exists != KEEP_BOTH or "{hash8}" in template:
+                raise
+            return transfer(replace(destination, template=template + "_{hash8}"))
+
+    def _no_source(self, facts: AdapterFacts) -> RequestError:
+        if facts.problem:
+            return RequestError(facts.problem)
+        asks = f"It asks for {facts_asked(facts)}, which" if facts_asked(facts) else "Its metadata names none, so it"
+        return RequestError(
+            f"The checkpoint that this LoRA was trained on is not known. {asks} was not found among the installed ones.",
+            hint="Choose the nearest relative under Source checkpoint, or the method Copy, which does without.",
+        )
+
+
+def facts_asked(facts: AdapterFacts) -> str:
+    """What the LoRA asks for, in words."""
+    return find(facts, ()).asks_for
+
+
+def runtime(host: Host) -> Runtime:
+    """The engine's runtime as the settings say."""
+    from lib_transfer.engine.run import Runtime  # noqa: PLC0415
+
+    limit = int(float(host.setting("cache_size")) * 2**30)
+    return Runtime(device=str(host.setting("device")), cache_folder=host.cache_folder(), cache_limit=limit)
+
+
+def _doubts(facts: AdapterFacts, source: Checkpoint | None, sha256: str | None) -> tuple[str, ...]:
+    """What speaks against the source that was taken."""
+    if source is None or sha256 is None:
+        return ()
+    if not facts.source_sha256:
+        return (f"The LoRA does not say by its contents which checkpoint it was trained on; {source.name} was taken.",)
+    if sha256.startswith(facts.source_sha256):
+        return ()
+    return (
+        f"The LoRA asks for a checkpoint with the SHA-256 {facts.source_sha256[:10]}, but {source.name} has "
+        f"{sha256[:10]}: all numbers describe the way from {source.name}.",
+    )
+
+
+def _own_summary(path: Path) -> Mapping[str, Any]:
+    from lib_transfer.formats.safetensors_file import read_header  # noqa: PLC0415
+
+    return summary_in(read_header(path).metadata)

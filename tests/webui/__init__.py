@@ -1,0 +1,1 @@
+"""The tab in a real browser, on the gradio of whatever environment runs this."""

@@ -1,0 +1,171 @@
+"""A browser, and the tab in servers of its own. Where there is no gradio, nothing of this folder is collected."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if importlib.util.find_spec("gradio") is None:
+    collect_ignore_glob = ["test_*.py"]
+else:
+    from tests.webui import models
+    from tests.webui.driver import Tab
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("a real WebUI")
+    group.addoption("--webui", type=Path, help="folder of an installed A1111 or Forge to run the tab in")
+    group.addoption("--webui-python", type=Path, help="its python (DIR/venv/bin/python)")
+    group.addoption("--webui-models", type=Path, help="a folder with two checkpoints of one architecture (its own)")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Without a WebUI to run in, its test is none of these."""
+    # The options are known only where pytest was given this folder.
+    return True if collection_path.name == "test_real_webui.py" and not config.getoption("webui", None) else None
+
+
+@dataclass
+class Server:
+    """A running standalone server.
+
+    While the file ``hold`` exists, jobs stand still within a module.
+    """
+
+    url: str
+    models: Path
+    hold: Path
+
+    @property
+    def loras(self) -> Path:
+        return self.models / "Lora"
+
+    def files(self) -> set[str]:
+        """Names of everything in the LoRA folder."""
+        return {path.relative_to(self.loras).as_posix() for path in self.loras.rglob("*") if path.is_file()}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Server]]:
+    """A function that starts a server on a models folder; all are stopped at the end."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(folder: Path) -> Server:
+        place = tmp_path_factory.mktemp("server")
+        port, hold, log = free_port(), place / "hold", place / "log"
+        command = [sys.executable, "-m", "tests.webui.held_server", str(hold), "ui", "--models-dir", str(folder)]
+        command += ["--cache-dir", str(place / "cache"), "--port", str(port), "--no-browser"]
+        environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        running.append(process)
+        url = f"http://127.0.0.1:{port}/"
+        deadline = time.monotonic() + 60
+        while not _answers(url + "config"):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        return Server(url, folder, hold)
+
+    yield start
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.wait(10)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:
+            return reply.status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def server(serve: Callable[[Path], Server], tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """A server on two related SD1 checkpoints, an SDXL one, and no LoRA but those that tests put there."""
+    folder = tmp_path_factory.mktemp("models")
+    models.checkpoints(folder)
+    return serve(folder)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    assert chromium, "The browser tests need Chromium: apt-get install chromium fonts-dejavu-core"
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def window(browser: Browser) -> Iterator[Callable[..., Tab]]:
+    """A function that opens the tab in a new window.
+
+    At the end no script of any page may have failed (with ``ours``: none of ours, because a WebUI has scripts of its own),
+    and none may have asked anyone but its server (gradio's own iframe-resizer is stopped on the way).
+    """
+    contexts: list[BrowserContext] = []
+    problems: list[str] = []
+
+    def open_window(url: str, *, theme: str = "light", width: int = 1280, ours: bool = False) -> Tab:
+        context = browser.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
+        contexts.append(context)
+
+        def gate(route, request) -> None:
+            if request.url.startswith((url, "data:", "blob:")):
+                route.continue_()
+                return
+            if "iframe-resizer" not in request.url:
+                problems.append(f"asked for {request.url}")
+            route.abort()
+
+        context.route("**/*", gate)
+        page = context.new_page()
+
+        def failed(error) -> None:
+            if not ours or "transfer_lora" in str(error.stack):
+                problems.append(f"script error: {error} {error.stack}")
+
+        page.on("pageerror", failed)
+        page.goto(f"{url}?__theme={theme}", wait_until="domcontentloaded")
+        return Tab(page)
+
+    yield open_window
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+@pytest.fixture
+def tab(window: Callable[..., Tab], server: Server) -> Iterator[Tab]:
+    """The tab on the common server; jobs that are held are let go at the end."""
+    yield window(server.url).ready()
+    server.hold.unlink(missing_ok=True)

@@ -1,0 +1,106 @@
+"""The tab as a person sees it: choose, press, read. Selectors that hold on gradio 3.41 and 4.40 (reference/browser.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Error, Locator, Page
+
+WAIT = 30_000  # milliseconds; everything here is waited for, nothing is slept for
+
+
+class Tab:
+    """The "Transfer LoRA" tab of an open page."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        page.set_default_timeout(WAIT)
+
+    def part(self, name: str) -> Locator:
+        """The control ``name``. gradio 3 gives an HTML's id to two elements, one in the other."""
+        return self.page.locator(f"#transfer_lora_{name}").first
+
+    def ready(self) -> Tab:
+        """Wait until the tab's lists are there."""
+        self.page.locator("#transfer_lora_root[data-ready=yes]").wait_for()
+        return self
+
+    def wait(self, condition: str) -> None:
+        """Wait until a JavaScript expression holds; ``status`` in it is the job's status."""
+        found = "const status = document.querySelector('#transfer_lora_status .transfer-lora-status')?.dataset || {};"
+        self.page.wait_for_function(f"() => {{ {found} return {condition}; }}")
+
+    def options(self, name: str) -> list[str]:
+        """What the list ``name`` offers when it is opened."""
+        found = self.open_list(name).evaluate_all("all => all.map(each => each.getAttribute('aria-label'))")
+        self.close_list(name)
+        return found
+
+    def open_list(self, name: str) -> Locator:
+        """Open the list ``name``; its entries. A page that is still busy may miss the first click."""
+        options = self.part(name).locator("[data-testid=dropdown-option]")
+        for _ in range(5):
+            self.part(name).locator("input").first.click()
+            try:
+                options.first.wait_for(timeout=WAIT / 5)
+                break
+            except Error:
+                self.part(name).locator("input").first.blur()
+        return options
+
+    def close_list(self, name: str) -> None:
+        """Close the list ``name``, which stays open after a choice."""
+        self.part(name).locator("input").first.blur()
+        self.part(name).locator("[data-testid=dropdown-option]").first.wait_for(state="detached")
+
+    def pick(self, name: str, start: str) -> None:
+        """Choose the first entry of the list ``name`` that begins with ``start``."""
+        options = self.open_list(name)
+        labels = options.evaluate_all("all => all.map(each => each.getAttribute('aria-label'))")
+        options.nth(next(i for i, label in enumerate(labels) if label.startswith(start))).click()
+        if options.count():
+            self.close_list(name)
+
+    def choose(self, *adapters: str, target: str = "", source: str = "") -> Tab:
+        """Choose LoRAs by the beginning of their lines, and wait until the tab has said what they are."""
+        for adapter in adapters:
+            before = self.part("adapters").locator(".token").count()
+            self.pick("adapters", adapter)
+            self.part("adapters").locator(".token").nth(before).wait_for()
+        if target:
+            self.pick("target", target)
+            self.page.locator(f'#transfer_lora_target_line [data-target="{target}"]').first.wait_for()
+        if source:
+            self.pick("source", source)
+        rows = min(self.part("adapters").locator(".token").count(), 20)
+        self.wait(f"document.querySelectorAll('#transfer_lora_chosen tbody tr').length === {rows}")
+        return self
+
+    def press(self, name: str) -> None:
+        """Press a button."""
+        self.part(name).click()
+
+    def until(self, *states: str) -> str:
+        """Wait until the job is in one of ``states``; returns what the status says."""
+        self.wait(" || ".join(f"status.state === '{state}'" for state in states))
+        return self.page.locator("#transfer_lora_status .transfer-lora-status").first.inner_text()
+
+    def run(self, button: str, *states: str) -> str:
+        """Press a button that starts a job, and wait for the job's end and its results."""
+        job = self.part("job").locator("textarea, input").first
+        last = job.input_value()
+        self.press(button)
+        self.wait(f"document.querySelector('#transfer_lora_job textarea, #transfer_lora_job input').value !== {last!r}")
+        said = self.until(*(states or ("done",)))
+        self.part("overview").locator("tbody tr").first.wait_for()
+        self.part("details").locator("h4").first.wait_for()
+        return said
+
+    def rows(self) -> list[list[str]]:
+        """The table of LoRAs as texts."""
+        script = "rows => rows.map(row => Array.from(row.cells).map(cell => cell.innerText))"
+        return self.page.locator("#transfer_lora_overview tbody").first.locator("tr").evaluate_all(script)
+
+    def shot(self, path: Path) -> None:
+        """A picture of the whole page."""
+        self.page.screenshot(path=path, full_page=True, animations="disabled")
