@@ -17,11 +17,12 @@ def main() -> None:
     parser.add_argument("--no-recipe", action="store_true", help="leave the slow comparison out")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "transfer-lora-benchmarks")
     parser.add_argument("--memory", action="store_true", help="measure memory alone")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth module, for a quicker look")
     options = parser.parse_args()
     if options.memory:
         speed.memory(options.dir, options.architecture, options.spectrum)
         return
-    speed.run(options.dir, options.architecture, options.spectrum, not options.no_recipe)
+    speed.run(options.dir, options.architecture, options.spectrum, not options.no_recipe, options.every)
 
 
 if __name__ == "__main__":

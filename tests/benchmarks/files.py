@@ -24,21 +24,21 @@ def architecture(name: str) -> Architecture:
     return next(a for a in architectures() if a.id == name)
 
 
-def make(folder: Path, name: str, spectrum: str) -> tuple[Path, Path, Path]:
-    """Source, target and adapter for the architecture ``name``, made if they are not there."""
+def make(folder: Path, name: str, spectrum: str, every: int = 1) -> tuple[Path, Path, Path]:
+    """Source, target and adapter (of every so manieth module) for the architecture ``name``, made if they are not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = tuple(folder / f"{name}-{spectrum}-{what}.safetensors" for what in ("source", "target", "lora"))
-    source, target, adapter = paths
-    if not all(path.exists() for path in paths):
-        shapes = reference(architecture(name))
-        generator = torch.Generator().manual_seed(1)
+    source, target = (folder / f"{name}-{spectrum}-{what}.safetensors" for what in ("source", "target"))
+    adapter = folder / f"{name}-lora-{every}.safetensors"
+    shapes = reference(architecture(name))
+    generator = torch.Generator().manual_seed(1)
+    _write_lora(adapter, covered(modules(architecture(name), shapes))[::every], generator)
+    if not (source.exists() and target.exists()):
         weights = dict(_weights(shapes, spectrum, generator))
         _write(source, weights)
         for weight in weights.values():
             noise = torch.randn(weight.shape, generator=generator) * weight.float().square().mean().sqrt()
             weight.copy_(weight.float() + DRIFT * noise)
         _write(target, weights)
-        _write_lora(adapter, covered(modules(architecture(name), shapes)), generator)
     return source, target, adapter
 
 

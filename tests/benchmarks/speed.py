@@ -27,15 +27,15 @@ def memory(folder: Path, name: str, spectrum: str) -> None:
     subprocess.run([sys.executable, "-m", "tests.benchmarks.speed", *arguments], check=True)
 
 
-def run(folder: Path, name: str, spectrum: str, with_recipe: bool) -> None:
+def run(folder: Path, name: str, spectrum: str, with_recipe: bool, every: int) -> None:
     """Measure and print."""
-    source, target, adapter = files.make(folder, name, spectrum)
+    source, target, adapter = files.make(folder, name, spectrum, every)
     cache, out = folder / "cache", folder / "out"
     for path in (cache, out):
         shutil.rmtree(path, ignore_errors=True)
     out.mkdir()
     with CheckpointFile(source) as checkpoint:
-        chosen = files.covered(modules(files.architecture(name), checkpoint.shapes))
+        chosen = files.covered(modules(files.architecture(name), checkpoint.shapes))[::every]
     covered = sum(2 * m.matrix_shape[0] * m.matrix_shape[1] for m in chosen) * 2
     threads = torch.get_num_threads()
     print(
@@ -61,7 +61,8 @@ def run(folder: Path, name: str, spectrum: str, with_recipe: bool) -> None:
             "the obvious recipe", lambda: recipe.transfer(source, target, adapter, out / "recipe.safetensors", chosen)
         )
         print(f"recipe / cold: {base / cold:.2f} (at least 3); recipe / warm: {base / warm:.1f} (at least 40)")
-    memory(folder, name, spectrum)
+    if every == 1:
+        memory(folder, name, spectrum)
 
 
 def _ours(source: Path, target: Path, adapter: Path, cache: Path, out: Path, method: str) -> None:
