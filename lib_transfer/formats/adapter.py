@@ -14,6 +14,7 @@ from torch import Tensor
 from lib_transfer.errors import BadFileError, NumericError, UnsupportedError
 from lib_transfer.formats.algorithms import algorithm_for, lora
 from lib_transfer.formats.algorithms.algorithm import Algorithm
+from lib_transfer.formats.algorithms.scales import SCALES
 from lib_transfer.formats.checkpoint import CheckpointFile
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.foreign import what_it_is
@@ -37,6 +38,10 @@ class Group:
     name: str
     tensors: Mapping[str, Tensor]
     algorithm: Algorithm
+
+    def misfit(self, shape: tuple[int, ...]) -> str | None:
+        """Why this cannot be the change of a weight of this shape, before it is formed; None when it can."""
+        return self.algorithm.misfit(self.tensors, shape)
 
     def update(self, base_weight: Tensor | None = None) -> Update:
         """The change of the module, in float32, with every scale folded in.
@@ -125,7 +130,7 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
         StorageError: the file cannot be read.
     """
     with CheckpointFile(path) as file:
-        return _assembled(file.header, lambda key: _finite(key, file))
+        return _assembled(file.header, lambda key, idle: file.read(key) if idle else _finite(key, file))
 
 
 def outline_adapter(path: str | os.PathLike[str]) -> Adapter:
@@ -137,10 +142,11 @@ def outline_adapter(path: str | os.PathLike[str]) -> Adapter:
         BadFileError, UnsupportedError, StorageError: as :func:`read_adapter`.
     """
     header = read_header(path)
-    return _assembled(header, lambda key: torch.empty(header.tensors[key].shape, device="meta"))
+    return _assembled(header, lambda key, _: torch.empty(header.tensors[key].shape, device="meta"))
 
 
-def _assembled(header: Header, load: Callable[[str], Tensor]) -> Adapter:
+def _assembled(header: Header, load: Callable[[str, bool], Tensor]) -> Adapter:
+    """The adapter, with tensors from ``load``, which is told whether the numbers matter."""
     if not header.tensors:
         raise BadFileError(f"{header.path} holds no tensors.", reason="empty")
     if len(header.tensors) > MAX_TENSORS:
@@ -155,7 +161,8 @@ def _assembled(header: Header, load: Callable[[str], Tensor]) -> Adapter:
         unread.extend(rest)
         if algorithm is not None:
             owned = {suffix: key for key, suffix in suffixes.items() if suffix in algorithm.suffixes}
-            groups[name] = Group(name, {suffix: load(key) for suffix, key in owned.items()}, algorithm)
+            idle = algorithm.idle(owned)
+            groups[name] = Group(name, {suffix: load(key, suffix in idle) for suffix, key in owned.items()}, algorithm)
     if not groups and all(item.kind == "unknown" for item in unread):
         first = ", ".join(sorted(header.tensors)[:3])
         raise UnsupportedError(f"{header.path} is not a LoRA: none of its tensors is known ({first}, ...).")
@@ -188,17 +195,17 @@ def _modules(header: Header) -> dict[str, dict[str, str]]:
 
 def _sort(name: str, suffixes: Mapping[str, str], header: Header) -> tuple[Algorithm | None, list[Unread]]:
     """The algorithm to read a module with, if it can be read, and what of the module is not read."""
-    found = set(suffixes.values())
-    algorithm = algorithm_for(found)
+    infos = {suffix: header.tensors[key] for key, suffix in suffixes.items()}
+    algorithm = algorithm_for(infos)
     kind, reason = "", ""
-    if (family := family_of(name, found)) is not None:
+    if (family := family_of(name, infos)) is not None:
         kind, reason = family.kind, family.reason
     elif algorithm is None:
-        kind, reason = ("broken", LONELY_SCALE) if found <= set(lora.SCALES) else ("unknown", UNKNOWN)
+        kind, reason = ("broken", LONELY_SCALE) if infos.keys() <= set(SCALES) else ("unknown", UNKNOWN)
     elif "." in name:
         kind, reason = "dotted", DOTTED
     else:
-        own = {suffix: header.tensors[key] for key, suffix in suffixes.items() if suffix in algorithm.suffixes}
+        own = {suffix: info for suffix, info in infos.items() if suffix in algorithm.suffixes}
         kind, reason = "broken", algorithm.problem(own) or ""
     if reason or algorithm is None:
         return None, [Unread(name, tuple(suffixes), kind, reason)]

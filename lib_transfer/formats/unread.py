@@ -45,8 +45,6 @@ FAMILIES: tuple[Family, ...] = (
         r"dora_scale|(?:lora_)?magnitude(?:_vector)?(?:\.default)?(?:\.weight)?",
         "DoRA rescales the base weight by a magnitude; it is not supported yet.",
     ),
-    _family("loha", r"hada_(?:w[12](?:_[ab])?|t[12])(?:\.weight)?", "LoHa is not supported yet."),
-    _family("lokr", r"lokr_(?:w[12](?:_[ab])?|t2)(?:\.weight)?", "LoKr is not supported yet."),
     _family("ia3", r"on_input", "(IA)^3 scales the base weight; it is not supported yet."),
     _family("glora", r"(?:a1|a2|b1|b2|bm)\.weight", "GLoRA multiplies the base weight; it is not supported yet."),
     _family("oft", r"oft_(?:blocks|diag)|oft_R\..+|rescale", "OFT and BOFT rotate the base weight; not supported yet."),
@@ -78,6 +76,7 @@ EXTRAS: dict[str, str] = {
     "bias_indices": "A sparse correction of the weight is not carried; A1111 does not read it either.",
     "bias_values": "A sparse correction of the weight is not carried; A1111 does not read it either.",
     "bias_size": "A sparse correction of the weight is not carried; A1111 does not read it either.",
+    "diff_b": "A difference of the bias beside another algorithm is not carried; A1111 does not read it either.",
     "diff": "A full difference beside another algorithm is not carried; A1111 reads only the first of the two.",
 }
 LONELY_SCALE = "A scale (alpha) without factors."

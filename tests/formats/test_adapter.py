@@ -61,6 +61,22 @@ BROKEN: dict[str, tuple[dict[str, Tensor], list[str]]] = {
     "alpha per rank": (module(lora_up__weight=UP, lora_down__weight=DOWN, alpha=random(2)), ["alpha has shape [2]"]),
     "norm of two lengths": (module(w_norm=random(3), b_norm=random(4)), ["[3]", "[4]"]),
     "norm of a matrix": (module(w_norm=random(3, 3)), ["[3, 3]"]),
+    "half a LoHa": (module(hada_w1_a=UP, hada_w1_b=DOWN), ["hada_w2_a and hada_w2_b missing"]),
+    "LoHa with one core": (
+        module(hada_w1_a=UP, hada_w1_b=DOWN, hada_w2_a=UP, hada_w2_b=DOWN, hada_t1=MID),
+        ["Only one of hada_t1 and hada_t2"],
+    ),
+    "LoHa of two shapes": (
+        module(hada_w1_a=UP, hada_w1_b=DOWN, hada_w2_a=random(6, 2), hada_w2_b=DOWN),
+        ["w1_a [5, 2]", "w2_a [6, 2]"],
+    ),
+    "half a LoKr": (module(lokr_w1=UP, lokr_w2_a=UP, alpha=torch.tensor(1.0)), ["lokr_w2 must be there"]),
+    "LoKr twice": (module(lokr_w1=UP, lokr_w1_a=UP, lokr_w1_b=DOWN, lokr_w2=UP), ["lokr_w1 must be there"]),
+    "LoKr of two ranks": (module(lokr_w1=UP, lokr_w2_a=UP, lokr_w2_b=random(3, 3)), ["w2_a [5, 2]", "w2_b [3, 3]"]),
+    "LoKr with another's core": (
+        module(lokr_w1=UP, lokr_w2_a=DOWN, lokr_w2_b=DOWN, lokr_t2=random(3, 3, 3, 3)),
+        ["core", "[3, 3, 3, 3]"],
+    ),
     "empty difference": (module(diff=random(0, 3)), ["empty"]),
     "integer difference": (module(diff=torch.ones(2, 2, dtype=torch.int64)), ["I64"]),
 }
@@ -88,11 +104,6 @@ UNSUPPORTED: dict[str, tuple[list[str], str]] = {
         [f"{M}.{s}" for s in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "dora_scale")],
         "dora",
     ),
-    "loha": (
-        [f"{M}.{s}" for s in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "alpha")],
-        "loha",
-    ),
-    "lokr": ([f"{M}.{s}" for s in ("lokr_w1", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "alpha")], "lokr"),
     "ia3": ([f"{M}.weight", f"{M}.on_input"], "ia3"),
     "glora": ([f"{M}.{s}" for s in ("a1.weight", "a2.weight", "b1.weight", "b2.weight", "alpha")], "glora"),
     "oft": ([f"{M}.oft_blocks", f"{M}.alpha", f"{M}.rescale"], "oft"),
@@ -243,19 +254,19 @@ def test_the_description_counts_what_there_is(tmp_path: Path) -> None:
     conv = {"lora_unet_c.lora_up.weight": random(5, 4, 1, 1), "lora_unet_c.lora_down.weight": random(4, 3, 3, 3)}
     conv = {key: tensor.half() for key, tensor in conv.items()}
     core = {"odd_d.lora_up.weight": UP, "odd_d.lora_down.weight": DOWN, "odd_d.lora_mid.weight": MID}
-    others = {"lora_unet_n.w_norm": random(4).half(), "lora_unet_h.hada_w1_a": UP.half(), "lora_unet_f.diff": UP.half()}
+    others = {"lora_unet_n.w_norm": random(4).half(), "lora_unet_h.on_input": UP.half(), "lora_unet_f.diff": UP.half()}
     told = describe(read({**half, **conv, **core, **others}, tmp_path))
     assert told.algorithms == {"LoRA / LoCon": 3, "normalisation difference": 1, "full difference": 1}
     assert told.ranks == {2: 1, 4: 2}
     assert told.convolutions == 2
     assert told.dtype == "F16"
     assert told.prefixes == {"lora_te1_": 1, "lora_unet_": 3, "other": 1}
-    assert told.unread == {"loha": 1}
+    assert told.unread == {"ia3": 1}
 
 
 def test_the_header_alone_tells_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conv = {"lora_unet_c.lora_up.weight": UP, "lora_unet_c.lora_down.weight": random(2, 3, 3, 3)}
-    whole = read({**lora(M), **conv, "lora_unet_n.w_norm": random(4), "lora_unet_h.hada_w1_a": UP}, tmp_path)
+    whole = read({**lora(M), **conv, "lora_unet_n.w_norm": random(4), "lora_unet_h.on_input": UP}, tmp_path)
     monkeypatch.setattr(CheckpointFile, "read", None)
     outline = outline_adapter(tmp_path / "a.safetensors")
     assert outline.accounted
