@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +14,22 @@ from torch import Tensor
 from lib_transfer.errors import BadFileError, NumericError, UnsupportedError
 from lib_transfer.formats.algorithms import algorithm_for, lora
 from lib_transfer.formats.algorithms.algorithm import Algorithm
+from lib_transfer.formats.algorithms.dora import MAGNITUDES
 from lib_transfer.formats.algorithms.scales import SCALES
 from lib_transfer.formats.checkpoint import CheckpointFile
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.foreign import what_it_is
 from lib_transfer.formats.safetensors_file import Header, read_header
-from lib_transfer.formats.unread import DOTTED, EXTRAS, LONELY_SCALE, UNKNOWN, Unread, family_of, split_name
+from lib_transfer.formats.unread import (
+    DOTTED,
+    EXTRAS,
+    LONELY_MAGNITUDE,
+    LONELY_SCALE,
+    UNKNOWN,
+    Unread,
+    family_of,
+    split_name,
+)
 from lib_transfer.formats.update import Update
 
 MAX_TENSORS = 20_000
@@ -201,7 +211,7 @@ def _sort(name: str, suffixes: Mapping[str, str], header: Header) -> tuple[Algor
     if (family := family_of(name, infos)) is not None:
         kind, reason = family.kind, family.reason
     elif algorithm is None:
-        kind, reason = ("broken", LONELY_SCALE) if infos.keys() <= set(SCALES) else ("unknown", UNKNOWN)
+        kind, reason = _lonely(infos)
     elif "." in name:
         kind, reason = "dotted", DOTTED
     else:
@@ -211,6 +221,13 @@ def _sort(name: str, suffixes: Mapping[str, str], header: Header) -> tuple[Algor
         return None, [Unread(name, tuple(suffixes), kind, reason)]
     extras = [(key, suffix) for key, suffix in suffixes.items() if suffix not in algorithm.suffixes]
     return algorithm, [Unread(name, (key,), "extra", EXTRAS.get(suffix, UNKNOWN)) for key, suffix in extras]
+
+
+def _lonely(suffixes: Collection[str]) -> tuple[str, str]:
+    """Kind and reason for a module that belongs to no algorithm."""
+    if not MAGNITUDES.isdisjoint(suffixes):
+        return "broken", LONELY_MAGNITUDE
+    return ("broken", LONELY_SCALE) if set(SCALES).issuperset(suffixes) else ("unknown", UNKNOWN)
 
 
 def _low_rank_shape(group: Group) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from lib_transfer.architecture import modules
 from lib_transfer.architecture.module import Module
 from lib_transfer.engine import compact
 from lib_transfer.engine.report import ModuleReport, TransferReport
+from lib_transfer.errors import NumericError
 
 from .. import tiny
 
@@ -41,8 +42,9 @@ class World:
     others: Tensors
     modules: dict[str, Module]
 
-    def of(self, form: str) -> Tensor:
-        return self.weights[self.modules[form].weight].double()
+    def weight(self, form: str, method: str) -> Tensor:
+        """The weight that an update is computed with: for plain reuse the source is not known."""
+        return (self.others if method == "copy" else self.weights)[self.modules[form].weight].double()
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +121,61 @@ def lokr(shape: tuple[int, ...]) -> tuple[Tensors, Callable[[Tensor], Tensor]]:
     return tensors, lambda _: torch.kron(w1.double(), w2.double().flatten(1))
 
 
-ALGORITHMS = {"loha": loha, "lokr": lokr}
+def dora(shape: tuple[int, ...]) -> tuple[Tensors, Callable[[Tensor], Tensor]]:
+    out, into = shape[0], torch.Size(shape[1:]).numel()
+    up, down, magnitude = (
+        0.05 * random(out, 2, seed=1),
+        0.05 * random(2, into, seed=2),
+        0.5 + random(out, 1, seed=3).abs(),
+    )
+    kernel = (1,) * (len(shape) - 2)
+    tensors = {
+        "lora_up.weight": up.reshape(out, 2, *kernel),
+        "lora_down.weight": down.reshape(2, *shape[1:]),
+        "dora_scale": magnitude.reshape(out, 1, *kernel),
+        "alpha": torch.tensor(4.0),
+    }
+
+    def formula(weight: Tensor) -> Tensor:
+        v = weight.flatten(1) + 2 * up.double() @ down.double()
+        return v * (magnitude.double() / v.norm(dim=1, keepdim=True)) - weight.flatten(1)
+
+    return tensors, formula
+
+
+def oft(shape: tuple[int, ...]) -> tuple[Tensors, Callable[[Tensor], Tensor]]:
+    blocks = 0.2 * random(4, shape[0] // 4, shape[0] // 4, seed=1)
+
+    def formula(weight: Tensor) -> Tensor:
+        q = blocks.double() - blocks.double().mT
+        one = torch.eye(q.shape[-1], dtype=torch.float64)
+        r = torch.block_diag(*((one + q) @ (one - q).inverse()))
+        return r.T @ weight.flatten(1) - weight.flatten(1)
+
+    return {"oft_blocks": blocks, "alpha": torch.tensor(0.0)}, formula
+
+
+def ia3(shape: tuple[int, ...]) -> tuple[Tensors, Callable[[Tensor], Tensor]]:
+    factors = random(shape[0], seed=1)
+    shaped = factors.reshape(1, -1, 1, 1) if len(shape) == 4 else factors
+    tensors = {"weight": shaped, "on_input": torch.tensor(0)}
+    return tensors, lambda weight: factors.double()[:, None] * weight.flatten(1)
+
+
+def glora(shape: tuple[int, ...]) -> tuple[Tensors, Callable[[Tensor], Tensor]]:
+    out, into, *kernel = shape
+    a1, a2, b1, b2 = random(into, 2, seed=1), random(2, into, seed=2), random(out, 2, seed=3), random(2, into, *kernel)
+    tensors = {"a1.weight": a1, "a2.weight": a2, "b1.weight": b1, "b2.weight": b2, "alpha": torch.tensor(1.0)}
+
+    def formula(weight: Tensor) -> Tensor:
+        behind = torch.einsum("oi...,ij->oj...", weight, a1.double() @ a2.double())
+        return (behind.flatten(1) + b1.double() @ b2.double().flatten(1)) / 2
+
+    return tensors, formula
+
+
+ALGORITHMS = {"loha": loha, "lokr": lokr, "dora": dora, "oft": oft, "ia3": ia3, "glora": glora}
+ON_BASE = ("dora", "oft", "ia3", "glora")
 
 
 def dense_rotation(source: Tensor, target: Tensor, k: int) -> Tensor:
@@ -158,13 +214,15 @@ def test_everything_is_written_with_the_full_rank(
     tensors, formula = ALGORITHMS[algorithm](module.shape)
     limit = 1e-5 if dtype == torch.float32 else 1e-3
     for method in ("copy", "rotation"):
-        expected = formula(world.of(form))
+        expected = formula(world.weight(form, method))
         expected = rotated(world, module, expected) if method == "rotation" else expected
         result = transfer(named(module, tensors), method, dtype=dtype, rank="full")
         assert relative(result.delta(module), expected) < limit
         told = result.of(module)
         assert told.energy_kept == pytest.approx(1, abs=1e-3)
         assert told.decision == ("copied" if method == "copy" else "transferred")
+        guessed = "computed with the target's weight because the source's is not known"
+        assert (guessed in told.reason) == (method == "copy" and algorithm in ON_BASE)
         assert told.rank_before == torch.linalg.matrix_rank(expected, rtol=1e-6)
 
 
@@ -177,7 +235,7 @@ def test_the_chosen_rank_is_the_smallest_that_keeps_the_energy(
     tensors, formula = lokr(module.shape)
     result = transfer(named(module, tensors), method, dtype=torch.float32)
     told = result.of(module)
-    energy = torch.linalg.svdvals(formula(world.of(form))).square().cumsum(0)
+    energy = torch.linalg.svdvals(formula(world.weight(form, method))).square().cumsum(0)
     assert told.rank_after == int((energy < 0.99 * energy[-1]).sum()) + 1
     assert told.energy_kept == pytest.approx(float(energy[told.rank_after - 1] / energy[-1]), rel=1e-4)
     assert "99%" in told.reason
@@ -191,7 +249,7 @@ def test_a_rank_that_is_asked_for_is_kept(world: World, transfer: Transfer) -> N
     module = world.modules["linear"]
     tensors, formula = lokr(module.shape)
     result = transfer(named(module, tensors), dtype=torch.float32, rank=5)
-    u, s, vh = torch.linalg.svd(formula(world.of("linear")))
+    u, s, vh = torch.linalg.svd(formula(world.weight("linear", "copy")))
     assert relative(result.delta(module), (u[:, :5] * s[:5]) @ vh[:5]) < 1e-5
     assert result.of(module).rank_after == 5
 
@@ -201,7 +259,7 @@ def test_the_chosen_rank_has_a_limit(world: World, transfer: Transfer, monkeypat
     module = world.modules["linear"]
     tensors, formula = lokr(module.shape)
     told = transfer(named(module, tensors), dtype=torch.float32).of(module)
-    energy = torch.linalg.svdvals(formula(world.of("linear"))).square()
+    energy = torch.linalg.svdvals(formula(world.weight("linear", "copy"))).square()
     assert told.rank_after == 3
     assert told.energy_kept == pytest.approx(float(energy[:3].sum() / energy.sum()), rel=1e-4)
     assert "less than 99%" in told.reason
@@ -273,3 +331,43 @@ def test_a_module_that_does_nothing_stays_so(world: World, transfer: Transfer) -
     result = transfer(named(module, tensors), "rotation")
     assert not result.delta(module).any()
     assert "alpha is 0" in result.of(module).reason
+
+
+def test_oft_by_the_names_of_kohya(world: World, transfer: Transfer) -> None:
+    """It starts with ``oft_unet_``; what is written is a LoRA, by the name that both hosts load."""
+    module = world.modules["linear"]
+    tensors, formula = oft(module.shape)
+    name = str(module.output_name).replace("lora_unet_", "oft_unet_")
+    result = transfer({f"{name}.{key}": tensor for key, tensor in tensors.items()}, dtype=torch.float32, rank="full")
+    assert {key.split(".")[0] for key in result.tensors} == {module.output_name}
+    assert relative(result.delta(module), formula(world.weight("linear", "copy"))) < 1e-5
+
+
+def test_a_damaged_base_weight_is_named(world: World, tmp_path: Path) -> None:
+    module = world.modules["linear"]
+    spoiled = dict(world.others)
+    spoiled[module.weight] = torch.full_like(spoiled[module.weight], float("nan"))
+    target = tiny.save(tmp_path / "spoiled.safetensors", spoiled)
+    adapter = tiny.save(tmp_path / "style.safetensors", named(module, oft(module.shape)[0]))
+    runtime = Runtime(device="cpu", cache_folder=tmp_path / "cache", workers=1)
+    request = lib_transfer.request(adapter, target=target, method="copy", runtime=runtime)
+    with pytest.raises(NumericError, match="spoiled"):
+        lib_transfer.transfer(request, Destination(folder=tmp_path), runtime=runtime)
+
+
+def test_an_update_of_a_slice_is_computed_with_the_slice(tmp_path: Path) -> None:
+    """SDXL's second text encoder keeps q, k and v in one weight."""
+    weights = tiny.weights("sdxl", width=8)
+    target = tiny.save(tmp_path / "target.safetensors", weights)
+    found = modules(tiny.architecture("sdxl"), {key: tuple(w.shape) for key, w in weights.items()})
+    module = next(m for m in found if m.position.part == "te2" and m.position.role == "self_attn.k_proj")
+    assert module.rows is not None
+    tensors, formula = dora(module.shape)
+    adapter = tiny.save(tmp_path / "style.safetensors", named(module, tensors))
+    runtime = Runtime(device="cpu", cache_folder=tmp_path / "cache", workers=1)
+    request = lib_transfer.request(adapter, target=target, method="copy", runtime=runtime, rank="full", dtype="fp32")
+    result = lib_transfer.transfer(request, Destination(folder=tmp_path), runtime=runtime)
+    assert result.path is not None
+    assert result.report is not None
+    expected = formula(weights[module.weight][slice(*module.rows)].double())
+    assert relative(Result(load_file(result.path), result.report).delta(module), expected) < 1e-5

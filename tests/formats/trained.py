@@ -15,18 +15,18 @@ from lib_transfer.formats.update import Dense, LowRank, Update
 from .builders import save
 
 M = "lora_unet_x"
-LAYERS: dict[str, Callable[[], nn.Module]] = {
-    "linear": lambda: nn.Linear(24, 36),
-    "square": lambda: nn.Linear(24, 24),
-    "1x1": lambda: nn.Conv2d(24, 36, 1),
-    "3x3": lambda: nn.Conv2d(24, 36, 3, padding=1),
+LAYERS: dict[str, Callable[[int], nn.Module]] = {
+    "linear": lambda out: nn.Linear(24, out),
+    "square": lambda _: nn.Linear(24, 24),
+    "1x1": lambda out: nn.Conv2d(24, out, 1),
+    "3x3": lambda out: nn.Conv2d(24, out, 3, padding=1),
 }
 
 
-def layer(form: str) -> Any:
+def layer(form: str, out: int = 36) -> Any:
     """A layer of a base with weights like those of a trained one."""
     torch.manual_seed(7)
-    return LAYERS[form]()
+    return LAYERS[form](out)
 
 
 def trained(made: Any, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor], Callable[[Tensor], Tensor]]:

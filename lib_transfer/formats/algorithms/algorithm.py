@@ -24,14 +24,14 @@ class Algorithm(ABC):
     A new algorithm is one file with a subclass, and one entry in the registry.
     """
 
-    id: ClassVar[str]
-    title: ClassVar[str]
+    id: str
+    title: str
     #: Whether :meth:`update` needs the weight that the update was trained for.
     needs_base: ClassVar[bool] = False
     #: A module that has any of these suffixes is this algorithm's.
     signature: ClassVar[frozenset[str]]
     #: Further suffixes that it reads when they are there.
-    optional: ClassVar[frozenset[str]] = frozenset()
+    optional: frozenset[str] = frozenset()
 
     @property
     def suffixes(self) -> frozenset[str]:

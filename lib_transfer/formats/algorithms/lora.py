@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lib_transfer.formats.algorithms.algorithm import MAX_RANK, Algorithm, finite32, not_floats, vector
+from lib_transfer.formats.algorithms.algorithm import MAX_RANK, Algorithm, by, finite32, not_floats, vector
 from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
 from lib_transfer.formats.safetensors_file import TensorInfo
 from lib_transfer.formats.update import Dense, LowRank
@@ -41,6 +41,15 @@ class Lora(Algorithm):
         up, down = infos[UP].shape, infos[DOWN].shape
         mid = infos[MID].shape if MID in infos else None
         return not_floats(infos, self.signature | {"diff_b"}) or _wrong_shapes(up, down, mid)
+
+    def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
+        core = tensors.get(MID, tensors[DOWN])
+        own = (tensors[UP].shape[0], tensors[DOWN].shape[1] * math.prod(core.shape[2:]))
+        return (
+            None
+            if own == (shape[0], math.prod(shape[1:]))
+            else f"its shape {by(own)} does not fit the source's {by(shape)}"
+        )
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> LowRank:
         up, down = finite32(tensors[UP]).flatten(1), finite32(tensors[DOWN])
