@@ -182,7 +182,7 @@ def _assembled(header: Header, load: Callable[[str, bool], Tensor]) -> Adapter:
 def describe(adapter: Adapter) -> Description:
     """What ``adapter`` consists of: algorithms, ranks, convolutions, number format, name families, what is not read."""
     groups = adapter.groups.values()
-    low_rank = [_low_rank_shape(group) for group in groups if group.algorithm.id == "lora"]
+    low_rank = [_low_rank_shape(group) for group in groups if lora.DOWN in group.tensors]
     dtypes = Counter(info.dtype for info in adapter.header.tensors.values() if info.shape)
     return Description(
         algorithms=dict(Counter(group.algorithm.title for group in groups)),
@@ -210,7 +210,7 @@ def _sort(name: str, suffixes: Mapping[str, str], header: Header) -> tuple[Algor
     kind, reason = "", ""
     if (family := family_of(name, infos)) is not None:
         kind, reason = family.kind, family.reason
-    elif algorithm is None:
+    elif algorithm is None or not (MAGNITUDES & infos.keys()) <= algorithm.suffixes:
         kind, reason = _lonely(infos)
     elif "." in name:
         kind, reason = "dotted", DOTTED

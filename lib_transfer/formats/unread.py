@@ -65,9 +65,6 @@ EXTRAS: dict[str, str] = {
     "lora_up.bias": "The bias of the up factor is not carried.",
     "lora_down.bias": "The bias of the down factor is not carried.",
     "lora_B.bias": "The bias of the up factor is not carried.",
-    "bias_indices": "A sparse correction of the weight is not carried; A1111 does not read it either.",
-    "bias_values": "A sparse correction of the weight is not carried; A1111 does not read it either.",
-    "bias_size": "A sparse correction of the weight is not carried; A1111 does not read it either.",
     "diff_b": "A difference of the bias beside another algorithm is not carried; A1111 does not read it either.",
     "diff": "A full difference beside another algorithm is not carried; A1111 reads only the first of the two.",
 }

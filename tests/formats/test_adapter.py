@@ -77,6 +77,11 @@ BROKEN: dict[str, tuple[dict[str, Tensor], list[str]]] = {
         module(lokr_w1=UP, lokr_w2_a=DOWN, lokr_w2_b=DOWN, lokr_t2=random(3, 3, 3, 3)),
         ["core", "[3, 3, 3, 3]"],
     ),
+    "sparse places without values": (
+        module(lora_up__weight=UP, lora_down__weight=DOWN, bias_indices=torch.ones(2, 1, dtype=torch.int16)),
+        ["bias_indices without bias_size and bias_values"],
+    ),
+    "a magnitude beside a difference": (module(diff=UP, dora_scale=random(5, 1)), ["magnitude", "without"]),
     "DoRA without factors": (module(dora_scale=random(5, 1), alpha=torch.tensor(1.0)), ["magnitude", "without"]),
     "DoRA with two magnitudes": (
         module(lora_up__weight=UP, lora_down__weight=DOWN, dora_scale=random(5, 1), magnitude=random(5)),
@@ -172,9 +177,6 @@ EXTRAS = [
     "bias",
     "lora_up.bias",
     "lora_down.bias",
-    "bias_indices",
-    "bias_values",
-    "bias_size",
     "diff",
     "whatever",
     "w_norm",

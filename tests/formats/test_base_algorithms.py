@@ -239,5 +239,5 @@ def test_what_does_not_fit_the_weight_is_told(tensors: dict[str, Tensor], tmp_pa
 
 
 def test_a_weight_of_zeros_under_a_dora_stays_zero(tmp_path: Path) -> None:
-    tensors = {"lora_up.weight": torch.zeros(4, 2), "lora_down.weight": random(2, 3), "dora_scale": random(4, 1)}
+    tensors = {"lora_up.weight": torch.zeros(4, 2), "lora_down.weight": random(2, 3), "dora_scale": 100 * random(4, 1)}
     assert not delta(group_of(tensors, tmp_path).update(torch.zeros(4, 3))).any()

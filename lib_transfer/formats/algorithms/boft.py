@@ -38,7 +38,7 @@ class Boft(Oft):
     def turn(self, tensors: Mapping[str, Tensor], weight: Tensor) -> Tensor:
         turned = weight
         change = weight.new_zeros(weight.shape)
-        stages = shift(skew(tensors[BLOCKS], bound(tensors, weight.shape[0])))
+        stages = shift(skew(tensors[BLOCKS], bound(tensors, weight.shape[0]))).float()
         blocks, size = stages.shape[1:3]
         for stage, shifts in enumerate(stages):
             apart = (1 << stage) * (size // 2)

@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, finite32, not_floats
+from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, not_floats
 from lib_transfer.formats.safetensors_file import TensorInfo
 from lib_transfer.formats.update import Dense, LowRank
 
@@ -69,16 +69,16 @@ class Dora(Algorithm):
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Dense:
         assert base_weight is not None
         inner = self.inner.update(self._inside(tensors))
-        direction = inner.up.double() @ inner.down.double() if isinstance(inner, LowRank) else inner.weight
-        assert direction is not None
-        # float64, because the result is a small difference of large numbers.
-        weight = base_weight.double()
-        moved = weight + direction.reshape(weight.shape)
-        magnitude, axis = _magnitude(tensors, tuple(weight.shape))
-        others = [dim for dim in range(moved.dim()) if dim != axis]
-        norm = torch.linalg.vector_norm(moved, dim=others, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        magnitude = finite32(magnitude).double().reshape([-1 if dim == axis else 1 for dim in range(moved.dim())])
-        return Dense(checked(moved.mul_(magnitude / norm).sub_(weight)), None, inner.notes)
+        change = inner.up @ inner.down if isinstance(inner, LowRank) else inner.weight
+        assert change is not None
+        change = change.reshape(base_weight.shape)
+        magnitude, axis = _magnitude(tensors, tuple(base_weight.shape))
+        others = [dim for dim in range(change.dim()) if dim != axis]
+        norm = torch.linalg.vector_norm(base_weight + change, dim=others, keepdim=True, dtype=torch.float64)
+        factor = magnitude.double().reshape(norm.shape) / norm.clamp_min(torch.finfo(torch.float32).eps)
+        # V * factor - W, without the cancellation of two nearly equal matrices.
+        moved = (factor - 1).float() * base_weight
+        return Dense(checked(moved.addcmul_(factor.float(), change)), None, inner.notes)
 
     def _inside(self, tensors: Mapping[str, T]) -> dict[str, T]:
         return {suffix: tensor for suffix, tensor in tensors.items() if suffix in self.optional}

@@ -1,10 +1,11 @@
 """LoRA and LoCon: two factors, for a convolution optionally with a core between them.
 
-Formats: kohya-ss/sd-scripts ``networks/lora.py`` and LyCORIS ``modules/locon.py``; DyLoRA, LoRA-FA, LoRA+ and rs-LoRA
-are ways of training that are stored alike. The delta is
-``alpha / r * up @ down`` over the flattened weight. With a core (``lora_mid``, CP decomposition) it is
-``alpha / r * einsum("m n k l, i m, n j -> i j k l", mid, up, down)``, which is low-rank as well: the core belongs to
-the right factor.
+Formats: kohya-ss/sd-scripts ``networks/lora.py`` and LyCORIS ``modules/locon.py``; DyLoRA, LoRA-FA, LoRA+ and rs-LoRA are
+ways of training that are stored alike. The delta is ``alpha / r * up @ down`` over the flattened weight. With a core
+(``lora_mid``, CP decomposition) it is ``alpha / r * einsum("m n k l, i m, n j -> i j k l", mid, up, down)``, which is
+low-rank as well: the core belongs to the right factor.
+
+With a sparse correction beside the factors (:mod:`~lib_transfer.formats.algorithms.sparse`) the update is dense.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lib_transfer.formats.algorithms.algorithm import MAX_RANK, Algorithm, by, finite32, not_floats, vector
+from lib_transfer.formats.algorithms.algorithm import MAX_RANK, Algorithm, by, checked, finite32, not_floats, vector
 from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
+from lib_transfer.formats.algorithms.sparse import SPARSE, sparse_correction, sparse_misfit, wrong_sparse
 from lib_transfer.formats.safetensors_file import TensorInfo
 from lib_transfer.formats.update import Dense, LowRank
 
@@ -29,7 +31,7 @@ class Lora(Algorithm):
     id = "lora"
     title = "LoRA / LoCon"
     signature = frozenset({UP, DOWN, MID})
-    optional = frozenset({*SCALES, "diff_b"})
+    optional = frozenset({*SCALES, *SPARSE, "diff_b"})
 
     def problem(self, infos: Mapping[str, TensorInfo]) -> str | None:
         missing = [suffix for suffix in (UP, DOWN) if suffix not in infos]
@@ -40,18 +42,17 @@ class Lora(Algorithm):
             return wrong
         up, down = infos[UP].shape, infos[DOWN].shape
         mid = infos[MID].shape if MID in infos else None
-        return not_floats(infos, self.signature | {"diff_b"}) or _wrong_shapes(up, down, mid)
+        wrong = not_floats(infos, self.signature | {"diff_b"}) or _wrong_shapes(up, down, mid)
+        return wrong or wrong_sparse(infos)
 
     def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
         core = tensors.get(MID, tensors[DOWN])
         own = (tensors[UP].shape[0], tensors[DOWN].shape[1] * math.prod(core.shape[2:]))
-        return (
-            None
-            if own == (shape[0], math.prod(shape[1:]))
-            else f"its shape {by(own)} does not fit the source's {by(shape)}"
-        )
+        if own != (shape[0], math.prod(shape[1:])):
+            return f"its shape {by(own)} does not fit the source's {by(shape)}"
+        return sparse_misfit(tensors, shape)
 
-    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> LowRank:
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> LowRank | Dense:
         up, down = finite32(tensors[UP]).flatten(1), finite32(tensors[DOWN])
         rank = down.shape[0]
         kernel = _kernel(down)
@@ -61,6 +62,8 @@ class Lora(Algorithm):
             down = torch.einsum("mnkl,nj->mjkl", mid, down.flatten(1))
         scale, notes = scale_of(tensors, rank)
         up, down = fold(scale, up, down.flatten(1))
+        if tensors.keys() >= SPARSE:
+            return Dense(checked(up @ down + sparse_correction(tensors)), None, notes)
         bias = vector(tensors.get("diff_b"))
         extra = None if bias is None else Dense(None, bias)
         return LowRank(up, down, kernel, rank, extra, notes)

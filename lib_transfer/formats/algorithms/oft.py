@@ -62,18 +62,18 @@ class Oft(Algorithm):
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Dense:
         assert base_weight is not None
-        weight = base_weight.double().flatten(1)
+        weight = base_weight.flatten(1)
         return Dense(checked(_rescaled(self.turn(tensors, weight), tensors, weight)), None)
 
     def turn(self, tensors: Mapping[str, Tensor], weight: Tensor) -> Tensor:
-        """The change of ``weight`` ``(out, in*kh*kw)`` by the rotations alone, in float64."""
+        """The change of ``weight`` ``(out, in*kh*kw)`` by the rotations alone."""
         if DIAGONAL in tensors:
             diagonal = tensors[DIAGONAL].double()
             turned = diagonal - torch.eye(diagonal.shape[-1], dtype=torch.float64)
         else:
             turned = shift(skew(tensors[BLOCKS], bound(tensors, weight.shape[0])))
         blocks, size, _ = turned.shape
-        return (turned.mT @ weight.reshape(blocks, size, -1)).reshape(weight.shape)
+        return (turned.float().mT @ weight.reshape(blocks, size, -1)).reshape(weight.shape)
 
 
 def bound(tensors: Mapping[str, Tensor], out: int) -> float:
@@ -86,4 +86,4 @@ def _rescaled(change: Tensor, tensors: Mapping[str, Tensor], weight: Tensor) -> 
     if RESCALE not in tensors:
         return change
     factor = tensors[RESCALE].double().reshape(-1, 1)
-    return factor * change + (factor - 1) * weight
+    return factor.float() * change + (factor - 1).float() * weight

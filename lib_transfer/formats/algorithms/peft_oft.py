@@ -57,10 +57,9 @@ class PeftOft(Algorithm):
         q[:, rows, columns], q[:, columns, rows] = triangles, -triangles
         squared = q @ q
         turned = 2 * q + 2 * squared + 2 * q @ squared + squared @ squared  # R - I
-        weight = base_weight.double().flatten(1)
-        change = torch.einsum(
-            "obi,bji->obj", weight.reshape(len(weight), -1, size), turned.expand(weight.shape[1] // size, size, size)
-        )
+        weight = base_weight.flatten(1)
+        rotations = turned.float().expand(weight.shape[1] // size, size, size)
+        change = torch.einsum("obi,bji->obj", weight.reshape(len(weight), -1, size), rotations)
         return Dense(checked(change.reshape(weight.shape)), None)
 
 
