@@ -61,7 +61,7 @@ BROKEN: dict[str, tuple[dict[str, Tensor], list[str]]] = {
     "alpha per rank": (module(lora_up__weight=UP, lora_down__weight=DOWN, alpha=random(2)), ["alpha has shape [2]"]),
     "norm of two lengths": (module(w_norm=random(3), b_norm=random(4)), ["[3]", "[4]"]),
     "norm of a matrix": (module(w_norm=random(3, 3)), ["[3, 3]"]),
-    "half a LoHa": (module(hada_w1_a=UP, hada_w1_b=DOWN), ["hada_w2_a and hada_w2_b missing"]),
+    "half a LoHa": (module(hada_w1_a=UP, hada_w1_b=DOWN), ["hada_w2_a and hada_w2_b of the LoHa missing"]),
     "LoHa with one core": (
         module(hada_w1_a=UP, hada_w1_b=DOWN, hada_w2_a=UP, hada_w2_b=DOWN, hada_t1=MID),
         ["Only one of hada_t1 and hada_t2"],

@@ -36,7 +36,7 @@ class Loha(Algorithm):
     def problem(self, infos: Mapping[str, TensorInfo]) -> str | None:
         needed = [f"hada_w{half}_{side}" for half in HALVES for side in "ab"]
         if missing := [suffix for suffix in needed if suffix not in infos]:
-            return f"{' and '.join(missing)} missing."
+            return f"{' and '.join(missing)} of the LoHa missing."
         if ("hada_t1" in infos) != ("hada_t2" in infos):
             return "Only one of hada_t1 and hada_t2 is there."
         return wrong_scale(infos) or not_floats(infos, self.signature) or _wrong_shapes(infos)
