@@ -37,6 +37,8 @@ SD1 = Architecture(
     families=(
         Family("unet", "diffusers", "lora_unet_"),
         Family("unet", "ldm", "lora_unet_"),
+        Family("unet", "diffusers", "oft_unet_"),
+        Family("unet", "ldm", "oft_unet_"),
         Family("te1", "hf", "lora_te_"),
         Family("te1", "hf", "lora_te1_"),
         Family("te1", "hf without text_model", "lora_te_"),

@@ -39,6 +39,8 @@ SDXL = Architecture(
     families=(
         Family("unet", "ldm", "lora_unet_"),
         Family("unet", "diffusers", "lora_unet_"),
+        Family("unet", "ldm", "oft_unet_"),
+        Family("unet", "diffusers", "oft_unet_"),
         Family("te1", "hf", "lora_te1_"),
         Family("te1", "hf without text_model", "lora_te1_"),
         Family("te2", "hf", "lora_te2_"),

@@ -5,26 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lib_transfer import method as registry
-from lib_transfer.architecture.module import Module
+from lib_transfer.engine.compact import Compact, compact
 from lib_transfer.engine.plan import Obstacle, Pair
 from lib_transfer.engine.report import Decision, ModuleReport
 from lib_transfer.engine.request import TransferRequest
+from lib_transfer.engine.run import Relations
 from lib_transfer.engine.subspaces import Relation, Wanted
 from lib_transfer.errors import NumericError
+from lib_transfer.formats.algorithms.algorithm import by
+from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.update import Dense, LowRank, Norm, Update
 from lib_transfer.linalg import factors as linalg
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.method import Method, Problem
-
-Relate = Callable[[Module, Module], Relation]
-"""Gives the relation of a source module's weight to a target module's."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,6 @@ class Settings:
             request.setting("rank"),
         )
 
-    def output_rank(self, rank: int) -> int | None:
-        """Rank of the output for an update of this rank; None keeps everything."""
-        if self.rank == "same":
-            return rank
-        return None if self.rank == "full" else int(self.rank)
-
 
 @dataclass(frozen=True)
 class Carried:
@@ -71,34 +64,51 @@ class Carried:
     update: Factors | Dense | Norm | None = None
 
 
-def carry(pair: Pair, settings: Settings, relate: Relate, device: torch.device) -> Carried:
+def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.device) -> Carried:
     """Transfer one pair.
 
     Args:
         pair: from the plan.
         settings: of the request.
-        relate: called only where the method needs to know the weights.
+        relate: asked only where the method needs to know the weights, or the update its source weight.
         device: where the mathematics is done.
 
     Raises:
         NumericError: a weight or a result holds NaN or infinity; the message names it.
     """
-    update = pair.group.update()
-    obstacle = pair.obstacle or _unfit(pair, update, settings)
-    about = functools.partial(ModuleReport, pair.group.name, pair.source.position, norm_before=_norm(update))
-    if obstacle is not None:
+    group, about = pair.group, functools.partial(ModuleReport, pair.group.name, pair.source.position)
+    if (misfit := group.misfit(pair.source.shape)) is not None:
+        obstacle = pair.obstacle or Obstacle("unsupported", misfit)
         return Carried(pair, about(obstacle.decision, obstacle.reason))
-    if not isinstance(update, LowRank):
+    update = group.update(relate.source_weight(pair.source) if group.algorithm.needs_base else None)
+    about = functools.partial(about, norm_before=_norm(update))
+    if (unfit := pair.obstacle or _unfit(pair, update, settings)) is not None:
+        return Carried(pair, about(unfit.decision, unfit.reason))
+    if isinstance(update, Norm) or _stays_as_it_is(update, pair, settings.method):
+        assert not isinstance(update, LowRank)
         return _carry_over(pair, update, settings.strength, about("carried over", "as it is"))
-    given = Factors(update.up.to(device), update.down.to(device))
     assert pair.target is not None
     try:
+        given = compact(update, settings.rank, device)
         relation = relate(pair.source, pair.target) if "subspaces" in settings.method.needs else None
-        decision, reason, result = _transfer(given, relation, settings)
+        decision, reason, result = _transfer(given.factors, relation, settings)
     except torch.linalg.LinAlgError as error:
-        raise NumericError(f"{pair.group.name}: a decomposition did not converge ({error}).") from error
+        raise NumericError(f"{group.name}: a decomposition did not converge ({error}).") from error
+    if result is not None and given.note:
+        reason = f"{reason}, {given.note}"
+    if group.algorithm.needs_base and not settings.method.needs_source:
+        reason += ", computed with the target's weight because the source's is not known"
     report = about(decision, " ".join((reason, *update.notes)), similarity=relation.similarity if relation else None)
     return Carried(pair, report) if result is None else _finish(pair, given, result, settings, report)
+
+
+def _stays_as_it_is(update: LowRank | Dense, pair: Pair, method: Method) -> bool:
+    """Whether this is no matter for the method: a bias, another kind of module, or plain reuse of stored numbers."""
+    if isinstance(update, LowRank):
+        return False
+    assert pair.target is not None
+    plain = update.stored and "subspaces" not in method.needs
+    return update.weight is None or pair.target.kind not in method.kinds or plain
 
 
 def _unfit(pair: Pair, update: Update, settings: Settings) -> Obstacle | None:
@@ -111,20 +121,23 @@ def _unfit(pair: Pair, update: Update, settings: Settings) -> Obstacle | None:
         known = target.kind in method.kinds
     else:
         shape = tuple(update.weight.shape) if update.weight is not None else ()
-        fits = update.weight is None or update.weight.numel() == torch.Size(source.shape).numel()
+        fits = update.weight is None or (
+            update.weight.shape[:1] == source.shape[:1] and update.weight.numel() == torch.Size(source.shape).numel()
+        )
         fits = fits and (update.bias is None or update.bias.shape[0] == source.shape[0])
         known = isinstance(update, Dense) or target.kind == "norm"
     if not fits:
-        return Obstacle("unsupported", f"its shape {_by(shape)} does not fit the source's {_by(source.shape)}")
+        return Obstacle("unsupported", f"its shape {by(shape)} does not fit the source's {by(source.shape)}")
     if not known:
         return Obstacle("unsupported", f"this kind of update does not go with a {target.kind} module")
     if source.shape == target.shape or source.matrix_shape == target.matrix_shape:
         return None
-    if isinstance(update, LowRank) and settings.force and method.maps_dimensions:
+    mapped = settings.force and method.maps_dimensions
+    if mapped and not isinstance(update, Norm) and not _stays_as_it_is(update, pair, method):
         return None
     return Obstacle(
         "unsupported",
-        f"source {_by(source.shape)} and target {_by(target.shape)} differ, nothing says what corresponds",
+        f"source {by(source.shape)} and target {by(target.shape)} differ, nothing says what corresponds",
     )
 
 
@@ -149,25 +162,33 @@ def _transfer(given: Factors, relation: Relation | None, settings: Settings) -> 
     return "transferred", f"by {method.id}", method.transfer(Problem(given, *relation.subspaces, left, right))
 
 
-def _finish(pair: Pair, given: Factors, result: Factors, settings: Settings, report: ModuleReport) -> Carried:
+def _finish(pair: Pair, given: Compact, result: Factors, settings: Settings, report: ModuleReport) -> Carried:
     """Bring the result to the output rank and the strength, and measure it."""
-    output = linalg.balanced(result, settings.output_rank(given.rank))
-    if not (bool(torch.isfinite(output.up).all()) and bool(torch.isfinite(output.down).all())):
+    before = report.norm_before or 0.0
+    output = result if given.whole else linalg.balanced(result, given.rank)
+    if not (is_finite(output.up) and is_finite(output.down)):
         raise NumericError(
             f"{pair.group.name}: the result holds NaN or infinity.", hint="The module's weights are damaged."
         )
-    before, after = report.norm_before or 0.0, linalg.norm(output)
-    same_shape = given.shape == output.shape
-    scaled = linalg.scale(output, settings.strength)
+    after = linalg.norm(output)
+    written: Factors | Dense
+    if given.whole:
+        bias = None if given.bias is None else given.bias * settings.strength
+        after = math.hypot(after, 0.0 if given.bias is None else float(given.bias.norm()))
+        written = Dense((output.up @ output.down * settings.strength).cpu(), bias)
+    else:
+        scaled = linalg.scale(output, settings.strength)
+        written = Factors(scaled.up.cpu(), scaled.down.cpu())
+    comparable = given.factors.shape == output.shape and before > 0
     measured = dataclasses.replace(
         report,
-        rank_before=given.rank,
-        rank_after=output.rank,
+        rank_before=given.rank_before,
+        rank_after=None if given.whole else output.rank,
         norm_after=abs(settings.strength) * after,
         energy_kept=(after / before) ** 2 if before > 0 else None,
-        change=linalg.distance(output, given) / before if same_shape and before > 0 else None,
+        change=given.distance(output) / before if comparable else None,
     )
-    return Carried(pair, measured, Factors(scaled.up.cpu(), scaled.down.cpu()))
+    return Carried(pair, measured, written)
 
 
 def _carry_over(pair: Pair, update: Dense | Norm, strength: float, report: ModuleReport) -> Carried:
@@ -187,7 +208,3 @@ def _norm(update: Update) -> float:
         return linalg.norm(Factors(update.up, update.down))
     parts = [t.double().square().sum() for t in (update.weight, update.bias) if t is not None]
     return math.sqrt(float(sum(parts)))
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from lib_transfer.architecture.module import Module
 from lib_transfer.engine.base import Base
@@ -71,20 +72,40 @@ class Runtime:
         return self.workers or (1 if self.torch_device.type == "cuda" else min(os.cpu_count() or 1, 4))
 
 
-def relations(
-    source: Base, target: Base, wanted: Wanted, cache: Cache, device: torch.device
-) -> Callable[[Module, Module], Relation]:
-    """A function from a module of the source and one of the target to the relation of their weights."""
+@dataclass(frozen=True)
+class Relations:
+    """The weights of two bases, and how they lie to each other.
 
-    def relate(of_source: Module, of_target: Module) -> Relation:
+    Attributes:
+        source, target: the bases; both are the target where there is no source.
+        wanted: the subspace rank.
+        cache: where results are kept.
+        device: where the mathematics is done.
+    """
+
+    source: Base
+    target: Base
+    wanted: Wanted
+    cache: Cache
+    device: torch.device
+
+    def __call__(self, of_source: Module, of_target: Module) -> Relation:
+        """The relation of a source module's weight to a target module's."""
         return Relation(
-            Weight(source.checkpoint, source.sha256, of_source, device),
-            Weight(target.checkpoint, target.sha256, of_target, device),
-            wanted,
-            cache,
+            Weight(self.source.checkpoint, self.source.sha256, of_source, self.device),
+            Weight(self.target.checkpoint, self.target.sha256, of_target, self.device),
+            self.wanted,
+            self.cache,
         )
 
-    return relate
+    def source_weight(self, module: Module) -> Tensor:
+        """A source module's weight in float32 and its own shape, on the CPU.
+
+        Raises:
+            NumericError: it holds NaN or infinity.
+        """
+        weight = Weight(self.source.checkpoint, self.source.sha256, module, torch.device("cpu"))
+        return weight.sound().reshape(module.shape)
 
 
 def over_modules(

@@ -13,7 +13,7 @@ from lib_transfer.architecture.module import Module
 from lib_transfer.engine.base import open_base
 from lib_transfer.engine.heatmap import Panel
 from lib_transfer.engine.report import SCHEMA, module_row, similarity_dict, table
-from lib_transfer.engine.run import Runtime, over_modules, relations
+from lib_transfer.engine.run import Relations, Runtime, over_modules
 from lib_transfer.engine.subspaces import Similarity, Wanted
 from lib_transfer.errors import MismatchError
 from lib_transfer.method.declaration import LINEAR_AND_CONVOLUTION
@@ -86,7 +86,7 @@ def compare(source: Path, target: Path, wanted: Wanted, *, runtime: Runtime, pro
         if not shared:
             raise MismatchError(f"{source.name} and {target.name} share no weight.")
         cache = runtime.cache
-        relate = relations(one, other, wanted, cache, runtime.torch_device)
+        relate = Relations(one, other, wanted, cache, runtime.torch_device)
         progress.start(len(shared), f"{source.stem} and {target.stem}")
         found = over_modules(
             shared,

@@ -57,8 +57,8 @@ class Weight:
             raise changed_error(header.path)
         return weight.reshape(self.shape).to(self.device)
 
-    def decompose(self, precision: torch.dtype) -> Decomposition:
-        """Its decomposition, computed anew.
+    def sound(self) -> Tensor:
+        """:attr:`matrix`, once it is known to hold numbers only.
 
         Raises:
             NumericError: the weight holds NaN or infinity.
@@ -68,7 +68,15 @@ class Weight:
                 f"The tensor {self.module.weight} of {self.checkpoint.header.path} holds NaN or infinity.",
                 hint="The checkpoint is damaged; download it again or take another copy.",
             )
-        return linalg.decompose(self.matrix, precision)
+        return self.matrix
+
+    def decompose(self, precision: torch.dtype) -> Decomposition:
+        """Its decomposition, computed anew.
+
+        Raises:
+            NumericError: the weight holds NaN or infinity.
+        """
+        return linalg.decompose(self.sound(), precision)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from lib_transfer.engine.destination import Destination, is_done, need_folder, o
 from lib_transfer.engine.plan import Pair, plan
 from lib_transfer.engine.report import ModuleReport, TransferReport
 from lib_transfer.engine.request import Files, TransferRequest, files_of
-from lib_transfer.engine.run import Runtime, over_modules, relations
+from lib_transfer.engine.run import Relations, Runtime, over_modules
 from lib_transfer.errors import BadFileError
 from lib_transfer.formats.adapter import Adapter, read_adapter
 from lib_transfer.formats.identity import FileStamp, stamp
@@ -158,7 +158,7 @@ def _run(
     settings = Settings.of(request)
     planned = plan(inputs.adapter, inputs.source, inputs.target)
     device = runtime.torch_device
-    relate = relations(inputs.source or inputs.target, inputs.target, settings.wanted, cache, device)
+    relate = Relations(inputs.source or inputs.target, inputs.target, settings.wanted, cache, device)
 
     def one(pair: Pair) -> tuple[ModuleReport, R]:
         carried = carry(pair, settings, relate, device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +14,22 @@ from torch import Tensor
 from lib_transfer.errors import BadFileError, NumericError, UnsupportedError
 from lib_transfer.formats.algorithms import algorithm_for, lora
 from lib_transfer.formats.algorithms.algorithm import Algorithm
+from lib_transfer.formats.algorithms.dora import MAGNITUDES
+from lib_transfer.formats.algorithms.scales import SCALES
 from lib_transfer.formats.checkpoint import CheckpointFile
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.foreign import what_it_is
 from lib_transfer.formats.safetensors_file import Header, read_header
-from lib_transfer.formats.unread import DOTTED, EXTRAS, LONELY_SCALE, UNKNOWN, Unread, family_of, split_name
+from lib_transfer.formats.unread import (
+    DOTTED,
+    EXTRAS,
+    LONELY_MAGNITUDE,
+    LONELY_SCALE,
+    UNKNOWN,
+    Unread,
+    family_of,
+    split_name,
+)
 from lib_transfer.formats.update import Update
 
 MAX_TENSORS = 20_000
@@ -37,6 +48,10 @@ class Group:
     name: str
     tensors: Mapping[str, Tensor]
     algorithm: Algorithm
+
+    def misfit(self, shape: tuple[int, ...]) -> str | None:
+        """Why this cannot be the change of a weight of this shape, before it is formed; None when it can."""
+        return self.algorithm.misfit(self.tensors, shape)
 
     def update(self, base_weight: Tensor | None = None) -> Update:
         """The change of the module, in float32, with every scale folded in.
@@ -125,7 +140,7 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
         StorageError: the file cannot be read.
     """
     with CheckpointFile(path) as file:
-        return _assembled(file.header, lambda key: _finite(key, file))
+        return _assembled(file.header, lambda key, idle: file.read(key) if idle else _finite(key, file))
 
 
 def outline_adapter(path: str | os.PathLike[str]) -> Adapter:
@@ -137,10 +152,11 @@ def outline_adapter(path: str | os.PathLike[str]) -> Adapter:
         BadFileError, UnsupportedError, StorageError: as :func:`read_adapter`.
     """
     header = read_header(path)
-    return _assembled(header, lambda key: torch.empty(header.tensors[key].shape, device="meta"))
+    return _assembled(header, lambda key, _: torch.empty(header.tensors[key].shape, device="meta"))
 
 
-def _assembled(header: Header, load: Callable[[str], Tensor]) -> Adapter:
+def _assembled(header: Header, load: Callable[[str, bool], Tensor]) -> Adapter:
+    """The adapter, with tensors from ``load``, which is told whether the numbers matter."""
     if not header.tensors:
         raise BadFileError(f"{header.path} holds no tensors.", reason="empty")
     if len(header.tensors) > MAX_TENSORS:
@@ -155,7 +171,8 @@ def _assembled(header: Header, load: Callable[[str], Tensor]) -> Adapter:
         unread.extend(rest)
         if algorithm is not None:
             owned = {suffix: key for key, suffix in suffixes.items() if suffix in algorithm.suffixes}
-            groups[name] = Group(name, {suffix: load(key) for suffix, key in owned.items()}, algorithm)
+            idle = algorithm.idle(owned)
+            groups[name] = Group(name, {suffix: load(key, suffix in idle) for suffix, key in owned.items()}, algorithm)
     if not groups and all(item.kind == "unknown" for item in unread):
         first = ", ".join(sorted(header.tensors)[:3])
         raise UnsupportedError(f"{header.path} is not a LoRA: none of its tensors is known ({first}, ...).")
@@ -165,7 +182,7 @@ def _assembled(header: Header, load: Callable[[str], Tensor]) -> Adapter:
 def describe(adapter: Adapter) -> Description:
     """What ``adapter`` consists of: algorithms, ranks, convolutions, number format, name families, what is not read."""
     groups = adapter.groups.values()
-    low_rank = [_low_rank_shape(group) for group in groups if group.algorithm.id == "lora"]
+    low_rank = [_low_rank_shape(group) for group in groups if lora.DOWN in group.tensors]
     dtypes = Counter(info.dtype for info in adapter.header.tensors.values() if info.shape)
     return Description(
         algorithms=dict(Counter(group.algorithm.title for group in groups)),
@@ -188,22 +205,29 @@ def _modules(header: Header) -> dict[str, dict[str, str]]:
 
 def _sort(name: str, suffixes: Mapping[str, str], header: Header) -> tuple[Algorithm | None, list[Unread]]:
     """The algorithm to read a module with, if it can be read, and what of the module is not read."""
-    found = set(suffixes.values())
-    algorithm = algorithm_for(found)
+    infos = {suffix: header.tensors[key] for key, suffix in suffixes.items()}
+    algorithm = algorithm_for(infos)
     kind, reason = "", ""
-    if (family := family_of(name, found)) is not None:
+    if (family := family_of(name, infos)) is not None:
         kind, reason = family.kind, family.reason
-    elif algorithm is None:
-        kind, reason = ("broken", LONELY_SCALE) if found <= set(lora.SCALES) else ("unknown", UNKNOWN)
+    elif algorithm is None or not (MAGNITUDES & infos.keys()) <= algorithm.suffixes:
+        kind, reason = _lonely(infos)
     elif "." in name:
         kind, reason = "dotted", DOTTED
     else:
-        own = {suffix: header.tensors[key] for key, suffix in suffixes.items() if suffix in algorithm.suffixes}
+        own = {suffix: info for suffix, info in infos.items() if suffix in algorithm.suffixes}
         kind, reason = "broken", algorithm.problem(own) or ""
     if reason or algorithm is None:
         return None, [Unread(name, tuple(suffixes), kind, reason)]
     extras = [(key, suffix) for key, suffix in suffixes.items() if suffix not in algorithm.suffixes]
     return algorithm, [Unread(name, (key,), "extra", EXTRAS.get(suffix, UNKNOWN)) for key, suffix in extras]
+
+
+def _lonely(suffixes: Collection[str]) -> tuple[str, str]:
+    """Kind and reason for a module that belongs to no algorithm."""
+    if not MAGNITUDES.isdisjoint(suffixes):
+        return "broken", LONELY_MAGNITUDE
+    return ("broken", LONELY_SCALE) if set(SCALES).issuperset(suffixes) else ("unknown", UNKNOWN)
 
 
 def _low_rank_shape(group: Group) -> tuple[int, int]:

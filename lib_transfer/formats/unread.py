@@ -38,23 +38,13 @@ def _family(kind: str, suffix: str, reason: str) -> Family:
     return Family(kind, re.compile(rf"(?:{suffix})\Z"), reason)
 
 
-# In order: what changes the meaning of other tensors comes first (a DoRA's factors are not a LoRA).
+# In order: the first that matches says what the module is.
 FAMILIES: tuple[Family, ...] = (
-    _family(
-        "dora",
-        r"dora_scale|(?:lora_)?magnitude(?:_vector)?(?:\.default)?(?:\.weight)?",
-        "DoRA rescales the base weight by a magnitude; it is not supported yet.",
-    ),
-    _family("loha", r"hada_(?:w[12](?:_[ab])?|t[12])(?:\.weight)?", "LoHa is not supported yet."),
-    _family("lokr", r"lokr_(?:w[12](?:_[ab])?|t2)(?:\.weight)?", "LoKr is not supported yet."),
-    _family("ia3", r"on_input", "(IA)^3 scales the base weight; it is not supported yet."),
-    _family("glora", r"(?:a1|a2|b1|b2|bm)\.weight", "GLoRA multiplies the base weight; it is not supported yet."),
-    _family("oft", r"oft_(?:blocks|diag)|oft_R\..+|rescale", "OFT and BOFT rotate the base weight; not supported yet."),
     _family("dynamic", r"dyn_(?:up|down)", "Factors with a dynamic rank (dyn_up, dyn_down) are not supported."),
     _family("set", r"set_weight|reshape_weight", "A weight that is replaced or reshaped is not supported."),
     _family(
         "peft",
-        r"lora_(?:A|B|embedding_A|embedding_B)(?:\.[^.]+)?(?:\.weight|\.bias)?",
+        r"lora_(?:A|B|embedding_A|embedding_B)(?:\.[^.]+)?(?:\.weight|\.bias)?|lora_magnitude_vector\.(?!weight\Z).+",
         "PEFT factors (lora_A, lora_B) are not supported yet.",
     ),
     _family(
@@ -75,12 +65,11 @@ EXTRAS: dict[str, str] = {
     "lora_up.bias": "The bias of the up factor is not carried.",
     "lora_down.bias": "The bias of the down factor is not carried.",
     "lora_B.bias": "The bias of the up factor is not carried.",
-    "bias_indices": "A sparse correction of the weight is not carried; A1111 does not read it either.",
-    "bias_values": "A sparse correction of the weight is not carried; A1111 does not read it either.",
-    "bias_size": "A sparse correction of the weight is not carried; A1111 does not read it either.",
+    "diff_b": "A difference of the bias beside another algorithm is not carried; A1111 does not read it either.",
     "diff": "A full difference beside another algorithm is not carried; A1111 reads only the first of the two.",
 }
 LONELY_SCALE = "A scale (alpha) without factors."
+LONELY_MAGNITUDE = "A magnitude (DoRA) without the factors that it belongs to."
 UNKNOWN = "The tensor's name belongs to no known algorithm."
 
 # Where a dotted module name ends: before the first of these.

@@ -12,13 +12,16 @@ class Dense:
     """A change of a module's weight and bias given number by number.
 
     Attributes:
-        weight: float32 in the weight's own shape, or None when only the bias changes.
+        weight: float32 in the weight's own shape or flattened to ``out x in*kh*kw``; None when only the bias changes.
         bias: float32 (out,), or None.
+        notes: sentences for the report.
+        stored: whether the file stores these very numbers. If not, they were computed from smaller tensors.
     """
 
     weight: Tensor | None
     bias: Tensor | None
     notes: tuple[str, ...] = ()
+    stored: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,8 @@ class LowRank:
         rank: columns of ``up``.
         extra: a change of the bias that the file holds beside the factors, or None.
         notes: sentences for the report.
+        ranked: whether ``rank`` is the one the adapter was made with. If not, these factors are a way of writing an update
+            of another kind, and their rank says little.
     """
 
     up: Tensor
@@ -50,6 +55,7 @@ class LowRank:
     rank: int
     extra: Dense | None = None
     notes: tuple[str, ...] = ()
+    ranked: bool = True
 
 
 Update = LowRank | Dense | Norm

@@ -204,7 +204,7 @@ def test_the_registry_says_everything_about_each_algorithm() -> None:
     for algorithm in ALGORITHMS:
         assert algorithm.title
         assert algorithm.suffixes == algorithm.signature | algorithm.optional
-        assert not algorithm.needs_base
+    assert {a.id for a in ALGORITHMS if not a.needs_base} == {"lora", "loha", "lokr", "norm", "full"}
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1, 1), (3, 3, 3)])
@@ -222,3 +222,30 @@ def test_lora_against_lycoris(shape: tuple[int, ...], tucker: bool, tmp_path: Pa
     tensors = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(scale * rank)}
     update = low_rank(tensors if mid is None else {**tensors, "lora_mid.weight": mid}, tmp_path)
     assert relative(delta(update), expected.reshape(5, -1).double()) < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 3, 3)])
+def test_a_sparse_correction_is_added_to_the_weight(shape: tuple[int, ...], tmp_path: Path) -> None:
+    up, down = random(5, 2, *(1,) * (len(shape) - 2), seed=1), random(2, *shape[1:], seed=2)
+    places = torch.tensor([[0, 4, 4], [2, 0, 1]])
+    places = torch.cat([places, torch.tensor([[1, 0, 2]] * (len(shape) - 2), dtype=torch.long).reshape(-1, 3)])
+    tensors = {
+        "lora_up.weight": up,
+        "lora_down.weight": down,
+        "alpha": torch.tensor(1.0),
+        "bias_indices": places.to(torch.int16),
+        "bias_values": random(3, seed=3, dtype=torch.float16),
+        "bias_size": torch.tensor(shape, dtype=torch.int16),
+    }
+    expected = up.double().flatten(1) @ down.double().flatten(1) / 2
+    with torch.sparse.check_sparse_tensor_invariants():
+        expected += torch.sparse_coo_tensor(places, tensors["bias_values"].double(), shape).to_dense().flatten(1)
+    update = update_of(tensors, tmp_path)
+    assert isinstance(update, Dense)
+    assert update.weight is not None
+    assert relative(update.weight.double(), expected) < 1e-6
+    group = read_adapter(tmp_path / "a.safetensors").groups[M]
+    assert group.misfit(shape) is None
+    outside = {**tensors, "bias_indices": torch.full_like(tensors["bias_indices"], 5)}
+    save(tmp_path / "b.safetensors", {f"{M}.{key}": value for key, value in outside.items()})
+    assert "sparse" in str(read_adapter(tmp_path / "b.safetensors").groups[M].misfit(shape))

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from lib_transfer.formats.algorithms.algorithm import Algorithm
+from lib_transfer.formats.algorithms.boft import Boft
+from lib_transfer.formats.algorithms.dora import Dora
 from lib_transfer.formats.algorithms.full import Full
+from lib_transfer.formats.algorithms.glora import Glora
+from lib_transfer.formats.algorithms.ia3 import Ia3
+from lib_transfer.formats.algorithms.loha import Loha
+from lib_transfer.formats.algorithms.lokr import Lokr
 from lib_transfer.formats.algorithms.lora import Lora
 from lib_transfer.formats.algorithms.norm import NormDifference
+from lib_transfer.formats.algorithms.oft import Oft
+from lib_transfer.formats.algorithms.peft_oft import PeftOft
+from lib_transfer.formats.safetensors_file import TensorInfo
 
-ALGORITHMS: tuple[Algorithm, ...] = (Lora(), NormDifference(), Full())
+LORA, LOHA, LOKR = Lora(), Loha(), Lokr()
+
+ALGORITHMS: tuple[Algorithm, ...] = (
+    Dora(LORA),
+    LORA,
+    Dora(LOHA),
+    LOHA,
+    Ia3(),
+    Dora(LOKR),
+    LOKR,
+    Glora(),
+    NormDifference(),
+    Full(),
+    Boft(),
+    Oft(),
+    PeftOft(),
+)
 
 
-def algorithm_for(suffixes: Iterable[str]) -> Algorithm | None:
-    """The algorithm that a module with these suffixes is written in, or None."""
-    found = set(suffixes)
-    return next((algorithm for algorithm in ALGORITHMS if algorithm.signature & found), None)
+def algorithm_for(infos: Mapping[str, TensorInfo]) -> Algorithm | None:
+    """The algorithm that a module with these tensors (by suffix) is written in, or None."""
+    return next((algorithm for algorithm in ALGORITHMS if algorithm.claims(infos)), None)

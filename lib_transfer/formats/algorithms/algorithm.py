@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 import torch
@@ -24,19 +24,41 @@ class Algorithm(ABC):
     A new algorithm is one file with a subclass, and one entry in the registry.
     """
 
-    id: ClassVar[str]
-    title: ClassVar[str]
+    id: str
+    title: str
     #: Whether :meth:`update` needs the weight that the update was trained for.
     needs_base: ClassVar[bool] = False
     #: A module that has any of these suffixes is this algorithm's.
     signature: ClassVar[frozenset[str]]
     #: Further suffixes that it reads when they are there.
-    optional: ClassVar[frozenset[str]] = frozenset()
+    optional: frozenset[str] = frozenset()
 
     @property
     def suffixes(self) -> frozenset[str]:
         """Every suffix the algorithm reads."""
         return self.signature | self.optional
+
+    def claims(self, infos: Mapping[str, TensorInfo]) -> bool:
+        """Whether a module with these tensors (by suffix) is this algorithm's."""
+        return not self.signature.isdisjoint(infos)
+
+    def idle(self, suffixes: Collection[str]) -> frozenset[str]:
+        """Those of its suffixes that mean nothing in a module that has these, whatever number is there."""
+        return frozenset()
+
+    def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
+        """Why the update cannot be that of a weight of this shape, known before anything of its size is formed.
+
+        To be asked before :meth:`update` where :attr:`needs_base`, or where small tensors make a large update.
+
+        Args:
+            tensors: by suffix; :meth:`problem` found nothing.
+            shape: of the weight: ``(out, in)``, ``(out, in, kh, kw)`` or ``(features,)``.
+
+        Returns:
+            A part of a sentence, or None when nothing is in the way.
+        """
+        return None
 
     @abstractmethod
     def problem(self, infos: Mapping[str, TensorInfo]) -> str | None:
@@ -48,7 +70,7 @@ class Algorithm(ABC):
 
         Args:
             tensors: by suffix, as they are in the file; :meth:`problem` found nothing.
-            base_weight: the weight it was trained for, where :attr:`needs_base`.
+            base_weight: the weight it was trained for, in its own shape and float32, where :attr:`needs_base`.
 
         Raises:
             NumericError: a number does not fit in float32.
@@ -61,6 +83,29 @@ def not_floats(infos: Mapping[str, TensorInfo], suffixes: frozenset[str]) -> str
         if infos[suffix].dtype not in FLOATS:
             return f"{suffix} is stored as {infos[suffix].dtype}, which is not a floating-point format."
     return None
+
+
+def matrix(tensor: Tensor) -> Tensor:
+    """A factor as a float32 matrix: rows stay, whatever follows (input channels, kernel) becomes columns."""
+    return finite32(tensor).flatten(1)
+
+
+def checked(tensor: Tensor) -> Tensor:
+    """A result as float32; raises :class:`NumericError` when a number in it does not fit."""
+    single = tensor.to(torch.float32)
+    if not is_finite(single):
+        raise NumericError("The update holds numbers beyond the range of float32.")
+    return single
+
+
+def is_thin(rank: int, out: int, into: int) -> bool:
+    """Whether factors of this rank take no more room than the matrix ``(out, into)`` itself."""
+    return rank * (out + into) <= out * into
+
+
+def by(shape: tuple[int, ...]) -> str:
+    """A shape for a person."""
+    return "x".join(map(str, shape))
 
 
 def vector(tensor: Tensor | None) -> Tensor | None:

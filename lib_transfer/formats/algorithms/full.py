@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -19,6 +19,9 @@ class Full(Algorithm):
     signature = frozenset({"diff", "diff_b"})
     optional = frozenset({"alpha"})
 
+    def idle(self, suffixes: Collection[str]) -> frozenset[str]:
+        return frozenset({"alpha"})
+
     def problem(self, infos: Mapping[str, TensorInfo]) -> str | None:
         if any(0 in infos[suffix].shape for suffix in infos):
             return "The difference is empty."
@@ -26,4 +29,4 @@ class Full(Algorithm):
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Dense:
         weight = tensors.get("diff")
-        return Dense(None if weight is None else finite32(weight), vector(tensors.get("diff_b")))
+        return Dense(None if weight is None else finite32(weight), vector(tensors.get("diff_b")), stored=True)

@@ -1,9 +1,11 @@
 """LoRA and LoCon: two factors, for a convolution optionally with a core between them.
 
-Formats: kohya-ss/sd-scripts ``networks/lora.py`` and LyCORIS ``modules/locon.py``; the delta is
-``alpha / r * up @ down`` over the flattened weight. With a core (``lora_mid``, CP decomposition) it is
-``alpha / r * einsum("m n k l, i m, n j -> i j k l", mid, up, down)``, which is low-rank as well: the core belongs to
-the right factor.
+Formats: kohya-ss/sd-scripts ``networks/lora.py`` and LyCORIS ``modules/locon.py``; DyLoRA, LoRA-FA, LoRA+ and rs-LoRA are
+ways of training that are stored alike. The delta is ``alpha / r * up @ down`` over the flattened weight. With a core
+(``lora_mid``, CP decomposition) it is ``alpha / r * einsum("m n k l, i m, n j -> i j k l", mid, up, down)``, which is
+low-rank as well: the core belongs to the right factor.
+
+With a sparse correction beside the factors (:mod:`~lib_transfer.formats.algorithms.sparse`) the update is dense.
 """
 
 from __future__ import annotations
@@ -14,14 +16,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lib_transfer.errors import NumericError
-from lib_transfer.formats.algorithms.algorithm import MAX_RANK, Algorithm, finite32, not_floats, vector
-from lib_transfer.formats.finite import is_finite
+from lib_transfer.formats.algorithms.algorithm import MAX_RANK, Algorithm, by, checked, finite32, not_floats, vector
+from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
+from lib_transfer.formats.algorithms.sparse import SPARSE, sparse_correction, sparse_misfit, wrong_sparse
 from lib_transfer.formats.safetensors_file import TensorInfo
 from lib_transfer.formats.update import Dense, LowRank
 
 UP, DOWN, MID = "lora_up.weight", "lora_down.weight", "lora_mid.weight"
-SCALES = ("alpha", "scale", "scalar")
 
 
 class Lora(Algorithm):
@@ -30,21 +31,28 @@ class Lora(Algorithm):
     id = "lora"
     title = "LoRA / LoCon"
     signature = frozenset({UP, DOWN, MID})
-    optional = frozenset({*SCALES, "diff_b"})
+    optional = frozenset({*SCALES, *SPARSE, "diff_b"})
 
     def problem(self, infos: Mapping[str, TensorInfo]) -> str | None:
         missing = [suffix for suffix in (UP, DOWN) if suffix not in infos]
         if missing:
             there = sorted(infos.keys() & self.signature)
             return f"{' and '.join(there)} without {' and '.join(missing)}."
-        for suffix in SCALES:
-            if suffix in infos and (math.prod(infos[suffix].shape) != 1 or infos[suffix].dtype == "BOOL"):
-                return f"{suffix} has shape {list(infos[suffix].shape)}, but must be one number."
+        if (wrong := wrong_scale(infos)) is not None:
+            return wrong
         up, down = infos[UP].shape, infos[DOWN].shape
         mid = infos[MID].shape if MID in infos else None
-        return not_floats(infos, self.signature | {"diff_b"}) or _wrong_shapes(up, down, mid)
+        wrong = not_floats(infos, self.signature | {"diff_b"}) or _wrong_shapes(up, down, mid)
+        return wrong or wrong_sparse(infos)
 
-    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> LowRank:
+    def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
+        core = tensors.get(MID, tensors[DOWN])
+        own = (tensors[UP].shape[0], tensors[DOWN].shape[1] * math.prod(core.shape[2:]))
+        if own != (shape[0], math.prod(shape[1:])):
+            return f"its shape {by(own)} does not fit the source's {by(shape)}"
+        return sparse_misfit(tensors, shape)
+
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> LowRank | Dense:
         up, down = finite32(tensors[UP]).flatten(1), finite32(tensors[DOWN])
         rank = down.shape[0]
         kernel = _kernel(down)
@@ -52,8 +60,10 @@ class Lora(Algorithm):
             mid = finite32(tensors[MID])
             kernel = _kernel(mid)
             down = torch.einsum("mnkl,nj->mjkl", mid, down.flatten(1))
-        scale, notes = _scale(tensors, rank)
-        up, down = _fold(scale, up, down.flatten(1))
+        scale, notes = scale_of(tensors, rank)
+        up, down = fold(scale, up, down.flatten(1))
+        if tensors.keys() >= SPARSE:
+            return Dense(checked(up @ down + sparse_correction(tensors)), None, notes)
         bias = vector(tensors.get("diff_b"))
         extra = None if bias is None else Dense(None, bias)
         return LowRank(up, down, kernel, rank, extra, notes)
@@ -77,30 +87,3 @@ def _wrong_shapes(up: tuple[int, ...], down: tuple[int, ...], mid: tuple[int, ..
 
 def _kernel(factor: Tensor) -> tuple[int, int] | None:
     return (factor.shape[2], factor.shape[3]) if factor.dim() == 4 else None
-
-
-def _scale(tensors: Mapping[str, Tensor], rank: int) -> tuple[float, tuple[str, ...]]:
-    """The number the product of the factors is multiplied by, and notes.
-
-    A missing alpha means scale 1; ``scale`` takes the place of alpha / rank (A1111); ``scalar`` multiplies (LyCORIS).
-    """
-    values = {suffix: float(tensors[suffix].reshape(()).double()) for suffix in SCALES if suffix in tensors}
-    effective = ("scale" if "scale" in values else "alpha", "scalar")
-    notes = tuple(f"{suffix} is 0: this module does nothing." for suffix in effective if values.get(suffix) == 0.0)
-    scale = values.get("scale", values.get("alpha", float(rank)) / rank)
-    return scale * values.get("scalar", 1.0), notes
-
-
-def _fold(scale: float, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """Multiply ``up @ down`` by ``scale``, half of its exponent in each factor.
-
-    Powers of two are exact, so only the mantissa (in ``up``) rounds; all of it in one factor could overflow float32.
-    """
-    if scale == 1.0:
-        return up, down
-    mantissa, exponent = math.frexp(scale)
-    half = exponent // 2
-    up, down = up * mantissa * 2.0 ** (exponent - half), down * 2.0**half
-    if not (is_finite(up) and is_finite(down)):
-        raise NumericError(f"The scale {scale:g} lifts a factor beyond the range of float32.")
-    return up, down

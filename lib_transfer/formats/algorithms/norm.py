@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -18,6 +18,9 @@ class NormDifference(Algorithm):
     title = "normalisation difference"
     signature = frozenset({"w_norm", "b_norm"})
     optional = frozenset({"alpha"})
+
+    def idle(self, suffixes: Collection[str]) -> frozenset[str]:
+        return frozenset({"alpha"})
 
     def problem(self, infos: Mapping[str, TensorInfo]) -> str | None:
         shapes = {infos[suffix].shape for suffix in infos if suffix in self.signature}

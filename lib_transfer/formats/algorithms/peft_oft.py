@@ -1,0 +1,68 @@
+"""OFT as PEFT and OneTrainer store it: blocks of inputs are rotated (PEFT ``tuners/oft/layer.py``).
+
+``oft_R.weight`` ``(blocks, n (n - 1) / 2)`` is the strict upper triangle of ``Q``, row by row; one block for all is stored
+once. ``R`` is the Cayley transform's series ``I + 2Q + 2Q^2 + 2Q^3 + Q^4`` (Cayley-Neumann, as both trainers have it by
+default), and the weight becomes ``W R^T`` per block of columns; of a convolution, of the flattened ones. OneTrainer's
+``oft_R.scaled_oft`` says that the numbers are to be divided by ``2 sqrt(n - 1)``. There is no alpha.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, not_floats
+from lib_transfer.formats.safetensors_file import TensorInfo
+from lib_transfer.formats.update import Dense
+
+TRIANGLES, SCALED = "oft_R.weight", "oft_R.scaled_oft"
+
+
+class PeftOft(Algorithm):
+    """OFT of PEFT and OneTrainer: rotations of blocks of inputs."""
+
+    id = "peft-oft"
+    title = "OFT (PEFT)"
+    needs_base = True
+    signature = frozenset({TRIANGLES, SCALED})
+
+    def problem(self, infos: Mapping[str, TensorInfo]) -> str | None:
+        if TRIANGLES not in infos:
+            return "oft_R.scaled_oft without oft_R.weight."
+        shape = infos[TRIANGLES].shape
+        if len(shape) != 2 or 0 in shape or _size(shape[1]) * (_size(shape[1]) - 1) != 2 * shape[1]:
+            return f"oft_R.weight has shape {list(shape)}, whose rows are no triangles."
+        if SCALED in infos and math.prod(infos[SCALED].shape) != 1:
+            return f"oft_R.scaled_oft has shape {list(infos[SCALED].shape)}, but must be one number."
+        return not_floats(infos, frozenset({TRIANGLES}))
+
+    def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
+        blocks, length = tensors[TRIANGLES].shape
+        needed, rest = divmod(math.prod(shape[1:]), _size(length))
+        if len(shape) > 1 and rest == 0 and blocks in (1, needed):
+            return None
+        return f"its {blocks} blocks of {_size(length)} inputs do not fit the source's {by(shape)}"
+
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Dense:
+        assert base_weight is not None
+        triangles = tensors[TRIANGLES].double()
+        size = _size(triangles.shape[1])
+        if SCALED in tensors and bool(tensors[SCALED].reshape(()).item()):
+            triangles = triangles / (2 * math.sqrt(size - 1))
+        q = triangles.new_zeros(len(triangles), size, size)
+        rows, columns = torch.triu_indices(size, size, 1)
+        q[:, rows, columns], q[:, columns, rows] = triangles, -triangles
+        squared = q @ q
+        turned = 2 * q + 2 * squared + 2 * q @ squared + squared @ squared  # R - I
+        weight = base_weight.flatten(1)
+        rotations = turned.float().expand(weight.shape[1] // size, size, size)
+        change = torch.einsum("obi,bji->obj", weight.reshape(len(weight), -1, size), rotations)
+        return Dense(checked(change.reshape(weight.shape)), None)
+
+
+def _size(length: int) -> int:
+    """The size of a block whose strict upper triangle has this length."""
+    return (1 + math.isqrt(1 + 8 * length)) // 2

@@ -1,0 +1,57 @@
+"""The best approximation of any rank of an update that is dense, or whose rank is high."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lib_transfer.linalg.factors import Factors, thin_svd
+from lib_transfer.linalg.subspace import decompose, numerical_rank
+
+
+class Spectrum:
+    """A matrix ``D`` ``(out, in)``, decomposed so that its best approximation of every rank can be had.
+
+    Of a dense one, by the eigenvectors ``U`` of the Gram matrix of its shorter side: ``U_r (U_r^T D)``, or
+    ``(D V_r) V_r^T``. Nothing is divided by singular values, so what is kept is exact to the rounding of the basis. The Gram
+    matrix is in float64, because small singular values count when everything is to be kept.
+
+    Args:
+        given: the matrix, or factors of it; float32, finite.
+
+    Attributes:
+        singular_values: descending.
+    """
+
+    def __init__(self, given: Tensor | Factors) -> None:
+        if isinstance(given, Factors):
+            u, self.singular_values, vh = thin_svd(given)
+            self._left, self._right = u, self.singular_values[:, None] * vh
+            return
+        decomposition = decompose(given, torch.float64)
+        self.singular_values, rows = decomposition.singular_values, decomposition.rows
+        left = decomposition.side == "left"
+        self._left, self._right = (rows.T, rows @ given) if left else (given @ rows.T, rows)
+
+    @property
+    def rank(self) -> int:
+        """How many singular values mean something."""
+        return numerical_rank(self.singular_values)
+
+    def rank_for_energy(self, fraction: float) -> int:
+        """The smallest rank that keeps ``fraction`` of the squared norm; 0 for a zero matrix."""
+        energy = self.singular_values.double().square().cumsum(0)
+        if energy.numel() == 0 or energy[-1] == 0:
+            return 0
+        return int((energy < fraction * energy[-1]).sum()) + 1
+
+    def factors(self, rank: int) -> Factors:
+        """The best approximation of rank ``rank`` (Eckart and Young 1936)."""
+        return Factors(self._left[:, :rank].contiguous(), self._right[:rank].contiguous())
+
+
+def trivial(matrix: Tensor) -> Factors:
+    """A matrix as the product of itself and the identity of its shorter side."""
+    out, into = matrix.shape
+    identity = torch.eye(min(out, into), dtype=matrix.dtype, device=matrix.device)
+    return Factors(identity, matrix) if out <= into else Factors(matrix, identity)
