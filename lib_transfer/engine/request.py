@@ -17,7 +17,7 @@ from lib_transfer.errors import RequestError
 from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.method import Method, Value
 
-ALGORITHM = 2
+ALGORITHM = 1
 """Rises whenever the same request would give another result than before."""
 
 

@@ -370,7 +370,7 @@ class TestCarriedOver:
             f"{self.NORM}.w_norm": torch.randn(8),
             f"{self.NORM}.b_norm": torch.randn(8),
         }
-        result = self._run(transfer, tmp_path, weights, strength=-2.0)
+        result = self._run(transfer, tmp_path, weights, method="copy", strength=-2.0)
         assert [m.decision for m in result.report.modules] == ["carried over", "carried over"]
         before = files.tensors["sd1-target"]
         for forge_host in (False, True):
