@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from lib_transfer.linalg.factors import Factors, thin_svd
-from lib_transfer.linalg.subspace import decompose, numerical_rank
+from lib_transfer.linalg.subspace import decompose
+
+ROUNDING = 1e-6
+"""Singular values below this fraction of the largest one are rounding, not part of an update kept in float32."""
 
 
 class Spectrum:
@@ -35,8 +38,8 @@ class Spectrum:
 
     @property
     def rank(self) -> int:
-        """How many singular values mean something."""
-        return numerical_rank(self.singular_values)
+        """How many singular values are more than the rounding of float32."""
+        return int((self.singular_values > ROUNDING * self.singular_values[:1]).sum())
 
     def rank_for_energy(self, fraction: float) -> int:
         """The smallest rank that keeps ``fraction`` of the squared norm; 0 for a zero matrix."""
