@@ -29,11 +29,13 @@ class ModuleReport:
     Attributes:
         name: the module's name in the adapter.
         position: where it sits; None when no module goes by this name.
-        decision: what was done; ``carried over`` is for tensors that are no low-rank update (full, bias, norm).
+        decision: what was done; ``carried over`` is for tensors that no method changes (bias, norm, with ``copy`` also a
+            full difference).
         reason: why, as a short sentence.
         similarity: of the weights' subspaces, where it was computed.
         rank_before, rank_after: of the low-rank update.
-        norm_before, norm_after: Frobenius norms of the update read and of the one written.
+        norm_before, norm_after: Frobenius norms of the update read and of the one written. None before, where an update
+            does not fit its module and was not formed: :class:`Totals` cannot count it then, and the verdict says so.
         energy_kept: share of the update's squared norm that was written, before ``strength``.
         change: ``||D_t - D|| / ||D||``: how far the result is from plain reuse, where the shapes agree.
     """
@@ -229,6 +231,9 @@ def _verdict(report: TransferReport) -> list[str]:
     if lost:
         counts = Counter(m.decision for m in lost)
         sentences.append("Left out: " + ", ".join(f"{n} {decision}" for decision, n in counts.items()) + ".")
+    unmeasured = sum(m.norm_before is None for m in lost)
+    if unmeasured:
+        sentences.append(f"How much {unmeasured} of these would have been is not known and not counted.")
     if report.unread:
         sentences.append(f"{len(report.unread)} groups of the adapter could not be read.")
     if t.energy_kept is not None and t.energy_kept < 0.5:
