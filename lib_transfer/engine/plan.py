@@ -11,7 +11,7 @@ from lib_transfer.engine.base import Base
 from lib_transfer.engine.report import Decision
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.adapter import Adapter, Group
-from lib_transfer.formats.unread import Unread
+from lib_transfer.formats.unread import EMBEDDING, NOT_CARRIED, Unread
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,17 @@ def plan(adapter: Adapter, source: Base | None, target: Base) -> Plan:
     if not pairs or origin.architecture not in identify_adapter(list(adapter.groups)):
         raise MismatchError(_belongs_elsewhere(adapter, origin, len(pairs)))
     reason = f"No module of {origin.path.name} goes by this name."
-    strangers = [Unread(g.name, tuple(f"{g.name}.{s}" for s in g.tensors), "no module", reason) for g in unknown]
+    strangers = [Unread(g.name, tuple(g.keys.values()), "no module", reason) for g in unknown]
     beside = [
-        Unread(g.name, (f"{g.name}.diff_b",), "extra", "A1111 does not read a bias difference beside a LoRA.")
+        Unread(g.name, (g.keys["diff_b"],), "extra", "A1111 does not read a bias difference beside a LoRA.")
         for g in (pair.group for pair in pairs)
-        if g.algorithm.id == "lora" and "diff_b" in g.tensors
+        if g.algorithm.id == "lora" and "diff_b" in g.keys
     ]
-    return Plan(tuple(pairs), (*adapter.unsupported, *strangers, *beside))
+    bundled = [
+        Unread(EMBEDDING + name, tuple(f"{EMBEDDING}{name}.{s}" for s in suffixes), "embedding", NOT_CARRIED)
+        for name, suffixes in adapter.embeddings.items()
+    ]
+    return Plan(tuple(pairs), (*adapter.unsupported, *strangers, *beside, *bundled))
 
 
 def _pair(group: Group, module: Module, target: Base, taken: Collection[str]) -> Pair:

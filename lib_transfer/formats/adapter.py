@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,15 +20,16 @@ from lib_transfer.formats.checkpoint import CheckpointFile
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.foreign import what_it_is
 from lib_transfer.formats.safetensors_file import Header, read_header
+from lib_transfer.formats.tensor_names import split_names
 from lib_transfer.formats.unread import (
-    DOTTED,
+    EMBEDDING,
     EXTRAS,
     LONELY_MAGNITUDE,
     LONELY_SCALE,
     UNKNOWN,
     Unread,
     family_of,
-    split_name,
+    twice,
 )
 from lib_transfer.formats.update import Update
 
@@ -40,12 +41,14 @@ class Group:
     """The tensors that change one module, as they are in the file.
 
     Attributes:
-        name: the module as the file names it; nothing here takes the name apart.
-        tensors: by suffix, in the file's own dtypes.
+        name: the module as the file names it: prefix, dots and all; nothing here takes the name apart.
+        keys: the full names of its tensors in the file, by suffix as :mod:`~.tensor_names` has it.
+        tensors: by the same suffixes, in the file's own dtypes.
         algorithm: what the tensors are written in; ``algorithm.needs_base`` says whether :meth:`update` needs a weight.
     """
 
     name: str
+    keys: Mapping[str, str]
     tensors: Mapping[str, Tensor]
     algorithm: Algorithm
 
@@ -71,12 +74,14 @@ class Adapter:
 
     Attributes:
         header: the file's header; ``header.stamp`` tells whether the file changed since.
-        groups: what can be used, by module name, in the file's order of names.
+        groups: what can be used, by module name, in the order of the names.
+        embeddings: bundled textual-inversion embeddings: the tensors by suffix, by the embedding's name.
         unsupported: every other tensor, with the reason why it is not used.
     """
 
     header: Header
     groups: Mapping[str, Group]
+    embeddings: Mapping[str, Mapping[str, Tensor]]
     unsupported: tuple[Unread, ...]
 
     @property
@@ -86,10 +91,11 @@ class Adapter:
 
     @property
     def accounted(self) -> bool:
-        """Whether every tensor of the file is either in one group or reported once as not read."""
-        read = [f"{group.name}.{suffix}" for group in self.groups.values() for suffix in group.tensors]
+        """Whether every tensor of the file is either in one group or embedding, or reported once as not read."""
+        read = [key for group in self.groups.values() for key in group.keys.values()]
+        bundled = [f"{EMBEDDING}{name}.{suffix}" for name, suffixes in self.embeddings.items() for suffix in suffixes]
         reported = [key for unread in self.unsupported for key in unread.tensors]
-        return sorted(read + reported) == sorted(self.header.tensors)
+        return sorted(read + bundled + reported) == sorted(self.header.tensors)
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,14 @@ _PREFIXES = (
     "lora_prior_",
     "lycoris_",
     "oft_unet_",
+    "base_model.model.",
+    "diffusion_model.",
+    "transformer.",
+    "unet.",
+    "text_encoder.",
+    "text_encoder_2.",
+    "text_encoder_3.",
+    "text_encoders.",
 )
 
 
@@ -166,17 +180,21 @@ def _assembled(header: Header, load: Callable[[str, bool], Tensor]) -> Adapter:
         raise UnsupportedError(f"{header.path} is {kind}, not a LoRA.", hint="Choose a LoRA file.")
     groups: dict[str, Group] = {}
     unread: list[Unread] = []
-    for name, suffixes in _modules(header).items():
+    bundled = _embeddings(header.tensors)
+    own = {key for suffixes in bundled.values() for key in suffixes.values()}
+    for name, suffixes in split_names(header.tensors.keys() - own).items():
         algorithm, rest = _sort(name, suffixes, header)
         unread.extend(rest)
         if algorithm is not None:
             owned = {suffix: key for key, suffix in suffixes.items() if suffix in algorithm.suffixes}
             idle = algorithm.idle(owned)
-            groups[name] = Group(name, {suffix: load(key, suffix in idle) for suffix, key in owned.items()}, algorithm)
-    if not groups and all(item.kind == "unknown" for item in unread):
+            tensors = {suffix: load(key, suffix in idle) for suffix, key in owned.items()}
+            groups[name] = Group(name, owned, tensors, algorithm)
+    if not groups and not bundled and all(item.kind == "unknown" for item in unread):
         first = ", ".join(sorted(header.tensors)[:3])
         raise UnsupportedError(f"{header.path} is not a LoRA: none of its tensors is known ({first}, ...).")
-    return Adapter(header, groups, tuple(unread))
+    embeddings = {name: {suffix: load(key, False) for suffix, key in keys.items()} for name, keys in bundled.items()}
+    return Adapter(header, groups, embeddings, tuple(unread))
 
 
 def describe(adapter: Adapter) -> Description:
@@ -194,13 +212,14 @@ def describe(adapter: Adapter) -> Description:
     )
 
 
-def _modules(header: Header) -> dict[str, dict[str, str]]:
-    """Per module the suffix of each of its tensors, by the tensor's full name."""
-    modules: dict[str, dict[str, str]] = {}
-    for key in sorted(header.tensors):
-        name, suffix = split_name(key)
-        modules.setdefault(name, {})[key] = suffix
-    return modules
+def _embeddings(keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The full names of each bundled embedding's tensors by suffix, split at the first dot, as A1111 does."""
+    found: dict[str, dict[str, str]] = {}
+    for key in sorted(keys):
+        name, dot, suffix = key.removeprefix(EMBEDDING).partition(".")
+        if key.startswith(EMBEDDING) and dot:
+            found.setdefault(name, {})[suffix] = key
+    return found
 
 
 def _sort(name: str, suffixes: Mapping[str, str], header: Header) -> tuple[Algorithm | None, list[Unread]]:
@@ -208,12 +227,12 @@ def _sort(name: str, suffixes: Mapping[str, str], header: Header) -> tuple[Algor
     infos = {suffix: header.tensors[key] for key, suffix in suffixes.items()}
     algorithm = algorithm_for(infos)
     kind, reason = "", ""
-    if (family := family_of(name, infos)) is not None:
+    if (family := family_of(infos)) is not None:
         kind, reason = family.kind, family.reason
     elif algorithm is None or not (MAGNITUDES & infos.keys()) <= algorithm.suffixes:
         kind, reason = _lonely(infos)
-    elif "." in name:
-        kind, reason = "dotted", DOTTED
+    elif (sentence := twice(item for item in suffixes.items() if item[1] in algorithm.suffixes)) is not None:
+        kind, reason = "broken", sentence
     else:
         own = {suffix: info for suffix, info in infos.items() if suffix in algorithm.suffixes}
         kind, reason = "broken", algorithm.problem(own) or ""

@@ -34,9 +34,7 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign("a T2I-Adapter", re.compile(r"adapter\.body\.\d|body\.\d+\.(?:block|in_conv)"), True),
     Foreign(
         "an adapter of a language model",
-        re.compile(
-            r"(?:base_model\.model\.)?(?:model|transformer)\.(?:layers|h)\.\d+\.(?:self_attn|mlp|attn)\..*lora_"
-        ),
+        re.compile(r"(?:base_model\.model\.)?(?:model\.layers|transformer\.h)\.\d+\.(?:self_attn|mlp|attn)\..*lora_"),
         True,
     ),
     Foreign("a hypernetwork", re.compile(r"\d+\.[01]\.linear\.")),
@@ -59,8 +57,8 @@ FOREIGN: tuple[Foreign, ...] = (
 
 _EMBEDDING = re.compile(r"emb_params\Z|clip_[lgh](?:_out)?\Z|t5\w*\Z|string_to_param\.")
 _FACTORS = re.compile(
-    r"\.(?:lora_|lora\.|lokr_|hada_|oft_|dora_scale|diff(?:_b)?\Z|w_norm\Z|b_norm\Z|on_input\Z|[ab][12]\.weight\Z)"
-    r"|_lora\d?\.(?:up|down)\."
+    r"\.(?:lora_|lora\.|lokr_|hada_|oft_|dora_scale|diff(?:_b)?\Z|w_norm\Z|b_norm\Z|on_input\Z|[ab][12]\.weight\Z"
+    r"|set_weight\Z)|_lora\d?\.(?:up|down)\."
 )
 
 

@@ -35,36 +35,44 @@ class Family:
 
 
 def _family(kind: str, suffix: str, reason: str) -> Family:
-    return Family(kind, re.compile(rf"(?:{suffix})\Z"), reason)
+    return Family(kind, re.compile(suffix), reason)
 
 
 # In order: the first that matches says what the module is.
 FAMILIES: tuple[Family, ...] = (
-    _family("dynamic", r"dyn_(?:up|down)", "Factors with a dynamic rank (dyn_up, dyn_down) are not supported."),
+    _family(
+        "dynamic",
+        r"dyn_(?:up|down)",
+        "Factors named dyn_up and dyn_down are not supported: no known tool writes them, and those that read them disagree "
+        "about which of the two comes first.",
+    ),
     _family("set", r"set_weight|reshape_weight", "A weight that is replaced or reshaped is not supported."),
     _family(
-        "peft",
-        r"lora_(?:A|B|embedding_A|embedding_B)(?:\.[^.]+)?(?:\.weight|\.bias)?|lora_magnitude_vector\.(?!weight\Z).+",
-        "PEFT factors (lora_A, lora_B) are not supported yet.",
+        "token embedding",
+        r"lora_embedding_[AB](?:\.[^.]+)?",
+        "A LoRA on an embedding of tokens is not supported: neither host loads one.",
     ),
     _family(
-        "diffusers",
-        r"lora(?:_linear_layer)?\.(?:up|down)\.weight|.*_lora\d?\.(?:up|down)\.weight",
-        "The factors are named as older diffusers or XLabs name them; that is not supported yet.",
+        "adalora",
+        r"(?:lora_E|(?:lora_)?ranknum)(?:\.[^.]+)?",
+        "AdaLoRA (PEFT's lora_E) is not supported.",
+    ),
+    _family(
+        "peft",
+        r"(?:ia3_l|boft_[RS]|boft_P|vera_lambda_[bd]|vera_[AB]|hra_u|fourierft_spectrum)(?:\.[^.]+)?",
+        "This algorithm of PEFT is not supported: no tool for images writes it.",
     ),
 )
 
-_EMBEDDING = _family("embedding", "", "A bundled textual-inversion embedding changes no weight; it is not carried.")
-_EMBEDDING_PREFIX = "bundle_emb."
-
-DOTTED = "The module has a dotted name, as diffusers and ComfyUI write it; only kohya names are supported yet."
+EMBEDDING = "bundle_emb."
+NOT_CARRIED = "A bundled textual-inversion embedding changes no weight; it is not carried."
 
 # Tensors that stand beside a group that is read.
 EXTRAS: dict[str, str] = {
-    "bias": "A1111 adds this tensor to the change of the weight; it is not carried.",
+    "bias": "A tensor named bias is not carried: A1111 adds it to the change of the weight, PEFT puts it in the place of "
+    "the layer's own bias, and nothing in the file tells which is meant.",
     "lora_up.bias": "The bias of the up factor is not carried.",
     "lora_down.bias": "The bias of the down factor is not carried.",
-    "lora_B.bias": "The bias of the up factor is not carried.",
     "diff_b": "A difference of the bias beside another algorithm is not carried; A1111 does not read it either.",
     "diff": "A full difference beside another algorithm is not carried; A1111 reads only the first of the two.",
 }
@@ -72,30 +80,18 @@ LONELY_SCALE = "A scale (alpha) without factors."
 LONELY_MAGNITUDE = "A magnitude (DoRA) without the factors that it belongs to."
 UNKNOWN = "The tensor's name belongs to no known algorithm."
 
-# Where a dotted module name ends: before the first of these.
-_DOTTED_END = re.compile(
-    r"\.(?=(?:lora_|lora\.|lokr_|hada_|oft_|dora_scale|diff(?:_b)?\Z|alpha\Z|scale\Z|w_norm\Z|b_norm\Z"
-    r"|on_input\Z|[ab][12]\.weight\Z|rescale\Z|set_weight\Z|reshape_weight\Z|magnitude|[^.]+_lora\d?\.(?:up|down)\.))"
-)
 
-
-def split_name(key: str) -> tuple[str, str]:
-    """A tensor's module and suffix: by kohya's rule the text before and after the first dot.
-
-    Names with a dotted module (diffusers, PEFT, ComfyUI) are split where an algorithm's suffix begins instead.
-    """
-    if key.startswith(_EMBEDDING_PREFIX):
-        name, _, suffix = key.removeprefix(_EMBEDDING_PREFIX).partition(".")
-        return _EMBEDDING_PREFIX + name, suffix
-    if (match := _DOTTED_END.search(key)) is not None:
-        return key[: match.start()], key[match.end() :]
-    module, _, suffix = key.partition(".")
-    return module, suffix
-
-
-def family_of(name: str, suffixes: Iterable[str]) -> Family | None:
-    """The unsupported algorithm that the module ``name`` with these suffixes is written in, or None."""
-    if name.startswith(_EMBEDDING_PREFIX):
-        return _EMBEDDING
+def family_of(suffixes: Iterable[str]) -> Family | None:
+    """The unsupported algorithm that a module with these suffixes is written in, or None."""
     suffixes = list(suffixes)
-    return next((family for family in FAMILIES if any(family.suffix.match(suffix) for suffix in suffixes)), None)
+    return next((family for family in FAMILIES if any(family.suffix.fullmatch(suffix) for suffix in suffixes)), None)
+
+
+def twice(suffixes: Iterable[tuple[str, str]]) -> str | None:
+    """A sentence about two tensors, of these full names and suffixes, that are the same thing to their module; or None."""
+    seen: dict[str, str] = {}
+    for key, suffix in suffixes:
+        if suffix in seen:
+            return f"{seen[suffix]} and {key} are the same tensor under two names."
+        seen[suffix] = key
+    return None

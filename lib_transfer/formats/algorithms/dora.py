@@ -23,8 +23,8 @@ from lib_transfer.formats.update import Dense, LowRank
 
 T = TypeVar("T")
 
-SCALE = "dora_scale"
-PER_OUTPUT = ("lora_magnitude_vector.weight", "lora_magnitude_vector", "magnitude")
+SCALE, VECTOR = "dora_scale", "lora_magnitude_vector"
+PER_OUTPUT = (VECTOR, "magnitude")
 MAGNITUDES = frozenset({SCALE, *PER_OUTPUT})
 
 

@@ -1,0 +1,95 @@
+"""How files name an adapter's tensors: a module, and a suffix that says what the tensor is to it, in many dialects.
+
+kohya and LyCORIS write ``lora_unet_x.lora_up.weight``, PEFT and diffusers ``unet.a.b.lora_B[.adapter].weight``, older
+diffusers ``unet.a.b.lora.up.weight``, ``a.processor.to_q_lora.up.weight`` and ``a.lora_linear_layer.up.weight``, XLabs
+``a.processor.qkv_lora1.up.weight``. Files mix them, so every tensor is split by itself. The suffixes become those of kohya
+and LyCORIS, which :mod:`~lib_transfer.formats.algorithms` reads; a module's name stays as the file has it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from lib_transfer.formats.algorithms import ALGORITHMS
+from lib_transfer.formats.algorithms.dora import MAGNITUDES, VECTOR
+from lib_transfer.formats.algorithms.lora import DOWN, UP
+from lib_transfer.formats.algorithms.scales import SCALES
+from lib_transfer.formats.unread import FAMILIES
+
+# PEFT writes the adapter's own name into a model's whole state dict, and takes it out when it saves an adapter.
+_ADAPTER = r"(?:\.[^.]+)?"
+
+#: What a suffix is in kohya's and LyCORIS' words. A group in a pattern stands for itself.
+DIALECTS: tuple[tuple[str, str], ...] = (
+    (rf"lora_B(?:{_ADAPTER}\.weight)?|lora_up|lora(?:_linear_layer)?\.up\.weight", UP),
+    (rf"lora_A(?:{_ADAPTER}\.weight)?|lora_down|lora(?:_linear_layer)?\.down\.weight", DOWN),
+    (rf"lora_B{_ADAPTER}\.bias", "lora_up.bias"),
+    (rf"lora_A{_ADAPTER}\.bias", "lora_down.bias"),
+    (rf"lora_magnitude_vector{_ADAPTER}(?:\.weight)?", VECTOR),
+    (rf"(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)){_ADAPTER}", r"\1"),
+    (rf"oft_R{_ADAPTER}\.weight", "oft_R.weight"),
+)
+
+# A module of older diffusers and of XLabs ends with what these stand behind.
+_BEHIND_LORA = {"up.weight": UP, "down.weight": DOWN}
+
+# Words that too many other tensors have: they belong to a module only where another tensor says that it is one.
+_COMMON = {"weight", "bias"}
+
+_PLAIN = sorted({suffix for algorithm in ALGORITHMS for suffix in algorithm.suffixes} - _COMMON)
+_KNOWN = "|".join(
+    [*(pattern for pattern, _ in DIALECTS), *map(re.escape, _PLAIN), *(family.suffix.pattern for family in FAMILIES)]
+)
+_END_OF_MODULE = re.compile(
+    rf"\.(?=(?:{_KNOWN})\Z)|(?:(?<=_lora)|(?<=_lora\d))\.(?=(?:{'|'.join(map(re.escape, _BEHIND_LORA))})\Z)"
+)
+_COMPILED = tuple((re.compile(rf"(?:{pattern})\Z"), canonical) for pattern, canonical in DIALECTS)
+
+
+def split_names(keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Per module the suffix of each of its tensors, by the tensor's full name, in the order of the modules' names.
+
+    A module's name is the tensor's without the suffix, prefix included. A tensor with an unknown suffix belongs to the
+    module whose name it begins with, or else to one named by all but its last part.
+    """
+    modules: dict[str, dict[str, str]] = {}
+    strangers: list[str] = []
+    for key in sorted(keys):
+        if (match := _END_OF_MODULE.search(key)) is not None:
+            modules.setdefault(key[: match.start()], {})[key] = canonical_suffix(key[match.end() :])
+        else:
+            strangers.append(key)
+    for key, (name, suffix) in [(key, _beside(key, modules)) for key in strangers]:
+        modules.setdefault(name, {})[key] = suffix
+    _gather_scales(modules)
+    return dict(sorted(modules.items()))
+
+
+@lru_cache(maxsize=1024)
+def canonical_suffix(suffix: str) -> str:
+    """A known suffix in kohya's and LyCORIS' words."""
+    for pattern, canonical in _COMPILED:
+        if (match := pattern.match(suffix)) is not None:
+            return match.expand(canonical)
+    return _BEHIND_LORA.get(suffix, suffix)
+
+
+def _beside(key: str, modules: Mapping[str, object]) -> tuple[str, str]:
+    """The module that a tensor with an unknown suffix belongs to, and the suffix."""
+    name = key
+    while "." in name:
+        name = name.rpartition(".")[0]
+        if name in modules:
+            return name, key[len(name) + 1 :]
+    module, dot, suffix = key.rpartition(".")
+    return (module, suffix) if dot else (key, "")
+
+
+def _gather_scales(modules: dict[str, dict[str, str]]) -> None:
+    """Add ``x.alpha`` and ``x.dora_scale`` to the module ``x_lora``, which ComfyUI reads them for."""
+    for name in [name for name in modules if name.endswith("_lora")]:
+        bare = name.removesuffix("_lora")
+        if bare in modules and set(modules[bare].values()) <= {*SCALES, *MAGNITUDES}:
+            modules[name] |= modules.pop(bare)
