@@ -10,7 +10,7 @@ from pathlib import Path
 from lib_transfer.architecture import Architecture, modules, name_index, recognise
 from lib_transfer.architecture.module import Module
 from lib_transfer.errors import TransferError, UnsupportedError
-from lib_transfer.formats.checkpoint import CheckpointFile
+from lib_transfer.formats.checkpoint import Store, open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Base:
 
     path: Path
     sha256: str
-    checkpoint: CheckpointFile
+    checkpoint: Store
     architecture: Architecture
     modules: tuple[Module, ...]
     by_name: dict[str, Module]
@@ -44,7 +44,7 @@ def open_base(path: Path, sha256: str) -> Iterator[Base]:
         BadFileError, StorageError: it cannot be read.
         UnsupportedError: it is no checkpoint of a supported architecture; the message names the file.
     """
-    with CheckpointFile(path) as checkpoint:
+    with open_checkpoint(path) as checkpoint:
         try:
             _refuse_quantised(checkpoint)
             architecture = recognise(checkpoint.shapes)
@@ -54,7 +54,7 @@ def open_base(path: Path, sha256: str) -> Iterator[Base]:
         yield Base(path, sha256, checkpoint, architecture, found, {m.name: m for m in found}, name_index(found))
 
 
-def _refuse_quantised(checkpoint: CheckpointFile) -> None:
+def _refuse_quantised(checkpoint: Store) -> None:
     """Raise for weights that are codes, not numbers: their plain names would pass for those of a sound checkpoint."""
     marks = (".scale_weight", "scaled_fp8", ".absmax", ".quant_map")
     coded = next((key for key in checkpoint.shapes if key.endswith(marks)), None)

@@ -10,7 +10,7 @@ from lib_transfer.architecture import identify_adapter, modules, recognise
 from lib_transfer.engine.report import SCHEMA
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.formats.adapter import describe, read_adapter
-from lib_transfer.formats.checkpoint import CheckpointFile
+from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.metadata import PREFIX, source_hints
 
 
@@ -33,7 +33,7 @@ def inspect(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    with CheckpointFile(path) as file:
+    with open_checkpoint(path) as file:
         architecture = recognise(file.shapes)
         found = modules(architecture, file.shapes)
         return {

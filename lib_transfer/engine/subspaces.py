@@ -15,10 +15,8 @@ from torch import Tensor
 from lib_transfer.architecture.module import Module
 from lib_transfer.engine.cache import Cache, entry_key
 from lib_transfer.errors import NumericError
-from lib_transfer.formats.checkpoint import CheckpointFile
+from lib_transfer.formats.checkpoint import Store
 from lib_transfer.formats.finite import is_finite
-from lib_transfer.formats.identity import stamp
-from lib_transfer.formats.regular_file import changed_error
 from lib_transfer.linalg import subspace as linalg
 from lib_transfer.linalg.subspace import Decomposition, PrincipalVectors, Subspace
 
@@ -33,7 +31,7 @@ class Weight:
         device: where the mathematics is done.
     """
 
-    def __init__(self, checkpoint: CheckpointFile, sha256: str, module: Module, device: torch.device) -> None:
+    def __init__(self, checkpoint: Store, sha256: str, module: Module, device: torch.device) -> None:
         self.checkpoint = checkpoint
         self.module = module
         self.device = device
@@ -52,9 +50,7 @@ class Weight:
             BadFileError: ``changed``: the file is no longer the one that was opened, and must not be cached as if it were.
         """
         weight = self.checkpoint.read(self.module.weight, self.module.rows, torch.float32)
-        header = self.checkpoint.header
-        if stamp(header.path) != header.stamp:
-            raise changed_error(header.path)
+        self.checkpoint.need_unchanged()
         return weight.reshape(self.shape).to(self.device)
 
     def sound(self) -> Tensor:
@@ -65,7 +61,7 @@ class Weight:
         """
         if not is_finite(self.matrix):
             raise NumericError(
-                f"The tensor {self.module.weight} of {self.checkpoint.header.path} holds NaN or infinity.",
+                f"The tensor {self.module.weight} of {self.checkpoint.path} holds NaN or infinity.",
                 hint="The checkpoint is damaged; download it again or take another copy.",
             )
         return self.matrix

@@ -127,7 +127,7 @@ class _Inputs:
     def stamps(self) -> tuple[FileStamp, ...]:
         """The states in which the files were opened, in the order of :class:`Files`."""
         bases = [base for base in (self.source, self.target) if base is not None]
-        return (self.adapter.header.stamp, *(base.checkpoint.header.stamp for base in bases))
+        return (*self.adapter.header.stamps, *(stamp for base in bases for stamp in base.checkpoint.stamps))
 
 
 @contextmanager

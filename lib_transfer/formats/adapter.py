@@ -16,10 +16,9 @@ from lib_transfer.formats.algorithms import algorithm_for, lora
 from lib_transfer.formats.algorithms.algorithm import Algorithm
 from lib_transfer.formats.algorithms.dora import MAGNITUDES
 from lib_transfer.formats.algorithms.scales import SCALES
-from lib_transfer.formats.checkpoint import CheckpointFile
+from lib_transfer.formats.checkpoint import Contents, Store, open_checkpoint
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.foreign import what_it_is
-from lib_transfer.formats.safetensors_file import Header, read_header
 from lib_transfer.formats.tensor_names import split_names
 from lib_transfer.formats.unread import (
     EMBEDDING,
@@ -73,13 +72,13 @@ class Adapter:
     """A LoRA file that was read.
 
     Attributes:
-        header: the file's header; ``header.stamp`` tells whether the file changed since.
+        header: what the file says of itself; ``header.stamps`` tell whether it changed since.
         groups: what can be used, by module name, in the order of the names.
         embeddings: bundled textual-inversion embeddings: the tensors by suffix, by the embedding's name.
         unsupported: every other tensor, with the reason why it is not used.
     """
 
-    header: Header
+    header: Contents
     groups: Mapping[str, Group]
     embeddings: Mapping[str, Mapping[str, Tensor]]
     unsupported: tuple[Unread, ...]
@@ -148,13 +147,13 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
     are read.
 
     Raises:
-        BadFileError: the file is damaged or beyond the limits (see :func:`~.safetensors_file.read_header`).
+        BadFileError: the file is damaged or beyond the limits (see :func:`~.checkpoint.open_checkpoint`).
         UnsupportedError: it is a sound file of another kind, as its tensor names tell; no tensor was loaded.
         NumericError: a tensor holds NaN or infinity.
         StorageError: the file cannot be read.
     """
-    with CheckpointFile(path) as file:
-        return _assembled(file.header, lambda key, idle: file.read(key) if idle else _finite(key, file))
+    with open_checkpoint(path) as file:
+        return _assembled(file.contents, lambda key, idle: file.read(key) if idle else _finite(key, file))
 
 
 def outline_adapter(path: str | os.PathLike[str]) -> Adapter:
@@ -165,11 +164,12 @@ def outline_adapter(path: str | os.PathLike[str]) -> Adapter:
     Raises:
         BadFileError, UnsupportedError, StorageError: as :func:`read_adapter`.
     """
-    header = read_header(path)
+    with open_checkpoint(path) as file:
+        header = file.contents
     return _assembled(header, lambda key, _: torch.empty(header.tensors[key].shape, device="meta"))
 
 
-def _assembled(header: Header, load: Callable[[str, bool], Tensor]) -> Adapter:
+def _assembled(header: Contents, load: Callable[[str, bool], Tensor]) -> Adapter:
     """The adapter, with tensors from ``load``, which is told whether the numbers matter."""
     if not header.tensors:
         raise BadFileError(f"{header.path} holds no tensors.", reason="empty")
@@ -222,7 +222,7 @@ def _embeddings(keys: Iterable[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _sort(name: str, suffixes: Mapping[str, str], header: Header) -> tuple[Algorithm | None, list[Unread]]:
+def _sort(name: str, suffixes: Mapping[str, str], header: Contents) -> tuple[Algorithm | None, list[Unread]]:
     """The algorithm to read a module with, if it can be read, and what of the module is not read."""
     infos = {suffix: header.tensors[key] for key, suffix in suffixes.items()}
     algorithm = algorithm_for(infos)
@@ -259,10 +259,10 @@ def _prefix(name: str) -> str:
     return next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "other")
 
 
-def _finite(key: str, file: CheckpointFile) -> Tensor:
+def _finite(key: str, file: Store) -> Tensor:
     tensor = file.read(key)
     if not is_finite(tensor):
         raise NumericError(
-            f"{key} in {file.header.path} holds NaN or infinity.", hint="The file is damaged; its training broke down."
+            f"{key} in {file.path} holds NaN or infinity.", hint="The file is damaged; its training broke down."
         )
     return tensor

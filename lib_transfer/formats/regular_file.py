@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO
 
-from lib_transfer.errors import BadFileError, StorageError
+from lib_transfer.errors import BadFileError, NotEnoughMemoryError, StorageError
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,71 @@ def stamp(path: str | os.PathLike[str]) -> FileStamp:
     stream, state = open_regular(path)
     stream.close()
     return state
+
+
+class OpenFile:
+    """A file that is held open, at any place of which any number of threads may read.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        stamp: the state in which it was opened.
+
+    Raises:
+        BadFileError: ``missing`` or ``not_a_file``.
+        StorageError: the system does not let us read it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._stream, self.stamp = open_regular(path)
+        self._seeking = threading.Lock()
+
+    def read(self, place: int, count: int) -> bytearray:
+        """The ``count`` bytes at ``place``, all of them.
+
+        Raises:
+            BadFileError: ``changed``, when the file ends earlier than it did when it was opened.
+            StorageError: the disk or the network failed, or the file was closed.
+            NotEnoughMemoryError: that many bytes do not fit in memory.
+        """
+        try:
+            buffer = bytearray(count)
+        except MemoryError:
+            raise NotEnoughMemoryError(f"{count >> 20} MB of {self.stamp.path} do not fit in memory.") from None
+        with self._seeking:
+            self._need_open()
+            read_exactly(self._stream, place, memoryview(buffer), self.stamp.path)
+        return buffer
+
+    def need_whole(self) -> None:
+        """Raise if it was closed, or is shorter than when it was opened: touching a mapping beyond the end kills.
+
+        Raises:
+            BadFileError: ``changed``.
+            StorageError: it was closed.
+        """
+        with self._seeking:
+            self._need_open()
+            if os.fstat(self._stream.fileno()).st_size < self.stamp.size:
+                raise changed_error(self.stamp.path)
+
+    def close(self) -> None:
+        """Let go of the file; closing twice does no harm."""
+        with self._seeking:
+            self._stream.close()
+
+    def _need_open(self) -> None:
+        if self._stream.closed:
+            raise StorageError(f"{self.stamp.path} was closed.")
+
+    def __enter__(self) -> OpenFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def read_exactly(stream: BinaryIO, offset: int, buffer: memoryview, name: str) -> None:

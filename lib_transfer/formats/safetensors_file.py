@@ -17,26 +17,8 @@ from typing import Any
 
 from lib_transfer.errors import BadFileError
 from lib_transfer.formats.magic import recognise
-from lib_transfer.formats.regular_file import FileStamp, open_regular, read_exactly
-
-# Bytes per element, in the library's own order of dtypes (it writes the last ones first).
-ITEM_SIZE: Mapping[str, int] = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E5M2": 1,
-    "F8_E4M3": 1,
-    "I16": 2,
-    "U16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "I32": 4,
-    "U32": 4,
-    "F32": 4,
-    "F64": 8,
-    "I64": 8,
-    "U64": 8,
-}
+from lib_transfer.formats.regular_file import FileStamp, OpenFile
+from lib_transfer.formats.tensor_info import ITEM_SIZE, TensorInfo
 
 FORMAT_HEADER = 100_000_000  # the format's own limit
 MAX_HEADER = 48 << 20  # what the limits below can add up to in an honest file
@@ -50,13 +32,10 @@ _STRING = re.compile(rb'"[^"]*"')
 
 
 @dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of a file: its safetensors dtype, shape, and the range of its bytes counted from ``data_start``."""
+class PlacedTensor(TensorInfo):
+    """One tensor of a file, whose bytes begin at ``start``, counted from ``data_start``."""
 
-    dtype: str
-    shape: tuple[int, ...]
     start: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -66,7 +45,7 @@ class Header:
     path: str
     size: int
     data_start: int
-    tensors: dict[str, TensorInfo]
+    tensors: dict[str, PlacedTensor]
     metadata: dict[str, str]
     stamp: FileStamp
 
@@ -89,17 +68,23 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             ``shape``, ``layout``, ``metadata``, ``too_many``, ``changed``, or a code of :mod:`~.magic`.
         StorageError: the system does not let us read it.
     """
-    stream, state = open_regular(path)
-    with stream:
-        head = bytearray(min(64, state.size))
-        read_exactly(stream, 0, memoryview(head), state.path)
-        try:
-            length = _header_length(bytes(head), state.size)
-            text = bytearray(length)
-            read_exactly(stream, 8, memoryview(text), state.path)
-            metadata, tensors = parse_header(bytes(text), state.size - 8 - length)
-        except _RejectedError as rejected:
-            raise _bad_file(state.path, rejected, bytes(head)) from None
+    with OpenFile(path) as file:
+        return header_of(file)
+
+
+def header_of(file: OpenFile) -> Header:
+    """The checked header of a file that is open.
+
+    Raises:
+        BadFileError, StorageError: as :func:`read_header`.
+    """
+    state = file.stamp
+    head = bytes(file.read(0, min(64, state.size)))
+    try:
+        length = _header_length(head, state.size)
+        metadata, tensors = parse_header(bytes(file.read(8, length)), state.size - 8 - length)
+    except _RejectedError as rejected:
+        raise _bad_file(state.path, rejected, head) from None
     return Header(state.path, state.size, 8 + length, tensors, metadata, state)
 
 
@@ -127,7 +112,7 @@ def _bad_file(path: str, rejected: _RejectedError, head: bytes) -> BadFileError:
     return BadFileError(f"{path} {rejected.what}.", reason=rejected.reason, hint=hint)
 
 
-def parse_header(text: bytes, data_size: int) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+def parse_header(text: bytes, data_size: int) -> tuple[dict[str, str], dict[str, PlacedTensor]]:
     """Metadata and tensors of the JSON ``text`` over a data section of ``data_size`` bytes."""
     _check_amount(text)
     document = _decode(text)
@@ -201,7 +186,7 @@ def _utf8(text: str) -> bytes:
         raise _RejectedError("header_json", "has a text in its header that is not Unicode") from error
 
 
-def _tensor(name: str, entry: object) -> TensorInfo:
+def _tensor(name: str, entry: object) -> PlacedTensor:
     if len(name) > MAX_NAME or any(ord(sign) < 32 or ord(sign) == 127 for sign in name):
         raise _RejectedError("name", f"has a tensor with an impossible name, {name[:40]!r}")
     _utf8(name)
@@ -217,19 +202,19 @@ def _tensor(name: str, entry: object) -> TensorInfo:
     start, end = offsets
     if end - start != math.prod(shape) * ITEM_SIZE[dtype]:
         raise _RejectedError("shape", f"has {name!r} with shape {shape} {dtype} in {end - start} bytes")
-    return TensorInfo(dtype, tuple(shape), start, end)
+    return PlacedTensor(dtype, tuple(shape), end - start, start)
 
 
 def _whole_numbers(value: object) -> bool:
     return isinstance(value, list) and all(type(number) is int for number in value)
 
 
-def _check_layout(tensors: Mapping[str, TensorInfo], data_size: int) -> None:
+def _check_layout(tensors: Mapping[str, PlacedTensor], data_size: int) -> None:
     place = 0
-    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].nbytes)):
         if info.start != place:
             raise _RejectedError("layout", f"has a hole or an overlap before {name!r}")
-        place = info.end
+        place = info.start + info.nbytes
     if place > data_size:
         raise _RejectedError(
             "truncated", f"is cut off: it has {data_size / 1e6:.1f} of {place / 1e6:.1f} MB of tensors"

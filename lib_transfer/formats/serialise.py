@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from lib_transfer.errors import RequestError
-from lib_transfer.formats.checkpoint import TORCH_NAME
 from lib_transfer.formats.identity import LEGACY_LENGTH, LEGACY_OFFSET
-from lib_transfer.formats.safetensors_file import ITEM_SIZE
+from lib_transfer.formats.tensor_info import ITEM_SIZE, TORCH_NAME
 
 _NAMES = {
     dtype: name for name, text in TORCH_NAME.items() if isinstance(dtype := getattr(torch, text, None), torch.dtype)

@@ -205,10 +205,10 @@ def _read_adapter(path: Path) -> AdapterFacts:
 
 def _read_checkpoint(path: Path) -> CheckpointFacts:
     from lib_transfer.architecture import recognise  # noqa: PLC0415
-    from lib_transfer.formats.safetensors_file import read_header  # noqa: PLC0415
+    from lib_transfer.formats.checkpoint import open_checkpoint  # noqa: PLC0415
 
     try:
-        header = read_header(path)
-        return CheckpointFacts(recognise({key: info.shape for key, info in header.tensors.items()}).title)
+        with open_checkpoint(path) as file:
+            return CheckpointFacts(recognise(file.shapes).title)
     except TransferError as error:
         return CheckpointFacts(problem=str(error))

@@ -15,7 +15,7 @@ import torch
 import lib_transfer
 from lib_transfer.architecture import modules
 from lib_transfer.engine.cache import Cache
-from lib_transfer.formats.checkpoint import CheckpointFile
+from lib_transfer.formats.checkpoint import open_checkpoint
 from tests.benchmarks import files, recipe
 
 
@@ -34,7 +34,7 @@ def run(folder: Path, name: str, spectrum: str, with_recipe: bool, every: int) -
     for path in (cache, out):
         shutil.rmtree(path, ignore_errors=True)
     out.mkdir()
-    with CheckpointFile(source) as checkpoint:
+    with open_checkpoint(source) as checkpoint:
         chosen = files.covered(modules(files.architecture(name), checkpoint.shapes))[::every]
     covered = sum(2 * m.matrix_shape[0] * m.matrix_shape[1] for m in chosen) * 2
     threads = torch.get_num_threads()
@@ -75,14 +75,14 @@ def _ours(source: Path, target: Path, adapter: Path, cache: Path, out: Path, met
 def _read_and_write(source: Path, target: Path, adapter: Path, cache: Path, out: Path, chosen: list) -> None:
     """What no implementation can do without: the adapter in and out, the cache's entries, the covered weights."""
     lora = {}
-    with CheckpointFile(adapter) as file:
+    with open_checkpoint(adapter) as file:
         lora = {key: file.read(key) for key in file.shapes}
     for path in (source, target):
-        with CheckpointFile(path) as file:
+        with open_checkpoint(path) as file:
             for module in chosen:
                 file.read(module.weight, module.rows).float()
     for _, path in Cache(cache).files():
-        with CheckpointFile(path) as file:
+        with open_checkpoint(path) as file:
             for key in file.shapes:
                 file.read(key)
     files.write_adapter(out / "copy.safetensors", lora, {}, overwrite=True)

@@ -24,7 +24,7 @@ from lib_transfer.engine.cache import Cache, entry_key
 from lib_transfer.engine.hashes import Hashes
 from lib_transfer.engine.subspaces import Relation, Wanted, Weight
 from lib_transfer.errors import CancelledError, StorageError
-from lib_transfer.formats.checkpoint import CheckpointFile
+from lib_transfer.formats.checkpoint import open_checkpoint
 
 from ..linalg.weights import normal
 
@@ -170,7 +170,7 @@ def relation(folder: Path, cache: Cache, *, rank: int = 4) -> tuple[float, float
     hashes = Hashes(cache.folder)
     module = Module("w", "w", None, "linear", (12, 20), None, None, Position("unet", "", "", 0, ""), (), None)
     paths = [folder / "one.safetensors", folder / "other.safetensors"]
-    with CheckpointFile(paths[0]) as one, CheckpointFile(paths[1]) as other:
+    with open_checkpoint(paths[0]) as one, open_checkpoint(paths[1]) as other:
         weights = [
             Weight(file, hashes.sha256(path), module, torch.device("cpu"))
             for file, path in ((one, paths[0]), (other, paths[1]))
@@ -224,7 +224,7 @@ def test_damaged_entries_are_computed_anew(pair: Path, cache: Cache) -> None:
 
 
 def test_entries_differ_by_tensor_and_rows(cache: Cache, pair: Path) -> None:
-    with CheckpointFile(pair / "one.safetensors") as file:
+    with open_checkpoint(pair / "one.safetensors") as file:
 
         def key(sha256: str, name: str, rows: tuple[int, int] | None) -> str:
             position = Position("unet", "", "", 0, "")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib_transfer.errors import BadFileError, NumericError, TransferError, UnsupportedError
 from lib_transfer.formats.adapter import Adapter, describe, outline_adapter, read_adapter
-from lib_transfer.formats.checkpoint import CheckpointFile
+from lib_transfer.formats.checkpoint import Store
 from lib_transfer.formats.unread import UNKNOWN
 
 from .builders import entry, lora, random, raw, save
@@ -216,7 +216,7 @@ FOREIGN: dict[str, tuple[list[str], str]] = {
 def test_another_kind_of_file_is_named_before_anything_is_loaded(
     keys: list[str], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CheckpointFile, "read", None)
+    monkeypatch.setattr(Store, "read", None)
     with pytest.raises(UnsupportedError, match=rf"is {kind}.*, not a LoRA") as caught:
         read({key: random(2, 2) for key in keys}, tmp_path)
     assert "a.safetensors" in caught.value.message
@@ -260,7 +260,7 @@ def test_the_description_counts_what_there_is(tmp_path: Path) -> None:
 def test_the_header_alone_tells_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conv = {"lora_unet_c.lora_up.weight": UP, "lora_unet_c.lora_down.weight": random(2, 3, 3, 3)}
     whole = read({**lora(M), **conv, "lora_unet_n.w_norm": random(4), "lora_unet_h.dyn_up": UP}, tmp_path)
-    monkeypatch.setattr(CheckpointFile, "read", None)
+    monkeypatch.setattr(Store, "read", None)
     outline = outline_adapter(tmp_path / "a.safetensors")
     assert outline.accounted
     assert describe(outline) == describe(whole)

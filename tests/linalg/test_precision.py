@@ -16,7 +16,7 @@ from lib_transfer.architecture.module import Module, Position
 from lib_transfer.engine import subspaces
 from lib_transfer.engine.cache import Cache
 from lib_transfer.engine.subspaces import Wanted, Weight
-from lib_transfer.formats.checkpoint import CheckpointFile
+from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.linalg import subspace as linalg
 from lib_transfer.linalg.subspace import Decomposition
 
@@ -46,7 +46,7 @@ def chosen(tmp_path: Path, w: Tensor, k: int, *, hopeful: bool = True) -> Decomp
     """What the engine's rule takes for this weight and subspace rank."""
     path = save(tmp_path / "w.safetensors", {"w": w})
     module = Module("w", "w", None, "linear", tuple(w.shape), None, None, Position("unet", "", "", 0, ""), (), None)
-    with CheckpointFile(path) as checkpoint:
+    with open_checkpoint(path) as checkpoint:
         asked = Weight(checkpoint, "0" * 64, module, CPU)
         return subspaces._decomposition(asked, Wanted(None, k), Cache(tmp_path / "cache"), hopeful=hopeful)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib_transfer.formats.algorithms.cayley import shift, skew
 from lib_transfer.formats.algorithms.oft import BLOCKS, RESCALE, Oft, bound
-from lib_transfer.formats.safetensors_file import TensorInfo
+from lib_transfer.formats.tensor_info import TensorInfo
 
 
 class Boft(Oft):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lib_transfer.formats.algorithms.algorithm import MAX_RANK, Algorithm, by, checked, is_thin, matrix, not_floats
 from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
-from lib_transfer.formats.safetensors_file import TensorInfo
+from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.formats.update import Dense, LowRank
 
 HALVES = ("1", "2")

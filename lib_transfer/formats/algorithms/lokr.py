@@ -30,7 +30,7 @@ from lib_transfer.formats.algorithms.algorithm import (
     not_floats,
 )
 from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
-from lib_transfer.formats.safetensors_file import TensorInfo
+from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.formats.update import Dense, LowRank
 
 Shape = tuple[int, ...]

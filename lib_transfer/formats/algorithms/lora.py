@@ -19,7 +19,7 @@ from torch import Tensor
 from lib_transfer.formats.algorithms.algorithm import MAX_RANK, Algorithm, by, checked, finite32, not_floats, vector
 from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
 from lib_transfer.formats.algorithms.sparse import SPARSE, sparse_correction, sparse_misfit, wrong_sparse
-from lib_transfer.formats.safetensors_file import TensorInfo
+from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.formats.update import Dense, LowRank
 
 UP, DOWN, MID = "lora_up.weight", "lora_down.weight", "lora_mid.weight"

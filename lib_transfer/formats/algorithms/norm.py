@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 
 from lib_transfer.formats.algorithms.algorithm import Algorithm, not_floats, vector
-from lib_transfer.formats.safetensors_file import TensorInfo
+from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.formats.update import Norm
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, not_floats
 from lib_transfer.formats.algorithms.cayley import shift, skew
 from lib_transfer.formats.algorithms.scales import wrong_scale
-from lib_transfer.formats.safetensors_file import TensorInfo
+from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.formats.update import Dense
 
 BLOCKS, DIAGONAL, RESCALE = "oft_blocks", "oft_diag", "rescale"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lib_transfer.errors import NumericError
 from lib_transfer.formats.finite import is_finite
-from lib_transfer.formats.safetensors_file import TensorInfo
+from lib_transfer.formats.tensor_info import TensorInfo
 
 SCALES = ("alpha", "scale", "scalar")
 

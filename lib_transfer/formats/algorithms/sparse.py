@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.formats.algorithms.algorithm import by, finite32, not_floats
-from lib_transfer.formats.safetensors_file import TensorInfo
+from lib_transfer.formats.tensor_info import TensorInfo
 
 INDICES, VALUES, SIZE = "bias_indices", "bias_values", "bias_size"
 SPARSE = frozenset({INDICES, VALUES, SIZE})

@@ -11,11 +11,12 @@ import torch
 from safetensors import SafetensorError
 
 from lib_transfer.errors import BadFileError, StorageError, TransferError
-from lib_transfer.formats import checkpoint
-from lib_transfer.formats.checkpoint import CheckpointFile
+from lib_transfer.formats import tensor_info
+from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.identity import stamp
+from lib_transfer.formats.stores import safetensors_store
 
-from .builders import CODES, entry, random, raw, save
+from ..builders import CODES, entry, random, raw, save
 
 TENSORS = {
     "linear": random(6, 4, seed=1, dtype=torch.float16),
@@ -52,8 +53,8 @@ def test_every_tensor_and_row_is_read_also_where_mapping_fails(
     failure: type[Exception] | None, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if failure is not None:
-        monkeypatch.setattr(checkpoint, "safe_open", refuse(failure))
-    with CheckpointFile(path) as file:
+        monkeypatch.setattr(safetensors_store, "safe_open", refuse(failure))
+    with open_checkpoint(path) as file:
         assert dict(file.shapes) == {key: tuple(tensor.shape) for key, tensor in TENSORS.items()}
         assert file.metadata == {"title": "x"}
         for key, tensor in TENSORS.items():
@@ -66,7 +67,7 @@ def test_every_tensor_and_row_is_read_also_where_mapping_fails(
 
 
 def test_a_tensor_outlives_the_file_and_may_be_written_to(path: Path) -> None:
-    with CheckpointFile(path) as file:
+    with open_checkpoint(path) as file:
         read = [file.read("linear"), file.read("linear", (0, 6))]
     path.write_bytes(b"")
     for tensor in read:
@@ -76,7 +77,7 @@ def test_a_tensor_outlives_the_file_and_may_be_written_to(path: Path) -> None:
 
 
 def test_many_threads_read_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "safe_open", refuse(OSError))
+    monkeypatch.setattr(safetensors_store, "safe_open", refuse(OSError))
     keys = [key for _ in range(50) for key in TENSORS]
     start = threading.Barrier(8)
 
@@ -84,19 +85,19 @@ def test_many_threads_read_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) 
         start.wait()
         return all(same(file.read(key), TENSORS[key]) for key in keys[part:])
 
-    with CheckpointFile(path) as file, ThreadPoolExecutor(8) as pool:
+    with open_checkpoint(path) as file, ThreadPoolExecutor(8) as pool:
         assert all(pool.map(read, range(8)))
 
 
 @pytest.mark.parametrize("rows", [(0, 7), (-1, 2), (3, 2)])
 def test_rows_that_are_not_there_are_refused(rows: tuple[int, int], path: Path) -> None:
-    with CheckpointFile(path) as file, pytest.raises(BadFileError) as caught:
+    with open_checkpoint(path) as file, pytest.raises(BadFileError) as caught:
         file.read("linear", rows)
     assert caught.value.reason == "rows"
 
 
 def test_a_file_that_is_cut_while_open_is_an_error_not_a_crash(path: Path) -> None:
-    with CheckpointFile(path) as file:
+    with open_checkpoint(path) as file:
         with path.open("r+b") as stream:
             stream.truncate(path.stat().st_size - 20)
         for rows in (None, (0, 1)):
@@ -105,28 +106,30 @@ def test_a_file_that_is_cut_while_open_is_an_error_not_a_crash(path: Path) -> No
             assert caught.value.reason == "changed"
 
 
-def test_a_rewritten_file_has_another_stamp(path: Path) -> None:
-    with CheckpointFile(path) as file:
-        assert stamp(path) == file.header.stamp
+def test_a_rewritten_file_is_noticed(path: Path) -> None:
+    with open_checkpoint(path) as file:
+        assert file.stamps == (stamp(path),)
+        file.need_unchanged()
         path.rename(path.with_name("old"))
+        with pytest.raises(BadFileError, match="does not exist"):
+            file.need_unchanged()
         save(path, TENSORS, {"title": "x"})
-        assert stamp(path) != file.header.stamp
+        with pytest.raises(BadFileError) as caught:
+            file.need_unchanged()
+        assert caught.value.reason == "changed"
 
 
-def test_a_file_replaced_while_it_is_opened_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def replace(*_: object, **__: object) -> object:
+@pytest.mark.parametrize("again", [False, True])
+def test_a_file_replaced_after_it_was_opened_is_read_as_it_was(again: bool, path: Path) -> None:
+    with open_checkpoint(path) as file:
         path.unlink()
-        save(path, {"other": torch.ones(2)})
-        raise OSError("gone")
-
-    monkeypatch.setattr(checkpoint, "safe_open", replace)
-    with pytest.raises(BadFileError) as caught:
-        CheckpointFile(path)
-    assert caught.value.reason == "changed"
+        if again:
+            save(path, {key: tensor * 0 for key, tensor in TENSORS.items() if tensor.dtype == torch.float32})
+        assert same(file.read("convolution"), TENSORS["convolution"])
 
 
 def test_misuse_is_an_error_that_names_the_file(path: Path, tmp_path: Path) -> None:
-    file = CheckpointFile(path)
+    file = open_checkpoint(path)
     with pytest.raises(BadFileError) as caught:
         file.read("nothing")
     assert caught.value.reason == "missing_tensor"
@@ -137,13 +140,13 @@ def test_misuse_is_an_error_that_names_the_file(path: Path, tmp_path: Path) -> N
     empty = tmp_path / "empty"
     empty.write_bytes(raw({"__metadata__": {}}))
     with pytest.raises(BadFileError) as caught:
-        CheckpointFile(empty)
+        open_checkpoint(empty)
     assert caught.value.reason == "empty"
 
 
 def test_a_number_format_that_torch_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x"
     path.write_bytes(raw({"a": entry("U16", (4,))}, bytes(8)))
-    monkeypatch.setitem(checkpoint.TORCH_NAME, "U16", "no_such_dtype")
-    with CheckpointFile(path) as file, pytest.raises(TransferError, match="U16"):
+    monkeypatch.setitem(tensor_info.TORCH_NAME, "U16", "no_such_dtype")
+    with open_checkpoint(path) as file, pytest.raises(TransferError, match="U16"):
         file.read("a")

@@ -1,0 +1,137 @@
+"""What everything above asks of a model on disk, whatever form it comes in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lib_transfer.errors import BadFileError
+from lib_transfer.formats.regular_file import FileStamp, changed_error, stamp
+from lib_transfer.formats.tensor_info import TensorInfo
+
+S = TypeVar("S", bound="Store")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a model on disk says of itself.
+
+    Attributes:
+        path: the file or folder, as it was named.
+        tensors: by name.
+        metadata: texts.
+        stamps: the states of its files when they were opened; they tell whether it is still the model that was read.
+    """
+
+    path: str
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+    stamps: tuple[FileStamp, ...]
+
+
+class Store(ABC):
+    """The tensors of a model that stays on disk: one of them, or some rows of one, in memory at a time.
+
+    Any number of threads may read at once. Tensors are copies: none keeps a file mapped or open.
+
+    Attributes:
+        contents: what is in it.
+    """
+
+    contents: Contents
+
+    @property
+    def path(self) -> str:
+        """The file or folder, as it was named."""
+        return self.contents.path
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The texts that come with the tensors."""
+        return self.contents.metadata
+
+    @property
+    def stamps(self) -> tuple[FileStamp, ...]:
+        """The states of its files when they were opened."""
+        return self.contents.stamps
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every tensor, by name."""
+        return {key: info.shape for key, info in self.contents.tensors.items()}
+
+    def dtype(self, key: str) -> str:
+        """The name of the number format a tensor is stored in, such as ``F16``."""
+        return self.info(key).dtype
+
+    def bytes_of(self, key: str) -> int:
+        """How many bytes a tensor has on disk."""
+        return self.info(key).nbytes
+
+    def info(self, key: str) -> TensorInfo:
+        """What is said of one tensor.
+
+        Raises:
+            BadFileError: ``missing_tensor``.
+        """
+        try:
+            return self.contents.tensors[key]
+        except KeyError:
+            raise BadFileError(f"{self.path} holds no tensor {key}.", reason="missing_tensor") from None
+
+    def read(self, key: str, rows: tuple[int, int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """A copy of a tensor, or of its rows ``rows[0]`` up to and without ``rows[1]``.
+
+        Args:
+            key: the tensor.
+            rows: which of its rows; all when not given.
+            dtype: what to convert to; when not given the dtype it is stored in, float32 where that is a code.
+
+        Raises:
+            BadFileError: ``missing_tensor``, ``rows``, or ``changed`` when the file was cut meanwhile.
+            UnsupportedError: this torch has no such number format.
+            StorageError: the disk or the network failed, or the file was closed.
+        """
+        shape = self.info(key).shape
+        if rows is not None and not (shape and 0 <= rows[0] <= rows[1] <= shape[0]):
+            raise BadFileError(f"{key} has shape {list(shape)}, so no rows {rows}.", reason="rows")
+        return self._read(key, rows, dtype)
+
+    @abstractmethod
+    def _read(self, key: str, rows: tuple[int, int] | None, dtype: torch.dtype | None) -> Tensor:
+        """:meth:`read` of a tensor and rows that are there."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the files; tensors already read stay valid. Closing twice does no harm."""
+
+    def need_unchanged(self) -> None:
+        """Raise if a file is no longer the one that was opened.
+
+        Raises:
+            BadFileError: ``changed``, or ``missing``.
+            StorageError: the system does not let us look.
+        """
+        for opened in self.stamps:
+            if stamp(opened.path) != opened:
+                raise changed_error(opened.path)
+
+    def __enter__(self: S) -> S:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def row_range(shape: tuple[int, ...], rows: tuple[int, int] | None) -> tuple[int, int]:
+    """The first row and the one after the last; a scalar counts as one row."""
+    return rows if rows is not None else (0, shape[0] if shape else 1)
