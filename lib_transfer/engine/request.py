@@ -79,9 +79,14 @@ class TransferRequest:
         return json.dumps(identity, sort_keys=True, ensure_ascii=True)
 
     @property
+    def digest(self) -> str:
+        """The SHA-256 of :meth:`to_json`, in hex: equal for equal requests."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
     def hash8(self) -> str:
         """Eight hex digits that stand for the request in file names."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:8]
+        return self.digest[:8]
 
 
 def request(

@@ -15,6 +15,7 @@ from lib_transfer.webui import controls, files, preview, results, status
 from lib_transfer.webui.file_index import FileIndex
 from lib_transfer.webui.host import Checkpoint, Host
 from lib_transfer.webui.jobs import Board, Job, Kind
+from lib_transfer.webui.once import Once
 from lib_transfer.webui.order import ACTIVE, AUTOMATIC, Asked, chosen_names, method_of, order
 from lib_transfer.webui.outcome import Outcome
 from lib_transfer.webui.panels import Panels
@@ -48,6 +49,7 @@ class Desk:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.board = Board()
+        self.once = Once()
         self.index = FileIndex(host.cache_folder())
         self.panels = Panels(host, self.index)
 
@@ -154,7 +156,7 @@ class Desk:
         job = Job(kind, tuple(asked_for.adapters))
         on_gpu = runtime(self.host).torch_device.type == "cuda"
         turn = functools.partial(self.host.gpu_turn, job.id) if on_gpu else None
-        self.board.start(job, Work(asked_for, self.host, self.index), turn)
+        self.board.start(job, Work(asked_for, self.host, self.index, self.once), turn)
         made.append(job)
         return ""
 

@@ -1,4 +1,4 @@
-"""What the WebUI calls: the tab, the settings, and the housekeeping below the settings."""
+"""What the WebUI calls: the tab, the settings, the housekeeping below them, and what prompts and pictures need."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from lib_transfer.webui.desk import Desk
 from lib_transfer.webui.gradio_compat import within_a_page
 from lib_transfer.webui.hosts.program import Program
 from lib_transfer.webui.housekeeping import Housekeeping, name_preview
+from lib_transfer.webui.prompt import infotext
+from lib_transfer.webui.prompt.generation import Prompts
+from lib_transfer.webui.prompt.resolution import Resolver
 from lib_transfer.webui.settings import PREFIX, SECTION, settings
 from lib_transfer.webui.tab import ELEM_ID, TITLE, tab
 
@@ -26,6 +29,18 @@ def desk() -> Desk:
 def tabs() -> list[tuple[Any, str, str]]:
     """For ``on_ui_tabs``."""
     return [(tab(desk()), TITLE, ELEM_ID)]
+
+
+@functools.cache
+def prompts() -> Prompts:
+    """Who writes the prompts of this process's generations anew."""
+    at = desk()
+    return Prompts(at.host, Resolver(at.host, at.index, at.once))
+
+
+def infotext_pasted(_: str, parameters: dict[str, Any]) -> None:
+    """For ``on_infotext_pasted``."""
+    infotext.restore(parameters)
 
 
 def add_settings() -> None:

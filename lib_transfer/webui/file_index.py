@@ -76,7 +76,21 @@ class CheckpointFacts:
     problem: str = ""
 
 
-Facts = TypeVar("Facts", AdapterFacts, CheckpointFacts)
+@dataclass(frozen=True)
+class OutputFacts:
+    """The request that a LoRA says it is the output of, as its JSON; "" for one that is not ours."""
+
+    request: str = ""
+
+
+@dataclass(frozen=True)
+class ContentFacts:
+    """Whether the contents of an output of ours are those it was written with."""
+
+    intact: bool
+
+
+Facts = TypeVar("Facts", AdapterFacts, CheckpointFacts, OutputFacts, ContentFacts)
 
 
 class FileIndex:
@@ -97,6 +111,15 @@ class FileIndex:
         """The facts of a checkpoint; None as for :meth:`adapter`."""
         return self._facts("checkpoint", path, CheckpointFacts, _read_checkpoint, known_only)
 
+    def output(self, path: Path) -> OutputFacts | None:
+        """Which request a LoRA is the output of; None where it is gone. Much quicker than :meth:`adapter`."""
+        return self._facts("output", path, OutputFacts, _read_output, False)
+
+    def intact(self, path: Path) -> bool:
+        """Whether an output of ours is undamaged. Reads the whole file, once for every state it is in."""
+        facts = self._facts("content", path, ContentFacts, _read_content, False)
+        return facts is not None and facts.intact
+
     def scan(self, adapters: Iterable[Path], checkpoints: Iterable[Path]) -> None:
         """Look into every file that is not known yet, in a thread of its own; one scan at a time."""
         if self._scanning.acquire(blocking=False):
@@ -114,7 +137,7 @@ class FileIndex:
                 self.checkpoint(path)
             for path in adapters:
                 self.adapter(path)
-            self._save()
+            self.save()
         except Exception:
             logger.exception("Transfer LoRA: looking into the LoRA files failed")
         finally:
@@ -141,7 +164,7 @@ class FileIndex:
             self._unsaved += 1
             due = self._unsaved >= _SAVE_EVERY
         if due:
-            self._save()
+            self.save()
         return found
 
     def _loaded(self) -> dict[str, Any]:
@@ -153,7 +176,7 @@ class FileIndex:
                 self._entries = {}
         return self._entries
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Best effort: what is not remembered is read again."""
         with self._lock:
             if not self._unsaved:
@@ -212,3 +235,26 @@ def _read_checkpoint(path: Path) -> CheckpointFacts:
             return CheckpointFacts(recognise(file.shapes).title)
     except TransferError as error:
         return CheckpointFacts(problem=str(error))
+
+
+def _read_output(path: Path) -> OutputFacts:
+    from lib_transfer.formats.metadata import PREFIX  # noqa: PLC0415
+    from lib_transfer.formats.peek import header_mentions  # noqa: PLC0415
+    from lib_transfer.formats.safetensors_file import read_header  # noqa: PLC0415
+
+    try:
+        if header_mentions(path, f"{PREFIX}request"):
+            return OutputFacts(read_header(path).metadata.get(f"{PREFIX}request", ""))
+    except TransferError:
+        pass
+    return OutputFacts()
+
+
+def _read_content(path: Path) -> ContentFacts:
+    from lib_transfer.formats.identity import addnet_hash  # noqa: PLC0415
+    from lib_transfer.formats.safetensors_file import read_header  # noqa: PLC0415
+
+    try:
+        return ContentFacts(addnet_hash(path) == read_header(path).metadata.get("sshs_model_hash"))
+    except TransferError:
+        return ContentFacts(False)

@@ -69,7 +69,7 @@ def order(asked: Asked, host: Host) -> Order:
         target=target_of(asked.target, host),
         source=_source(asked.source, host),
         method=chosen,
-        settings=_settings(chosen, asked.values),
+        settings=settings_of(chosen, asked.values),
     )
 
 
@@ -159,8 +159,12 @@ def _checkpoint(name: object, host: Host, role: str) -> Checkpoint:
     return found
 
 
-def _settings(method: Method, values: Sequence[Any]) -> dict[str, Value]:
-    """The settings that ``method`` has; the others' controls are hidden and do not count."""
+def settings_of(method: Method, values: Sequence[Any]) -> dict[str, Value]:
+    """The settings that ``method`` has, from the values of :func:`parameters`; the rest do not count.
+
+    Raises:
+        RequestError: a value is of the wrong kind or out of its range.
+    """
     own = registry.parameters(method)
     given: dict[str, Value] = {}
     for parameter, value in zip(parameters(), values, strict=True):

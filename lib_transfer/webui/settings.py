@@ -19,6 +19,8 @@ SECTION = ("transfer_lora", "Transfer LoRA")
 NOT_SET = "as the input"
 """What stands in a list for a choice that is not made."""
 
+TRANSFER_NOW, USE_ORIGINAL = MISSING = ("transfer it now", "use the original")
+
 LEAVE, REPLACE, KEEP_BOTH = EXISTS = ("leave it alone", "replace it", "keep both")
 
 
@@ -94,6 +96,13 @@ def _all() -> Iterator[Setting]:
         "{lora}_{target}_{method}_{hash8}",
     )
     yield _choice("exists", "When the output exists", "what to do when another file has its name", EXISTS, LEAVE)
+    yield _choice(
+        "missing",
+        "When a copy is missing",
+        "for a tag in a prompt: make the copy before the picture, or use the original and say so",
+        MISSING,
+        TRANSFER_NOW,
+    )
     ids = tuple(method.id for method in METHODS)
     yield _choice("method", "Default method", "the method that the tab starts with", ids, registry.DEFAULT)
     for parameter in parameters():

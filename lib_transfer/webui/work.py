@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from lib_transfer.webui.device import limited
 from lib_transfer.webui.file_index import AdapterFacts, FileIndex
 from lib_transfer.webui.host import Checkpoint, Host
 from lib_transfer.webui.jobs import Job
+from lib_transfer.webui.once import Once
 from lib_transfer.webui.order import Order, output_folder
 from lib_transfer.webui.outcome import Outcome, summary_in
 from lib_transfer.webui.settings import KEEP_BOTH, REPLACE
@@ -37,6 +38,7 @@ class Work:
     order: Order
     host: Host
     index: FileIndex
+    once: Once = field(default_factory=Once)
 
     def __call__(self, job: Job) -> None:
         """Work on every LoRA; one that fails does not keep the others back.
@@ -112,10 +114,11 @@ class Work:
             hashes=run.hashes,
             cancelled=job.cancelled,
         )
-        notes = _doubts(facts, source, request.source_sha256)
+        notes = doubts(facts, source, request.source_sha256)
         if job.kind == "analyse":
             return replace(so_far, status="analysed", report=analyse(request, runtime=run, progress=job), notes=notes)
-        result = self._written(lambda d: transfer(request, d, runtime=run, progress=job), request)
+        with self.once.making(request.digest, job.cancelled):
+            result = self._written(lambda d: transfer(request, d, runtime=run, progress=job), request)
         summary = _own_summary(result.path) if result.report is None and result.path else None
         return replace(
             so_far,
@@ -173,7 +176,7 @@ def runtime(host: Host) -> Runtime:
     return Runtime(device=str(host.setting("device")), cache_folder=host.cache_folder(), cache_limit=limit)
 
 
-def _doubts(facts: AdapterFacts, source: Checkpoint | None, sha256: str | None) -> tuple[str, ...]:
+def doubts(facts: AdapterFacts, source: Checkpoint | None, sha256: str | None) -> tuple[str, ...]:
     """What speaks against the source that was taken."""
     if source is None or sha256 is None:
         return ()

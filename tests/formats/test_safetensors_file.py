@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from lib_transfer.errors import BadFileError, TransferError
+from lib_transfer.formats.peek import header_mentions
 from lib_transfer.formats.safetensors_file import read_header
 
 from .builders import entry, file_bytes, random, raw
@@ -257,3 +258,16 @@ def test_any_byte_may_flip(data: st.DataObject, tmp_path: Path) -> None:
     if data.draw(st.booleans()) and (end := content.rfind(b"}")) > 8:  # the length right again, the rest wrong
         content[:8] = (end + 1 - 8).to_bytes(8, "little")
     check_total(tmp_path / "x", bytes(content))
+
+
+def test_a_header_is_looked_through_without_being_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "one.safetensors"
+    path.write_bytes(file_bytes({"a": random(2)}, {"some.key": "a value"}))
+    assert header_mentions(path, "some.key")
+    assert not header_mentions(path, "other.key")
+    # What only begins like one, and what is cut off in its header.
+    for damaged in (b"", b"some.k", path.read_bytes()[:30], b"\xff" * 8 + b"some.key"):
+        path.write_bytes(damaged)
+        assert not header_mentions(path, "some.key")
+    with pytest.raises(BadFileError):
+        header_mentions(tmp_path / "gone.safetensors", "some.key")

@@ -22,6 +22,7 @@ if importlib.util.find_spec("gradio") is None:
 else:
     from tests.webui import models
     from tests.webui.driver import Tab
+    from tests.webui.programs import Program
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
@@ -66,6 +67,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture(params=[False, True], ids=["a1111", "forge"])
+def program(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
+    """A stand-in for each program, and nothing left of an earlier one."""
+    from lib_transfer.webui import extension
+
+    def forget() -> None:
+        extension.desk.cache_clear()
+        extension.prompts.cache_clear()
+
+    forget()
+    yield Program(tmp_path, monkeypatch, forge=request.param)
+    forget()
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ class State:
 
     def begin(self, job: str = "(unknown)") -> None:
         self.job, self.job_count = job, -1
-        self.interrupted = self.skipped = False
+        self.interrupted = self.skipped = self.stopping_generation = False
         self.log.append(f"begin {job}")
 
     def end(self) -> None:
@@ -65,6 +65,22 @@ class OptionInfo:
     ) -> None:
         self.default, self.label, self.component, self.component_args = default, label, component, component_args
         self.section = section
+
+
+class Script:
+    """``scripts.Script``: what the programs look for in it."""
+
+    infotext_fields = paste_field_names = None
+    args_from = args_to = 1
+
+    def title(self) -> str:
+        raise NotImplementedError
+
+    def process(self, p, *args) -> None:
+        pass
+
+    def before_process_batch(self, p, *args, **kwargs) -> None:
+        pass
 
 
 class Program:
@@ -101,6 +117,7 @@ class Program:
                 "list_models": lambda: None,
                 "select_checkpoint": self.select_checkpoint,
             },
+            "modules.scripts": {"Script": Script, "AlwaysVisible": object(), "scripts_data": []},
             "modules.call_queue": {"queue_lock": queue},
             "modules.progress": {
                 "add_task_to_queue": lambda task: self.tasks.append(f"queued {task}"),
@@ -109,7 +126,7 @@ class Program:
             },
             "modules.script_callbacks": {
                 f"on_{name}": lambda callback, _name=name: self.callbacks.update({_name: callback})
-                for name in ("ui_tabs", "ui_settings", "after_component")
+                for name in ("ui_tabs", "ui_settings", "after_component", "infotext_pasted")
             },
             "networks": {"list_available_networks": self.list_available_networks},
         }

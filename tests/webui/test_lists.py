@@ -130,7 +130,7 @@ def test_what_is_remembered_of_a_file_ends_with_the_file(tmp_path: Path) -> None
     first = index.adapter(path)
     assert first is not None
     assert (first.base, first.kind, first.source_name) == ("Stable Diffusion 1.x", "LoRA / LoCon, rank 3", models.BASE)
-    index._save()
+    index.save()
     again = FileIndex(tmp_path / "cache")
     assert again.adapter(path, known_only=True) == first
     path.write_bytes(b"broken")

@@ -22,14 +22,6 @@ from tests.webui.conftest import ROOT
 from tests.webui.programs import Program
 
 
-@pytest.fixture(params=[False, True], ids=["a1111", "forge"])
-def program(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
-    extension.desk.cache_clear()
-    made = Program(tmp_path, monkeypatch, forge=request.param)
-    yield made
-    extension.desk.cache_clear()
-
-
 def test_the_active_checkpoint_is_the_selected_one(program: Program, tmp_path: Path) -> None:
     program.add(tmp_path / "first.safetensors", "1" * 64)
     second = program.add(tmp_path / "second.safetensors", "2" * 64, "abcd1234")

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lib_transfer.webui import files
 from lib_transfer.webui.host import Active, Checkpoint, Host, Turn
 from lib_transfer.webui.settings import PREFIX
 
@@ -76,6 +78,49 @@ class Program(Host):
                 # Another extension's code; the file is written whatever becomes of the list.
                 logger.exception("Transfer LoRA: the WebUI could not list its LoRAs again")
 
+    def listed_adapter(self, name: str) -> Path | None:
+        """The file that the Lora extension would load for ``name`` in a tag; None where it lists none."""
+        networks = sys.modules.get("networks")
+        # By name alone where two files have the same alias, as the extension does.
+        alone = name.lower() in getattr(networks, "forbidden_network_aliases", ())
+        listed = getattr(networks, "available_networks" if alone else "available_network_aliases", {})
+        found = listed.get(name)
+        return Path(found.filename) if found is not None else None
+
+    def adapter_named(self, name: str) -> Path | None:
+        """The file for ``name`` in a tag: the one the Lora extension lists, else one of that path or name on disk."""
+        found = self.listed_adapter(name)
+        if found is None and name:
+            names = files.adapters(self.adapter_folders())
+            found = names.get(name) or names.get(files.by_card(name, names) or "")
+        if found is None and name:
+            # It may be the alias of a new file.
+            self.adapters_changed()
+            found = self.listed_adapter(name)
+        return found
+
+    def checkpoint_of(self, info: Any) -> Checkpoint:
+        """The checkpoint that the WebUI describes by ``info``."""
+        return _checkpoint(info)
+
+    def checkpoint_named(self, name: str) -> Checkpoint | None:
+        """The checkpoint that the WebUI would take for ``name``."""
+        info = _module("sd_models").get_closet_checkpoint_match(name)
+        return _checkpoint(info) if info is not None else None
+
+    @contextmanager
+    def within_generation(self, text: str) -> Iterator[Turn]:
+        """Use the progress bar and the interrupt of the generation that is under way; its own numbers come back after."""
+        state = _module("shared").state
+        kept = {name: getattr(state, name, None) for name in _PROGRESS}
+        turn = _Turn(state, "Transfer LoRA: ")
+        turn.show(0, 1, 0, 1, text)
+        try:
+            yield turn
+        finally:
+            for name, value in kept.items():
+                setattr(state, name, value)
+
     @contextmanager
     def gpu_turn(self, task: str) -> Iterator[Turn]:
         """Hold the WebUI's queue: no picture is made meanwhile, its progress bar is ours, and so is its interrupt."""
@@ -91,17 +136,22 @@ class Program(Host):
                 shared.state.end()
 
 
-class _Turn:
-    """A turn in the WebUI's queue: its ``shared.state`` is ours for so long."""
+# What the WebUI's progress bar is made from.
+_PROGRESS = ("job_count", "job_no", "sampling_steps", "sampling_step", "textinfo")
 
-    def __init__(self, state: Any) -> None:
+
+class _Turn:
+    """A turn in the WebUI's queue, with ``prefix`` before every text: its ``shared.state`` is ours for so long."""
+
+    def __init__(self, state: Any, prefix: str = "") -> None:
         self._state = state
+        self._prefix = prefix
 
     def show(self, job: int, jobs: int, step: int, steps: int, text: str) -> None:
-        """Set what the WebUI's progress bar is made from."""
+        """Move the WebUI's progress bar."""
         self._state.job_count, self._state.job_no = jobs, job
         self._state.sampling_steps, self._state.sampling_step = max(steps, 1), step
-        self._state.textinfo = text
+        self._state.textinfo = self._prefix + text
 
     def interrupted(self) -> bool:
         """Whether Interrupt was pressed, or on newer programs "stop after this one"."""
