@@ -210,11 +210,11 @@ def _read(path: Path, rows: Mapping[str, int], only: str | None) -> dict[str, Te
     with safe_open(path, framework="pt") as file:
         tensors = {}
         for name in [only] if only else [n for n in file.keys() if not n.startswith("check.")]:  # noqa: SIM118
-            count = rows.get(name)
-            # Left in the mapped file, not copied: an entry's file is replaced or removed, but never changed.
-            tensors[name] = file.get_tensor(name)[:count]
-            if not torch.equal(_checks(tensors[name]), file.get_tensor(f"check.{name}")[:count]):
+            stored = file.get_tensor(name)[: rows.get(name)]
+            if not torch.equal(_checks(stored), file.get_tensor(f"check.{name}")[: rows.get(name)]):
                 return None
+            # A copy in torch's own memory, which is aligned: a file's is not, and the last bits of products depend on it.
+            tensors[name] = stored.clone()
     return tensors
 
 

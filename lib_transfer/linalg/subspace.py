@@ -233,4 +233,5 @@ def principal_vectors(overlaps: Tensor) -> PrincipalVectors:
     diagonal = r.diagonal()
     x = x * torch.where(diagonal < 0, -1, 1)
     cosines = diagonal.abs().clamp(max=1)
-    return PrincipalVectors(x.float(), y.float().contiguous(), cosines.float(), ((1 - cosines) * (1 + cosines)).float())
+    squared_sines = (1 - cosines) * (1 + cosines)
+    return PrincipalVectors(x.float().contiguous(), y.float().contiguous(), cosines.float(), squared_sines.float())

@@ -61,7 +61,8 @@ class SafetensorsStore(Store):
                 return tensor.to(dtype or own, copy=True)
             except _LIBRARY_FAILED:
                 self._library = None  # plain reading needs no mapping, and works on every file that was accepted
-        return self._read_plainly(info, own, rows).to(dtype or own)
+        # In torch's own memory, as above: it is aligned, and the last bits of a product depend on that.
+        return self._read_plainly(info, own, rows).to(dtype or own, copy=True)
 
     def _map(self) -> Any:
         """The library's view of the file; None where the file cannot be mapped (network drives, address limits)."""
