@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -81,6 +82,7 @@ class Relations:
         wanted: the subspace rank.
         cache: where results are kept.
         device: where the mathematics is done.
+        kept: what was asked for already, where it is kept (see :meth:`keeping`).
     """
 
     source: Base
@@ -88,14 +90,18 @@ class Relations:
     wanted: Wanted
     cache: Cache
     device: torch.device
+    kept: dict[Any, Any] | None = field(default=None, compare=False, repr=False)
 
     def __call__(self, of_source: Module, of_target: Module) -> Relation:
         """The relation of a source module's weight to a target module's."""
-        return Relation(
-            Weight(self.source.checkpoint, self.source.sha256, of_source, self.device),
-            Weight(self.target.checkpoint, self.target.sha256, of_target, self.device),
-            self.wanted,
-            self.cache,
+        return self._once(
+            (of_source.name, of_target.name),
+            lambda: Relation(
+                self._weight(self.source, of_source, self.device),
+                self._weight(self.target, of_target, self.device),
+                self.wanted,
+                self.cache,
+            ),
         )
 
     def source_weight(self, module: Module) -> Tensor:
@@ -104,8 +110,25 @@ class Relations:
         Raises:
             NumericError: it holds NaN or infinity.
         """
-        weight = Weight(self.source.checkpoint, self.source.sha256, module, torch.device("cpu"))
-        return weight.sound().reshape(module.shape)
+        return self._weight(self.source, module, torch.device("cpu")).sound().reshape(module.shape)
+
+    def keeping(self) -> Relations:
+        """The same, but a weight or a relation that was asked for stays in memory: for several updates of one module."""
+        return dataclasses.replace(self, kept={})
+
+    def _weight(self, base: Base, module: Module, device: torch.device) -> Weight:
+        def make() -> Weight:
+            return Weight(base.checkpoint, base.sha256, module, device)
+
+        return self._once((base.path, module.name, device), make)
+
+    def _once(self, key: Any, make: Callable[[], R]) -> R:
+        if self.kept is None:
+            return make()
+        if key not in self.kept:
+            self.kept[key] = make()
+        found: R = self.kept[key]
+        return found
 
 
 def over_modules(

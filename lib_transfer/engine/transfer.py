@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-import torch
-
-from lib_transfer import method as registry
 from lib_transfer.engine import output
-from lib_transfer.engine.base import Base, open_base
 from lib_transfer.engine.cache import Cache
-from lib_transfer.engine.carry import Carried, Settings, carry
 from lib_transfer.engine.destination import Destination, is_done, need_folder, output_path, to_replace
-from lib_transfer.engine.plan import Pair, plan
-from lib_transfer.engine.report import ModuleReport, TransferReport
-from lib_transfer.engine.request import Files, TransferRequest, files_of
-from lib_transfer.engine.run import Relations, Runtime, over_modules
-from lib_transfer.errors import BadFileError
-from lib_transfer.formats.adapter import Adapter, read_adapter
-from lib_transfer.formats.identity import FileStamp, stamp
+from lib_transfer.engine.group import Bases, Left, Member, carry_all, opened
+from lib_transfer.engine.report import TransferReport
+from lib_transfer.engine.request import TransferRequest, files_of
+from lib_transfer.engine.run import Runtime
+from lib_transfer.errors import CancelledError, NotEnoughMemoryError, OutputExistsError, StorageError, TransferError
 from lib_transfer.formats.naming import unique_stem
 from lib_transfer.formats.publish import sweep
-from lib_transfer.formats.regular_file import changed_error
 from lib_transfer.formats.sidecars import carry_sidecars, plan_sidecars
 from lib_transfer.formats.writer import write_adapter
 from lib_transfer.progress import WRITING, Progress, Silent, check
-
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -54,6 +43,18 @@ class TransferResult:
     warnings: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class Order:
+    """A request and where its output goes."""
+
+    request: TransferRequest
+    destination: Destination
+
+
+Ending = TransferResult | TransferError
+"""How a transfer of a group ends."""
+
+
 def analyse(
     request: TransferRequest, *, runtime: Runtime | None = None, progress: Progress | None = None
 ) -> TransferReport:
@@ -62,10 +63,11 @@ def analyse(
     Raises:
         TransferError: a file cannot be read, the inputs do not belong together, or the person stopped it.
     """
-    with _opened(request) as inputs:
-        runtime = runtime or Runtime()
-        report, _ = _run(request, inputs, runtime, runtime.cache, progress or Silent(), lambda _: None)
-        return report
+    runtime = runtime or Runtime()
+    with opened(request) as bases:
+        member = Member(request, bases, writes=False)
+        carry_all([member], runtime, runtime.cache, progress or Silent())
+        return member.report()
 
 
 def transfer(
@@ -91,106 +93,123 @@ def transfer(
         TransferError: a file cannot be read or written, the inputs do not belong together, or the person stopped it;
             nothing was written then.
     """
-    destination, runtime, progress = destination or Destination(), runtime or Runtime(), progress or Silent()
-    path = output_path(request, destination)
-    if is_done(path, request):
-        return TransferResult(path, "already done", None)
-    replaced = to_replace(path, destination)
+    order = Order(request, destination or Destination())
+    [(_, ending)] = transfer_group([order], runtime=runtime or Runtime(), progress=progress or Silent())
+    if isinstance(ending, TransferError):
+        raise ending
+    return ending
+
+
+def transfer_group(
+    orders: Sequence[Order], *, runtime: Runtime, progress: Progress, left: Left = lambda _: False
+) -> Iterator[tuple[Order, Ending]]:
+    """Transfer several adapters together; each output is written whole, as soon as all modules were carried.
+
+    Args:
+        orders: their requests differ in the adapter alone.
+        runtime, progress: as in :func:`transfer`.
+        left: asked between modules whether an adapter of the group is to be left out.
+
+    Yields:
+        Every order with its ending, in no special order; a problem of one of them does not keep the others back.
+
+    Raises:
+        CancelledError: the person asked to stop. What was yielded is done.
+        StorageError: an output could not be written, and so the next one could not be either.
+        TransferError: a checkpoint cannot be read, or there is too little memory.
+    """
+    to_do: list[tuple[Order, Path | None]] = []
+    for order in orders:
+        try:
+            ending, replaced = _prepared(order)
+        except TransferError as error:
+            yield order, error
+            continue
+        if ending is not None:
+            yield order, ending
+        else:
+            to_do.append((order, replaced))
+    if not to_do:
+        return
+    with opened(to_do[0][0].request) as bases:
+        members: list[tuple[Member, Order, Path | None]] = []
+        for order, replaced in to_do:
+            member = _member(order, bases)
+            if isinstance(member, TransferError):
+                yield order, member
+            else:
+                members.append((member, order, replaced))
+        if not members:
+            return
+        cache = runtime.cache
+        carry_all([member for member, _, _ in members], runtime, cache, progress, left)
+        while members:
+            # Taken out of the list, so that its memory is free once it is written.
+            member, order, replaced = members.pop(0)
+            yield order, _ending(member, order, replaced, cache, progress)
+
+
+def _member(order: Order, bases: Bases) -> Member | TransferError:
+    try:
+        return Member(order.request, bases, writes=True)
+    except NotEnoughMemoryError:
+        raise
+    except TransferError as error:
+        return error
+
+
+def _prepared(order: Order) -> tuple[TransferResult | None, Path | None]:
+    """The result, where the output is there already; otherwise the file that it will replace, if any."""
+    path = output_path(order.request, order.destination)
+    if is_done(path, order.request):
+        return TransferResult(path, "already done", None), None
+    replaced = to_replace(path, order.destination)
     need_folder(path.parent)
-    with _opened(request) as inputs:
-        cache, dtype = runtime.cache, output.output_dtype(request.setting("dtype"), inputs.adapter)
-        report, pieces = _run(request, inputs, runtime, cache, progress, lambda carried: output.piece(carried, dtype))
-        unkept = [] if cache.problem is None else [cache.problem]
-        if not any(piece.tensors for piece in pieces):
-            return TransferResult(None, "nothing carried", report, warnings=(*unkept,))
-        if replaced and destination.file is None:
-            path = path.with_stem(unique_stem(path.stem, {p.stem.casefold() for p in path.parent.iterdir()}))
-        _still_the_same(inputs)
-        # The last moment to stop: from here on the output is written, whole.
-        check(progress)
-        progress.start(1, WRITING)
-        result = _write(request, inputs, pieces, report, path, replaced, dtype)
-        progress.step(path.name)
-        return dataclasses.replace(result, warnings=(*result.warnings, *unkept))
+    return None, replaced
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """Everything that was opened for a request."""
-
-    files: Files
-    adapter: Adapter
-    source: Base | None
-    target: Base
-
-    @property
-    def stamps(self) -> tuple[FileStamp, ...]:
-        """The states in which the files were opened, in the order of :class:`Files`."""
-        bases = [base for base in (self.source, self.target) if base is not None]
-        return (*self.adapter.header.stamps, *(stamp for base in bases for stamp in base.checkpoint.stamps))
+def _ending(member: Member, order: Order, replaced: Path | None, cache: Cache, progress: Progress) -> Ending:
+    """Write one member's output; its problem, where it has one of its own."""
+    try:
+        result = _published(member, order, replaced, progress)
+    except (CancelledError, StorageError) as error:
+        if error is member.problem:
+            return error
+        raise
+    except TransferError as error:
+        return error
+    unkept = () if cache.problem is None else (cache.problem,)
+    return dataclasses.replace(result, warnings=(*result.warnings, *unkept))
 
 
-@contextmanager
-def _opened(request: TransferRequest) -> Iterator[_Inputs]:
-    files = files_of(request)
-    adapter = read_adapter(files.adapter)
-    with ExitStack() as stack:
-        source = None
-        if files.source is not None and request.source_sha256 is not None:
-            source = stack.enter_context(open_base(files.source, request.source_sha256))
-        target = stack.enter_context(open_base(files.target, request.target_sha256))
-        inputs = _Inputs(files, adapter, source, target)
-        # A file that was rewritten after it was hashed would be carried, and cached, under the name of the old one.
-        if files.stamps and files.stamps != inputs.stamps:
-            raise changed_error(next(s.path for s, was in zip(inputs.stamps, files.stamps, strict=True) if s != was))
-        yield inputs
+def _published(member: Member, order: Order, replaced: Path | None, progress: Progress) -> TransferResult:
+    report = member.report()
+    if not any(piece.tensors for piece in member.pieces):
+        return TransferResult(None, "nothing carried", report)
+    path = output_path(order.request, order.destination)
+    if replaced and order.destination.file is None:
+        path = path.with_stem(unique_stem(path.stem, {p.stem.casefold() for p in path.parent.iterdir()}))
+    member.still_the_same()
+    # The last moment to stop: from here on the output is written, whole.
+    check(progress)
+    progress.start(1, WRITING)
+    try:
+        result = _write(member, report, path, replaced)
+    except OutputExistsError:
+        # Somebody else was at the same request, and quicker.
+        if not is_done(path, order.request):
+            raise
+        result = TransferResult(path, "already done", None)
+    progress.step(path.name)
+    return result
 
 
-def _run(
-    request: TransferRequest,
-    inputs: _Inputs,
-    runtime: Runtime,
-    cache: Cache,
-    progress: Progress,
-    work: Callable[[Carried], R],
-) -> tuple[TransferReport, list[R]]:
-    """Carry every module, do ``work`` on each at once, so that no more is kept than its result, and report."""
-    settings = Settings.of(request)
-    planned = plan(inputs.adapter, inputs.source, inputs.target)
-    device = runtime.torch_device
-    relate = Relations(inputs.source or inputs.target, inputs.target, settings.wanted, cache, device)
-
-    def one(pair: Pair) -> tuple[ModuleReport, R]:
-        carried = carry(pair, settings, relate, device)
-        return carried.report, work(carried)
-
-    progress.start(len(planned.pairs), f"{request.adapter_name} to {request.target_name}")
-    results = over_modules(planned.pairs, one, lambda pair: pair.group.name, runtime.threads, progress)
-    cache.prune()
-    report = TransferReport(
-        request=json.loads(request.to_json()),
-        method=registry.get(request.method).title,
-        source_architecture=inputs.source.architecture.title if inputs.source else None,
-        target_architecture=inputs.target.architecture.title,
-        modules=tuple(report for report, _ in results),
-        unread=planned.unread,
-    )
-    return report, [result for _, result in results]
-
-
-def _write(
-    request: TransferRequest,
-    inputs: _Inputs,
-    pieces: Sequence[output.Piece],
-    report: TransferReport,
-    path: Path,
-    replaced: Path | None,
-    dtype: torch.dtype,
-) -> TransferResult:
+def _write(member: Member, report: TransferReport, path: Path, replaced: Path | None) -> TransferResult:
+    request, target = member.request, member.bases.target
     summary = json.dumps(report.summary(), sort_keys=True)
-    metadata = output.metadata(request, inputs.adapter.metadata, pieces, inputs.target, summary, path.stem)
+    metadata = output.metadata(request, member.adapter.metadata, member.pieces, target, summary, path.stem)
     sweep(path.parent)
-    tensors = output.all_tensors(pieces, inputs.target, dtype)
+    tensors = output.all_tensors(member.pieces, target, member.dtype)
     warnings = list(write_adapter(path, tensors, metadata, overwrite=replaced == path).warnings)
     if replaced is not None and replaced != path:
         try:
@@ -198,15 +217,6 @@ def _write(
         except OSError as error:
             warnings.append(f"The old output {replaced} could not be removed: {error.strerror}.")
     note = f"Transferred from {request.adapter_name} to {request.target_name} ({request.method})."
-    card = inputs.target.architecture.card_version
-    sidecars = carry_sidecars(plan_sidecars(inputs.files.adapter, path, card_version=card, note=note))
+    card = target.architecture.card_version
+    sidecars = carry_sidecars(plan_sidecars(files_of(request).adapter, path, card_version=card, note=note))
     return TransferResult(path, "written", report, sidecars.files, (*warnings, *sidecars.notes))
-
-
-def _still_the_same(inputs: _Inputs) -> None:
-    """Raise if an input was rewritten while it was being read."""
-    changed = [opened.path for opened in inputs.stamps if stamp(opened.path) != opened]
-    if changed:
-        raise BadFileError(
-            f"{changed[0]} changed during the transfer, so nothing was written.", reason="changed", hint="Start again."
-        )

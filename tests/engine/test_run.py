@@ -18,7 +18,7 @@ import lib_transfer
 from lib_transfer import Destination, Runtime, TransferRequest, TransferResult
 from lib_transfer.architecture import modules
 from lib_transfer.engine import carry as carry_module
-from lib_transfer.engine import transfer as transfer_module
+from lib_transfer.engine import group as group_module
 from lib_transfer.engine.similarity import compare
 from lib_transfer.engine.subspaces import Wanted
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, NumericError
@@ -146,12 +146,12 @@ def test_the_same_bytes_in_any_order_of_modules(
     made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: bytes
 ) -> None:
     request = request_of(made, tmp_path / "hashes")
-    real = transfer_module.over_modules
+    real = group_module.over_modules
 
     def backward(items: Any, *rest: Any) -> Any:
         return real(list(items)[::-1], *rest)[::-1]
 
-    monkeypatch.setattr(transfer_module, "over_modules", backward)
+    monkeypatch.setattr(group_module, "over_modules", backward)
     assert bytes_of(request, tmp_path / "two", tmp_path / "out") == expected
 
 
@@ -159,14 +159,14 @@ def test_the_report_keeps_the_order_of_the_adapter(
     made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = sorted({key.split(".")[0] for key in load_file(made.adapter)})
-    real = transfer_module.carry
+    real = group_module.carry
 
     def first_is_last(pair: Any, *rest: Any) -> Any:
         if pair.group.name == names[0]:
             time.sleep(0.3)
         return real(pair, *rest)
 
-    monkeypatch.setattr(transfer_module, "carry", first_is_last)
+    monkeypatch.setattr(group_module, "carry", first_is_last)
     report = lib_transfer.analyse(request_of(made, tmp_path / "cache"), runtime=runtime(tmp_path / "cache", 3))
     assert [m.name for m in report.modules] == names
 
@@ -417,7 +417,7 @@ def test_every_module_has_one_thread_and_no_tf32_and_afterwards_all_is_as_before
             raise error
         return real(*arguments)
 
-    monkeypatch.setattr(transfer_module, "carry", watching)
+    monkeypatch.setattr(group_module, "carry", watching)
     request = request_of(made, tmp_path / "cache")
     if error is None:
         run(request, tmp_path / "cache", tmp_path / "out", workers=workers)

@@ -10,15 +10,15 @@ import time
 from pathlib import Path
 
 from lib_transfer.cli.main import main
-from lib_transfer.engine import transfer
+from lib_transfer.engine import group
 
 if __name__ == "__main__":
-    hold, carry = Path(sys.argv[1]), transfer.carry
+    hold, carry = Path(sys.argv[1]), group.carry
 
     def held(*arguments):
         while hold.exists():
             time.sleep(0.01)
         return carry(*arguments)
 
-    transfer.carry = held
+    group.carry = held
     sys.exit(main(sys.argv[2:]))

@@ -1,0 +1,195 @@
+"""Several adapters from one base to another, module by module: each weight and each cache entry is read once for all.
+
+A single transfer is a group of one, and an adapter's output has the same bytes in every group.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from lib_transfer import method as registry
+from lib_transfer.engine import output
+from lib_transfer.engine.base import Base, open_base
+from lib_transfer.engine.cache import Cache
+from lib_transfer.engine.carry import Settings, carry
+from lib_transfer.engine.plan import Pair, plan
+from lib_transfer.engine.report import ModuleReport, TransferReport
+from lib_transfer.engine.request import TransferRequest, files_of
+from lib_transfer.engine.run import Relations, Runtime, over_modules
+from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
+from lib_transfer.formats.adapter import read_adapter
+from lib_transfer.formats.identity import FileStamp, stamp
+from lib_transfer.formats.regular_file import changed_error
+from lib_transfer.progress import Progress, check
+
+Left = Callable[["Member"], bool]
+"""Whether the person has left out one adapter of a group."""
+
+
+@dataclass(frozen=True)
+class Bases:
+    """The checkpoints that a group is carried between, opened; without a source where the method needs none."""
+
+    source: Base | None
+    target: Base
+
+    @property
+    def stamps(self) -> tuple[FileStamp, ...]:
+        """The states in which the files were opened, in the order of :class:`~lib_transfer.engine.request.Files`."""
+        bases = [base for base in (self.source, self.target) if base is not None]
+        return tuple(stamp for base in bases for stamp in base.checkpoint.stamps)
+
+
+@contextmanager
+def opened(request: TransferRequest) -> Iterator[Bases]:
+    """The checkpoints of ``request``, closed at the end.
+
+    Raises:
+        TransferError: one cannot be read, or is no checkpoint of a supported architecture.
+    """
+    files = files_of(request)
+    with ExitStack() as stack:
+        source = None
+        if files.source is not None and request.source_sha256 is not None:
+            source = stack.enter_context(open_base(files.source, request.source_sha256))
+        yield Bases(source, stack.enter_context(open_base(files.target, request.target_sha256)))
+
+
+class Member:
+    """One adapter of a group, and what has become of its modules so far.
+
+    Args:
+        request: what is to be done with it.
+        bases: those of the group, which are the request's.
+        writes: whether the parts of an output are kept; without, there is a report alone.
+
+    Attributes:
+        problem: why it goes no further; nothing more is computed for it then.
+
+    Raises:
+        TransferError: the adapter cannot be read, or does not belong to the source.
+    """
+
+    def __init__(self, request: TransferRequest, bases: Bases, *, writes: bool) -> None:
+        self.request = request
+        self.bases = bases
+        self.problem: TransferError | None = None
+        self.adapter = read_adapter(files_of(request).adapter)
+        # A file that was rewritten after it was hashed would be carried, and cached, under the name of the old one.
+        hashed = files_of(request).stamps
+        if hashed and hashed != self.stamps:
+            raise changed_error(next(s.path for s, was in zip(self.stamps, hashed, strict=True) if s != was))
+        self.planned = plan(self.adapter, bases.source, bases.target)
+        self.dtype = output.output_dtype(request.setting("dtype"), self.adapter)
+        self._writes = writes
+        self._reports: list[ModuleReport | None] = [None] * len(self.planned.pairs)
+        self._pieces: list[output.Piece | None] = [None] * len(self.planned.pairs)
+
+    @property
+    def stamps(self) -> tuple[FileStamp, ...]:
+        """The states in which its files were opened."""
+        return (*self.adapter.header.stamps, *self.bases.stamps)
+
+    @property
+    def pieces(self) -> list[output.Piece]:
+        """The parts of the output, in the order of the adapter."""
+        return [piece for piece in self._pieces if piece is not None]
+
+    def carry(self, place: int, settings: Settings, relate: Relations, device: torch.device) -> None:
+        """Carry the pair at ``place`` of the plan, and make its part of the output at once, which is all that is kept."""
+        try:
+            carried = carry(self.planned.pairs[place], settings, relate, device)
+            self._reports[place] = carried.report
+            if self._writes:
+                self._pieces[place] = output.piece(carried, self.dtype)
+        except NotEnoughMemoryError:
+            raise
+        except TransferError as error:
+            self.problem = error
+
+    def report(self) -> TransferReport:
+        """The report, once every pair was carried.
+
+        Raises:
+            TransferError: the problem, where there is one.
+        """
+        if self.problem is not None:
+            raise self.problem
+        return TransferReport(
+            request=json.loads(self.request.to_json()),
+            method=registry.get(self.request.method).title,
+            source_architecture=self.bases.source.architecture.title if self.bases.source else None,
+            target_architecture=self.bases.target.architecture.title,
+            modules=tuple(report for report in self._reports if report is not None),
+            unread=self.planned.unread,
+        )
+
+    def still_the_same(self) -> None:
+        """Raise :class:`BadFileError` if an input was rewritten while it was being read."""
+        changed = [opened.path for opened in self.stamps if stamp(opened.path) != opened]
+        if changed:
+            raise BadFileError(
+                f"{changed[0]} changed during the transfer, so nothing was written.",
+                reason="changed",
+                hint="Start again.",
+            )
+
+
+def carry_all(
+    members: Sequence[Member],
+    runtime: Runtime,
+    cache: Cache,
+    progress: Progress,
+    left: Left = lambda _: False,
+) -> None:
+    """Carry every module of every member; what goes wrong for one of them is its ``problem`` and nobody else's.
+
+    Args:
+        members: of one group: their requests differ in the adapter alone.
+        runtime: device and number of modules at a time.
+        cache: where decompositions are kept.
+        progress: is told of every module of the bases, and asked before every adapter's part of it whether to stop.
+        left: asked as often, whether to leave out this member.
+
+    Raises:
+        CancelledError: the person asked to stop.
+        NotEnoughMemoryError: there is too little memory for a module.
+    """
+    first = members[0]
+    settings, device = Settings.of(first.request), runtime.torch_device
+    relations = Relations(first.bases.source or first.bases.target, first.bases.target, settings.wanted, cache, device)
+
+    def one(shared: Sequence[tuple[Member, int]]) -> None:
+        relate = relations.keeping()
+        for number, (member, place) in enumerate(shared):
+            if number:
+                check(progress)
+            if member.problem is None and left(member):
+                member.problem = CancelledError("Skipped; nothing was written.")
+            if member.problem is None:
+                member.carry(place, settings, relate, device)
+
+    modules = _by_module(members)
+    one_adapter = f"{first.request.adapter_name} to {first.request.target_name}"
+    words = one_adapter if len(members) == 1 else f"{len(members)} LoRAs to {first.request.target_name}"
+    progress.start(len(modules), words)
+    over_modules(modules, one, lambda shared: _pair(*shared[0]).group.name, runtime.threads, progress)
+    cache.prune()
+
+
+def _by_module(members: Sequence[Member]) -> list[list[tuple[Member, int]]]:
+    """Every pair of every member, those of one module of the source together."""
+    found: dict[str, list[tuple[Member, int]]] = {}
+    for member in members:
+        for place, pair in enumerate(member.planned.pairs):
+            found.setdefault(pair.source.name, []).append((member, place))
+    return list(found.values())
+
+
+def _pair(member: Member, place: int) -> Pair:
+    return member.planned.pairs[place]
