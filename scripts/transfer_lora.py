@@ -6,6 +6,7 @@ from lib_transfer.webui.prompt.script import Hooks
 
 script_callbacks.on_ui_tabs(extension.tabs)
 script_callbacks.on_ui_settings(extension.add_settings)
+script_callbacks.on_ui_settings(extension.add_axes)
 script_callbacks.on_after_component(extension.after_component)
 script_callbacks.on_infotext_pasted(extension.infotext_pasted)
 

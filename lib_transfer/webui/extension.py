@@ -11,7 +11,7 @@ from lib_transfer.webui.desk import Desk
 from lib_transfer.webui.gradio_compat import within_a_page
 from lib_transfer.webui.hosts.program import Program
 from lib_transfer.webui.housekeeping import Housekeeping, name_preview
-from lib_transfer.webui.prompt import infotext
+from lib_transfer.webui.prompt import axes, infotext
 from lib_transfer.webui.prompt.generation import Prompts
 from lib_transfer.webui.prompt.resolution import Resolver
 from lib_transfer.webui.settings import PREFIX, SECTION, settings
@@ -41,6 +41,11 @@ def prompts() -> Prompts:
 def infotext_pasted(_: str, parameters: dict[str, Any]) -> None:
     """For ``on_infotext_pasted``."""
     infotext.restore(parameters)
+
+
+def add_axes() -> None:
+    """For ``on_ui_settings``, which comes before the plot makes its list of axes, with and without a page."""
+    axes.add()
 
 
 def add_settings() -> None:

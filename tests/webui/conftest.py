@@ -27,6 +27,8 @@ else:
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
 
+    from tests.webui.generations import Generations
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -81,6 +83,30 @@ def program(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     forget()
     yield Program(tmp_path, monkeypatch, forge=request.param)
     forget()
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two relatives of a checkpoint, and one of another family."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    models.checkpoints(folder)
+    return folder / "Stable-diffusion"
+
+
+@pytest.fixture
+def made(program: Program, checkpoints: Path) -> Generations:
+    """A program with three related checkpoints, of which ``tuned`` is chosen, and the LoRA ``cat`` trained on ``base``."""
+    from tests.webui.generations import Generations
+
+    place = program.folder / "models" / "Stable-diffusion"
+    place.mkdir()
+    for name in (models.BASE, models.TUNED, models.VARIED):
+        os.link(checkpoints / name, place / name)
+        program.add(place / name)
+    models.lora(program.folder / "models", "cat")
+    generations = Generations(program)
+    generations.choose(models.TUNED)
+    return generations
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from tests.webui.conftest import ROOT
 from tests.webui.programs import Info, Program, Script
@@ -60,6 +60,7 @@ class Processing:
     comments: dict[str, int] = field(default_factory=dict)
     all_prompts: list[str] | None = None
     all_negative_prompts: list[str] | None = None
+    infotexts: list[str] = field(default_factory=list)
 
     def comment(self, text: str) -> None:
         self.comments[text] = 1
@@ -115,6 +116,34 @@ class Generations:
         self.list_networks()
         self.script = self._load()
         self.scripts: list[Any] = [self.script]
+
+    @property
+    def models(self) -> Path:
+        """The folder with those of checkpoints and LoRAs."""
+        return self.program.folder / "models"
+
+    def path(self, checkpoint: str) -> Path:
+        return self.models / "Stable-diffusion" / checkpoint
+
+    def choose(self, checkpoint: str) -> None:
+        """As the person does in the page."""
+        self.program.select(next(info for info in self.program.infos.values() if info.name == checkpoint))
+
+    def copies(self) -> list[Path]:
+        """Every LoRA that says it was transferred."""
+        return sorted(path for path in self.program.loras.rglob("*.safetensors") if request_of(path))
+
+    @property
+    def last(self) -> tuple[tuple[str, float, float], ...]:
+        """The LoRAs in the last pass."""
+        return self.passes[-1].loras
+
+    def generate(self, prompt: Any, box: bool = False, **options: Any) -> Processing:
+        """One generation, from the press of the button on; ``p`` after it, with its pictures' parameters in it."""
+        p = Txt2Img(self, prompt, script_args=(0, box), **options)
+        with generation(self.program):
+            p.infotexts = self.run(p)
+        return p
 
     def _load(self) -> Any:
         """As ``load_scripts`` does: run the file, register every Script class in its namespace."""
@@ -222,6 +251,20 @@ class Generations:
         if getattr(p, "enable_hr", False) and p.all_hr_prompts[0] != prompt:
             said["Hires prompt"] = p.all_hr_prompts[0]
         return f"{prompt}\n" + ", ".join(f"{key}: {_quoted(str(value))}" for key, value in said.items())
+
+
+def request_of(path: Path) -> str:
+    """The request that a LoRA says it is the output of."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("transfer_lora.request", "")
+    except SafetensorError:
+        return ""
+
+
+def target_of(path: Path) -> str:
+    """The checkpoint that a copy is for."""
+    return json.loads(request_of(path))["target"]["name"] + ".safetensors"
 
 
 def _quoted(text: str) -> str:

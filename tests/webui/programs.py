@@ -125,7 +125,7 @@ class Program:
                 "finish_task": lambda task: self.tasks.append(f"finished {task}"),
             },
             "modules.script_callbacks": {
-                f"on_{name}": lambda callback, _name=name: self.callbacks.update({_name: callback})
+                f"on_{name}": lambda callback, _name=name: self.registered(_name, callback)
                 for name in ("ui_tabs", "ui_settings", "after_component", "infotext_pasted")
             },
             "networks": {"list_available_networks": self.list_available_networks},
@@ -137,6 +137,16 @@ class Program:
             monkeypatch.setitem(sys.modules, name, module)
             if name.startswith("modules."):
                 setattr(sys.modules["modules"], name.partition(".")[2], module)
+
+    def registered(self, name: str, callback: Any) -> None:
+        """Several callbacks of a name are all called."""
+        before = self.callbacks.get(name)
+
+        def both(*given: Any, **named: Any) -> Any:
+            before(*given, **named)
+            return callback(*given, **named)
+
+        self.callbacks[name] = callback if before is None else both
 
     def list_available_networks(self) -> None:
         self.listed += 1

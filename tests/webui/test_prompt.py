@@ -2,104 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors import SafetensorError, safe_open
 
 import lib_transfer
-from lib_transfer.engine import transfer as engine
+from lib_transfer.engine import group
 from lib_transfer.webui.settings import PREFIX, USE_ORIGINAL
 from tests.webui import models
-from tests.webui.generations import Generations, Pass, Processing, Txt2Img, generation
-from tests.webui.programs import Program, Script
+from tests.webui.generations import Generations, Pass, Processing, Txt2Img, generation, request_of, target_of
+from tests.webui.programs import Script
 
 BASE, TUNED, VARIED = models.BASE, models.TUNED, models.VARIED
-
-
-@pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoints")
-    models.checkpoints(folder)
-    return folder / "Stable-diffusion"
-
-
-@pytest.fixture
-def made(program: Program, checkpoints: Path) -> Generations:
-    """A program with three related checkpoints, of which ``tuned`` is chosen, and the LoRA ``cat`` trained on ``base``."""
-    place = program.folder / "models" / "Stable-diffusion"
-    place.mkdir()
-    for name in (BASE, TUNED, VARIED):
-        os.link(checkpoints / name, place / name)
-        program.add(place / name)
-    models.lora(program.folder / "models", "cat")
-    generations = Generations(program)
-    choose(generations, TUNED)
-    return generations
 
 
 @pytest.fixture
 def transfers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The LoRAs that modules were carried of, one entry for a transfer."""
     seen: list[str] = []
-    original = engine.over_modules
+    original = group.over_modules
 
     def counted(items, *rest):
         seen.append("a transfer")
         return original(items, *rest)
 
-    monkeypatch.setattr(engine, "over_modules", counted)
+    monkeypatch.setattr(group, "over_modules", counted)
     return seen
 
 
-def choose(made: Generations, name: str) -> None:
-    made.program.select(next(info for info in made.program.infos.values() if info.name == name))
-
-
-def path(made: Generations, name: str) -> Path:
-    return made.program.folder / "models" / "Stable-diffusion" / name
-
-
-def copies(made: Generations) -> list[Path]:
-    """Every LoRA that says it was transferred."""
-    return sorted(p for p in made.program.loras.rglob("*.safetensors") if request_of(p))
-
-
-def request_of(path: Path) -> str:
-    try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("transfer_lora.request", "")
-    except SafetensorError:
-        return ""
-
-
-def target_of(path: Path) -> str:
-    return json.loads(request_of(path))["target"]["name"] + ".safetensors"
-
-
-def run(made: Generations, prompt: str, box: bool = False, **options) -> Processing:
-    p = Txt2Img(made, prompt, script_args=(0, box), **options)
-    with generation(made.program):
-        made.run(p)
-    return p
-
-
-def last(made: Generations) -> tuple[tuple[str, float, float], ...]:
-    return made.passes[-1].loras
-
-
 def test_a_missing_copy_is_made_and_loaded_in_place_of_the_original(made: Generations) -> None:
-    run(made, "a cat <tlora:cat:0.8>, sitting")
-    [copy] = copies(made)
+    made.generate("a cat <tlora:cat:0.8>, sitting")
+    [copy] = made.copies()
     assert made.passes == [Pass(TUNED, "a cat , sitting", ((copy.name, 0.8, 0.8),))]
     # Byte for byte the request that the command line builds: whatever made a copy, the others find it.
-    same = lib_transfer.request(
-        made.program.loras / "cat.safetensors", source=path(made, BASE), target=path(made, TUNED)
-    )
+    same = lib_transfer.request(made.program.loras / "cat.safetensors", source=made.path(BASE), target=made.path(TUNED))
     assert request_of(copy) == same.to_json()
 
 
@@ -114,53 +53,53 @@ def test_a_missing_copy_is_made_and_loaded_in_place_of_the_original(made: Genera
     ],
 )
 def test_weights_stay_as_they_are_written(made: Generations, weights: str, te: float, unet: float) -> None:
-    run(made, f"a cat <tlora:cat{weights}>")
-    assert last(made) == ((copies(made)[0].name, te, unet),)
+    made.generate(f"a cat <tlora:cat{weights}>")
+    assert made.last == ((made.copies()[0].name, te, unet),)
 
 
 def test_a_copy_that_is_there_is_used_whatever_made_it_and_wherever_it_lies(
     made: Generations, transfers: list[str]
 ) -> None:
     request = lib_transfer.request(
-        made.program.loras / "cat.safetensors", source=path(made, BASE), target=path(made, TUNED)
+        made.program.loras / "cat.safetensors", source=made.path(BASE), target=made.path(TUNED)
     )
     folder = made.program.loras / "mine"
     folder.mkdir()
     lib_transfer.transfer(request, lib_transfer.Destination(file=folder / "of my own.safetensors"))
     assert transfers.count("a transfer") == 1
     for _ in range(2):
-        run(made, "<tlora:cat:1>")
-        assert last(made) == (("of my own.safetensors", 1.0, 1.0),)
+        made.generate("<tlora:cat:1>")
+        assert made.last == (("of my own.safetensors", 1.0, 1.0),)
     assert transfers.count("a transfer") == 1
 
 
 def test_the_copy_follows_the_checkpoint(made: Generations, transfers: list[str]) -> None:
     for name in (TUNED, VARIED, TUNED):
-        choose(made, name)
-        run(made, "<tlora:cat:1>")
+        made.choose(name)
+        made.generate("<tlora:cat:1>")
     assert [p.checkpoint for p in made.passes] == [TUNED, VARIED, TUNED]
     assert [target_of(made.program.loras / p.loras[0][0]) for p in made.passes] == [TUNED, VARIED, TUNED]
     assert len(transfers) == 2
 
 
 def test_a_checkpoint_of_the_generations_own_counts_not_the_chosen_one(made: Generations) -> None:
-    run(made, "<tlora:cat:1>", override_settings={"sd_model_checkpoint": VARIED})
-    [copy] = copies(made)
+    made.generate("<tlora:cat:1>", override_settings={"sd_model_checkpoint": VARIED})
+    [copy] = made.copies()
     assert made.passes == [Pass(VARIED, "", ((copy.name, 1.0, 1.0),))]
     assert target_of(copy) == VARIED
 
 
 def test_the_original_is_used_on_the_checkpoint_that_it_was_trained_on(made: Generations) -> None:
-    choose(made, BASE)
-    p = run(made, "<tlora:cat:1>")
-    assert last(made) == (("cat.safetensors", 1.0, 1.0),)
-    assert copies(made) == []
+    made.choose(BASE)
+    p = made.generate("<tlora:cat:1>")
+    assert made.last == (("cat.safetensors", 1.0, 1.0),)
+    assert made.copies() == []
     assert p.comments == {}
 
 
 def test_without_tag_and_box_nothing_at_all_changes(made: Generations, transfers: list[str]) -> None:
     prompt = "a cat <lora:cat:0.5>, <b:c> <lyco:cat:1> <hypernet:x:1>"
-    p = run(made, prompt, enable_hr=True)
+    p = made.generate(prompt, enable_hr=True)
     assert p.all_prompts == p.all_hr_prompts == [prompt]
     assert (p.extra_generation_params, p.comments) == ({}, {})
     assert made.program.listed == 1  # by the stand-in itself
@@ -169,9 +108,9 @@ def test_without_tag_and_box_nothing_at_all_changes(made: Generations, transfers
 
 
 def test_the_box_asks_for_every_lora(made: Generations) -> None:
-    models.lora(made.program.folder / "models", "dog", seed=2)
-    p = run(made, "<lora:cat:0.5> <lyco:dog:1> <tlora:cat:0.2> <hypernet:x:1>", box=True)
-    assert [(target_of(made.program.loras / name), te) for name, te, _ in last(made)] == [
+    models.lora(made.models, "dog", seed=2)
+    p = made.generate("<lora:cat:0.5> <lyco:dog:1> <tlora:cat:0.2> <hypernet:x:1>", box=True)
+    assert [(target_of(made.program.loras / name), te) for name, te, _ in made.last] == [
         (TUNED, 0.5),
         (TUNED, 1.0),
         (TUNED, 0.2),
@@ -181,69 +120,69 @@ def test_the_box_asks_for_every_lora(made: Generations) -> None:
 
 
 def test_an_unknown_name_is_taken_out_and_the_others_go_on(made: Generations) -> None:
-    p = run(made, "a cat <tlora:nobody:1><tlora:cat:1><tlora::1>")
-    assert last(made) == ((copies(made)[0].name, 1.0, 1.0),)
+    p = made.generate("a cat <tlora:nobody:1><tlora:cat:1><tlora::1>")
+    assert made.last == ((made.copies()[0].name, 1.0, 1.0),)
     assert "nobody" not in p.all_prompts[0]
     assert "Transfer LoRA: There is no LoRA named nobody, so its tag was taken out of the prompt." in p.comments
-    run(made, "<lora:nobody:1><lora:cat:1>", box=True)
-    assert last(made) == ((copies(made)[0].name, 1.0, 1.0),)
+    made.generate("<lora:nobody:1><lora:cat:1>", box=True)
+    assert made.last == ((made.copies()[0].name, 1.0, 1.0),)
 
 
 def test_a_new_file_an_alias_and_a_name_with_its_folder_are_found(made: Generations) -> None:
-    models.lora(made.program.folder / "models", "pets/dog", seed=2)
+    models.lora(made.models, "pets/dog", seed=2)
     for name in ("dog", "pets/dog"):
-        run(made, f"<tlora:{name}:1>")
-        assert last(made)[0][0].startswith("dog_tuned_")
-    choose(made, BASE)
-    run(made, "<tlora:pets/dog:1>")
-    assert last(made) == (("dog.safetensors", 1.0, 1.0),)
+        made.generate(f"<tlora:{name}:1>")
+        assert made.last[0][0].startswith("dog_tuned_")
+    made.choose(BASE)
+    made.generate("<tlora:pets/dog:1>")
+    assert made.last == (("dog.safetensors", 1.0, 1.0),)
 
 
 def test_an_unknown_source_gives_the_original_and_says_so(made: Generations) -> None:
-    models.lora(made.program.folder / "models", "silent", trained_on=None)
-    models.lora(made.program.folder / "models", "orphan", trained_on="gone.safetensors")
-    p = run(made, "<tlora:silent:1><tlora:orphan:0.5>")
-    assert last(made) == (("silent.safetensors", 1.0, 1.0), ("orphan.safetensors", 0.5, 0.5))
+    models.lora(made.models, "silent", trained_on=None)
+    models.lora(made.models, "orphan", trained_on="gone.safetensors")
+    p = made.generate("<tlora:silent:1><tlora:orphan:0.5>")
+    assert made.last == (("silent.safetensors", 1.0, 1.0), ("orphan.safetensors", 0.5, 0.5))
     said = " ".join(p.comments)
     assert "silent is used as it is, not as a copy: The checkpoint that it was trained on is not known." in said
     assert "It asks for gone.safetensors (SHA-256 ababababab), which is not installed." in said
-    assert copies(made) == []
+    assert made.copies() == []
 
 
 def test_the_settings_can_say_to_use_the_original(made: Generations, transfers: list[str]) -> None:
     made.program.opts.data[PREFIX + "missing"] = USE_ORIGINAL
-    p = run(made, "<tlora:cat:1>")
-    assert last(made) == (("cat.safetensors", 1.0, 1.0),)
+    p = made.generate("<tlora:cat:1>")
+    assert made.last == (("cat.safetensors", 1.0, 1.0),)
     assert "It has no copy for this checkpoint yet." in " ".join(p.comments)
     assert transfers == []
 
 
 def test_files_that_cannot_be_transferred_are_used_as_they_are(made: Generations) -> None:
     (made.program.loras / "broken.safetensors").write_bytes(b"{" * 100)
-    p = run(made, "<tlora:broken:1> <tlora:cat:1>")
-    assert last(made) == (("broken.safetensors", 1.0, 1.0), (copies(made)[0].name, 1.0, 1.0))
+    p = made.generate("<tlora:broken:1> <tlora:cat:1>")
+    assert made.last == (("broken.safetensors", 1.0, 1.0), (made.copies()[0].name, 1.0, 1.0))
     assert "broken is used as it is" in " ".join(p.comments)
 
 
 def test_a_hires_checkpoint_gets_a_copy_of_its_own(made: Generations) -> None:
-    run(made, "<tlora:cat:1>", enable_hr=True, hr_checkpoint_name=VARIED)
+    made.generate("<tlora:cat:1>", enable_hr=True, hr_checkpoint_name=VARIED)
     first, second = made.passes
     assert (first.checkpoint, second.checkpoint) == (TUNED, VARIED)
     assert [target_of(made.program.loras / p.loras[0][0]) for p in (first, second)] == [TUNED, VARIED]
 
 
 def test_on_the_hires_checkpoint_the_original_may_be_right(made: Generations) -> None:
-    run(made, "<lora:cat:0.7>", box=True, enable_hr=True, hr_checkpoint_name=BASE)
-    assert made.passes[0].loras == ((copies(made)[0].name, 0.7, 0.7),)
+    made.generate("<lora:cat:0.7>", box=True, enable_hr=True, hr_checkpoint_name=BASE)
+    assert made.passes[0].loras == ((made.copies()[0].name, 0.7, 0.7),)
     assert made.passes[1].loras == (("cat.safetensors", 0.7, 0.7),)
-    choose(made, BASE)
-    run(made, "<lora:cat:0.7>", box=True, enable_hr=True, hr_checkpoint_name=TUNED, n_iter=2)
-    assert [p.loras[0][0] for p in made.passes[2:]] == ["cat.safetensors", copies(made)[0].name] * 2
+    made.choose(BASE)
+    made.generate("<lora:cat:0.7>", box=True, enable_hr=True, hr_checkpoint_name=TUNED, n_iter=2)
+    assert [p.loras[0][0] for p in made.passes[2:]] == ["cat.safetensors", made.copies()[0].name] * 2
 
 
 def test_hires_without_a_checkpoint_keeps_the_first_copy_and_its_own_prompt(made: Generations) -> None:
-    run(made, "one <tlora:cat:1>", enable_hr=True, hr_prompt="two <tlora:cat:0.3>", hr_checkpoint_name=None)
-    [copy] = copies(made)
+    made.generate("one <tlora:cat:1>", enable_hr=True, hr_prompt="two <tlora:cat:0.3>", hr_checkpoint_name=None)
+    [copy] = made.copies()
     assert made.passes == [
         Pass(TUNED, "one ", ((copy.name, 1.0, 1.0),)),
         Pass(TUNED, "two ", ((copy.name, 0.3, 0.3),)),
@@ -252,8 +191,8 @@ def test_hires_without_a_checkpoint_keeps_the_first_copy_and_its_own_prompt(made
 
 def test_batches_and_lists_of_prompts_are_all_written_anew(made: Generations) -> None:
     prompts = [f"{number} <tlora:cat:0.{number}>" for number in range(1, 5)]
-    p = run(made, prompts, batch_size=2, n_iter=2)
-    [copy] = copies(made)
+    p = made.generate(prompts, batch_size=2, n_iter=2)
+    [copy] = made.copies()
     assert [made_pass.loras[0] for made_pass in made.passes] == [(copy.name, 0.1, 0.1), (copy.name, 0.3, 0.3)]
     assert p.all_prompts == [f"{number} <lora:{copy.stem}:0.{number}>" for number in range(1, 5)]
 
@@ -267,81 +206,81 @@ class Wildcards(Script):
 
 def test_tags_that_another_script_brings_later_are_seen_too(made: Generations) -> None:
     made.scripts.insert(0, Wildcards())
-    run(made, "a __animal__")
-    assert last(made) == ((copies(made)[0].name, 0.4, 0.4),)
+    made.generate("a __animal__")
+    assert made.last == ((made.copies()[0].name, 0.4, 0.4),)
 
 
 def test_img2img_is_the_same(made: Generations) -> None:
     with generation(made.program):
         made.run(Processing(made, "<tlora:cat:1>"))
-    assert last(made) == ((copies(made)[0].name, 1.0, 1.0),)
+    assert made.last == ((made.copies()[0].name, 1.0, 1.0),)
 
 
 def test_what_networks_are_off_for_transfers_nothing(made: Generations, transfers: list[str]) -> None:
-    run(made, "<tlora:cat:1>", disable_extra_networks=True)
+    made.generate("<tlora:cat:1>", disable_extra_networks=True)
     assert transfers == []
 
 
 def test_a_damaged_copy_is_not_used(made: Generations) -> None:
-    run(made, "<tlora:cat:1>")
-    [copy] = copies(made)
+    made.generate("<tlora:cat:1>")
+    [copy] = made.copies()
     whole = bytearray(copy.read_bytes())
     whole[-1] ^= 1
     copy.write_bytes(whole)
-    p = run(made, "<tlora:cat:1>")
-    assert last(made) == (("cat.safetensors", 1.0, 1.0),)
+    p = made.generate("<tlora:cat:1>")
+    assert made.last == (("cat.safetensors", 1.0, 1.0),)
     assert "was changed since" in " ".join(p.comments)
     copy.unlink()
-    run(made, "<tlora:cat:1>")
-    assert last(made) == ((copy.name, 1.0, 1.0),)
+    made.generate("<tlora:cat:1>")
+    assert made.last == ((copy.name, 1.0, 1.0),)
 
 
 def test_one_of_two_equal_copies_is_enough(made: Generations, transfers: list[str]) -> None:
-    run(made, "<tlora:cat:1>")
-    [copy] = copies(made)
+    made.generate("<tlora:cat:1>")
+    [copy] = made.copies()
     os.link(copy, copy.with_stem("another"))
     for _ in range(2):
-        run(made, "<tlora:cat:1>")
-        (made.program.loras / last(made)[0][0]).unlink()
+        made.generate("<tlora:cat:1>")
+        (made.program.loras / made.last[0][0]).unlink()
         made.list_networks()
-    assert copies(made) == []
+    assert made.copies() == []
     assert len(transfers) == 1
 
 
 def test_a_source_of_another_content_than_asked_for_is_told(made: Generations) -> None:
-    lora = models.lora(made.program.folder / "models", "dog", trained_on=BASE)
-    other = path(made, "renamed.safetensors")
-    path(made, BASE).rename(other)
-    os.link(path(made, VARIED), path(made, BASE))
-    p = run(made, f"<tlora:{lora.stem}:1>")
+    lora = models.lora(made.models, "dog", trained_on=BASE)
+    other = made.path("renamed.safetensors")
+    made.path(BASE).rename(other)
+    os.link(made.path(VARIED), made.path(BASE))
+    p = made.generate(f"<tlora:{lora.stem}:1>")
     assert "dog: The LoRA asks for a checkpoint with the SHA-256" in " ".join(p.comments)
 
 
 def test_a_copy_whose_name_another_lora_has_is_not_taken_for_it(made: Generations) -> None:
-    run(made, "<tlora:cat:1>")
-    [copy] = copies(made)
+    made.generate("<tlora:cat:1>")
+    [copy] = made.copies()
     (made.program.loras / "zz").mkdir()
     os.link(made.program.loras / "cat.safetensors", made.program.loras / "zz" / copy.name)
     made.list_networks()
-    p = run(made, "<tlora:cat:1>")
-    assert last(made) == (("cat.safetensors", 1.0, 1.0),)
+    p = made.generate("<tlora:cat:1>")
+    assert made.last == (("cat.safetensors", 1.0, 1.0),)
     assert "Another LoRA has the name of its copy" in " ".join(p.comments)
 
 
 def test_a_lora_of_another_family_is_used_as_it_is(made: Generations, checkpoints: Path) -> None:
-    other = path(made, models.OTHER)
+    other = made.path(models.OTHER)
     os.link(checkpoints / models.OTHER, other)
     made.program.select(made.program.add(other))
-    p = run(made, "<tlora:cat:1>")
-    assert last(made) == (("cat.safetensors", 1.0, 1.0),)
+    p = made.generate("<tlora:cat:1>")
+    assert made.last == (("cat.safetensors", 1.0, 1.0),)
     assert "their weights do not correspond" in " ".join(p.comments)
 
 
 def test_nothing_that_can_be_carried_is_found_out_once(made: Generations, transfers: list[str]) -> None:
     made.program.opts.data[PREFIX + "threshold"] = 1.0
     for _ in range(2):
-        p = run(made, "<tlora:cat:1>")
-        assert last(made) == (("cat.safetensors", 1.0, 1.0),)
+        p = made.generate("<tlora:cat:1>")
+        assert made.last == (("cat.safetensors", 1.0, 1.0),)
         assert "Nothing of it can be carried" in " ".join(p.comments)
     assert len(transfers) == 1
 
@@ -361,13 +300,13 @@ def test_two_generations_that_miss_the_same_copy_make_it_once(made: Generations,
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert found == [f"<lora:{copies(made)[0].stem}:1>"] * 2
+    assert found == [f"<lora:{made.copies()[0].stem}:1>"] * 2
     assert len(transfers) == 1
 
 
 def hold_first_module(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
     """When the first module is carried, ``then`` happens."""
-    carry = engine.carry
+    carry = group.carry
     done: list[bool] = []
 
     def held(*arguments):
@@ -376,7 +315,7 @@ def hold_first_module(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None])
             then()
         return carry(*arguments)
 
-    monkeypatch.setattr(engine, "carry", held)
+    monkeypatch.setattr(group, "carry", held)
 
 
 @pytest.mark.parametrize("button", ["interrupted", "stopping_generation"])
@@ -399,10 +338,10 @@ def test_skip_during_the_transfer_makes_the_picture_with_the_original(
     made: Generations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hold_first_module(monkeypatch, lambda: setattr(made.program.state, "skipped", True))
-    p = run(made, "<tlora:cat:1>")
-    assert last(made) == (("cat.safetensors", 1.0, 1.0),)
+    p = made.generate("<tlora:cat:1>")
+    assert made.last == (("cat.safetensors", 1.0, 1.0),)
     assert "Skipped" in " ".join(p.comments)
-    assert copies(made) == []
+    assert made.copies() == []
 
 
 def test_an_interrupt_during_a_later_batchs_transfer_makes_no_further_picture(
@@ -410,7 +349,7 @@ def test_an_interrupt_during_a_later_batchs_transfer_makes_no_further_picture(
 ) -> None:
     made.scripts.insert(0, Wildcards())
     hold_first_module(monkeypatch, lambda: setattr(made.program.state, "interrupted", True))
-    run(made, "a __animal__")
+    made.generate("a __animal__")
     assert made.passes == []
 
 
@@ -422,5 +361,5 @@ def test_progress_is_shown_in_the_generations_own_bar(made: Generations, monkeyp
         seen.append((state.job_count, state.job_no, state.sampling_steps, state.textinfo))
 
     hold_first_module(monkeypatch, look)
-    run(made, "<tlora:cat:1>")
+    made.generate("<tlora:cat:1>")
     assert seen == [(1, 0, models.MODULES, "Transfer LoRA: cat to tuned")]

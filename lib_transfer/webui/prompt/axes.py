@@ -1,0 +1,91 @@
+"""Axes of the programs' X/Y/Z plot: the same seed without a LoRA, with it, and with copies made in different ways."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib_transfer import method as registry
+from lib_transfer.errors import RequestError
+from lib_transfer.method import METHODS, Parameter
+from lib_transfer.webui.prompt.wish import USES, wish
+from lib_transfer.webui.settings import parameters
+
+_COST = 0.5  # between none and that of another checkpoint: the program loads a LoRA for it
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis.
+
+    Attributes:
+        label: as in the plot's list.
+        kind: the type of its values.
+        put: puts a value on a generation.
+        check: raises RequestError for a value that is not allowed.
+        choices: the values, where they can be listed.
+    """
+
+    label: str
+    kind: type
+    put: Callable[[Any, Any], None]
+    check: Callable[[Any], object]
+    choices: tuple[str, ...] = ()
+
+
+def axes() -> tuple[Axis, ...]:
+    """Every axis of ours."""
+    threshold, energy = (next(p for p in parameters() if p.name == name) for name in ("threshold", "energy"))
+    methods = tuple(method.id for method in METHODS)
+    return (
+        Axis("[Transfer LoRA] use", str, lambda p, x: wish(p, use=_word(x)), _one_of(USES), USES),
+        Axis("[Transfer LoRA] method", str, lambda p, x: wish(p, method=_word(x)), _one_of(methods), methods),
+        _number("[Transfer LoRA] threshold", threshold),
+        _number("[Transfer LoRA] subspace energy", energy),
+    )
+
+
+def add() -> None:
+    """Add our axes to the plot, where the program has it; once, also when the page is made anew."""
+    for data in getattr(importlib.import_module("modules.scripts"), "scripts_data", ()):
+        if Path(data.path).name == "xyz_grid.py":
+            options = data.module.axis_options
+            there = {option.label for option in options}
+            options += [_option(data.module, axis) for axis in axes() if axis.label not in there]
+
+
+def _option(plot: Any, axis: Axis) -> Any:
+    """``axis`` as the plot has axes."""
+
+    def confirm(_: Any, values: Sequence[Any]) -> None:
+        for value in values:
+            axis.check(value)
+
+    choices = (lambda: list(axis.choices)) if axis.choices else None
+    return plot.AxisOption(
+        axis.label, axis.kind, lambda p, x, _: axis.put(p, x), confirm=confirm, cost=_COST, choices=choices
+    )
+
+
+def _number(label: str, parameter: Parameter) -> Axis:
+    return Axis(
+        label,
+        float,
+        lambda p, x: wish(p, settings={parameter.name: x}),
+        lambda x: registry.checked(parameter, x),
+    )
+
+
+def _one_of(words: tuple[str, ...]) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        if _word(value) not in words:
+            raise RequestError(f"{value} cannot be plotted.", hint=f"There is: {', '.join(words)}.")
+
+    return check
+
+
+def _word(value: Any) -> str:
+    return str(value).strip().lower()
