@@ -10,14 +10,14 @@ from typing import Any
 
 import gradio as gr
 
+from lib_transfer.engine.file_index import FileIndex
+from lib_transfer.engine.outcome import Outcome
 from lib_transfer.errors import TransferError
 from lib_transfer.webui import controls, files, preview, results, status
-from lib_transfer.webui.file_index import FileIndex
 from lib_transfer.webui.host import Checkpoint, Host
 from lib_transfer.webui.jobs import Board, Job, Kind
 from lib_transfer.webui.once import Once
 from lib_transfer.webui.order import ACTIVE, AUTOMATIC, Asked, chosen_names, method_of, order
-from lib_transfer.webui.outcome import Outcome
 from lib_transfer.webui.panels import Panels
 from lib_transfer.webui.work import Work, runtime
 

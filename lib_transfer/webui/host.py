@@ -9,24 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from lib_transfer.engine.source_checkpoint import Checkpoint
 from lib_transfer.webui import settings
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint that the program lists.
-
-    Attributes:
-        name: what it goes by in lists; unique.
-        path: of the file.
-        sha256: of the file where the program remembers it; the tab computes none to fill a list.
-        legacy_hash: the old eight-digit hash, where known.
-    """
-
-    name: str
-    path: Path
-    sha256: str | None = None
-    legacy_hash: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Literal
 
+from lib_transfer.engine.outcome import Outcome
 from lib_transfer.errors import CancelledError
 from lib_transfer.progress import WRITING
 from lib_transfer.webui.host import Turn
-from lib_transfer.webui.outcome import Outcome
 
 State = Literal["waiting", "running", "stopping", "done", "stopped", "failed"]
 Kind = Literal["transfer", "analyse"]

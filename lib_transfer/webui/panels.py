@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from lib_transfer.engine.file_index import AdapterFacts, FileIndex
+from lib_transfer.engine.source_checkpoint import find
 from lib_transfer.errors import RequestError
-from lib_transfer.webui.file_index import AdapterFacts, FileIndex
 from lib_transfer.webui.host import Checkpoint, Host
 from lib_transfer.webui.order import ACTIVE, target_of
 from lib_transfer.webui.results import error, note
-from lib_transfer.webui.source_checkpoint import find
 
 SHOWN = 20
 """Chosen LoRAs that are listed one by one."""

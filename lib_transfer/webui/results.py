@@ -10,7 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from lib_transfer.webui.outcome import Outcome
+from lib_transfer.engine.outcome import Outcome
 from lib_transfer.webui.pictures import heat_maps
 
 if TYPE_CHECKING:

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib_transfer.engine.file_index import AdapterFacts, FileIndex
+from lib_transfer.engine.outcome import Outcome, summary_in
+from lib_transfer.engine.source_checkpoint import Checkpoint, doubts, find
 from lib_transfer.errors import CancelledError, MismatchError, OutputExistsError, RequestError, TransferError
 from lib_transfer.webui import files
 from lib_transfer.webui.device import limited
-from lib_transfer.webui.file_index import AdapterFacts, FileIndex
-from lib_transfer.webui.host import Checkpoint, Host
+from lib_transfer.webui.host import Host
 from lib_transfer.webui.jobs import Job
 from lib_transfer.webui.once import Once
 from lib_transfer.webui.order import Order, output_folder
-from lib_transfer.webui.outcome import Outcome, summary_in
 from lib_transfer.webui.settings import KEEP_BOTH, REPLACE
-from lib_transfer.webui.source_checkpoint import find
 
 if TYPE_CHECKING:
     from lib_transfer.engine.destination import Destination
@@ -174,20 +174,6 @@ def runtime(host: Host) -> Runtime:
 
     limit = int(float(host.setting("cache_size")) * 2**30)
     return Runtime(device=str(host.setting("device")), cache_folder=host.cache_folder(), cache_limit=limit)
-
-
-def doubts(facts: AdapterFacts, source: Checkpoint | None, sha256: str | None) -> tuple[str, ...]:
-    """What speaks against the source that was taken."""
-    if source is None or sha256 is None:
-        return ()
-    if not facts.source_sha256:
-        return (f"The LoRA does not say by its contents which checkpoint it was trained on; {source.name} was taken.",)
-    if sha256.startswith(facts.source_sha256):
-        return ()
-    return (
-        f"The LoRA asks for a checkpoint with the SHA-256 {facts.source_sha256[:10]}, but {source.name} has "
-        f"{sha256[:10]}: all numbers describe the way from {source.name}.",
-    )
 
 
 def _own_summary(path: Path) -> Mapping[str, Any]:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from lib_transfer.engine.file_index import AdapterFacts, FileIndex
+from lib_transfer.engine.source_checkpoint import find
 from lib_transfer.errors import RequestError
 from lib_transfer.webui import files
-from lib_transfer.webui.file_index import AdapterFacts, FileIndex
 from lib_transfer.webui.host import Checkpoint
 from lib_transfer.webui.hosts.standalone import Standalone
 from lib_transfer.webui.order import Asked, order
 from lib_transfer.webui.settings import parameters
-from lib_transfer.webui.source_checkpoint import find
 from tests.webui import models
 from tests.webui.conftest import ROOT
 

@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib_transfer.engine.file_index import FileIndex
 from lib_transfer.webui import files
-from lib_transfer.webui.file_index import FileIndex
 from lib_transfer.webui.host import Host
 
 if TYPE_CHECKING:

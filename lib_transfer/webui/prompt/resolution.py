@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib_transfer.engine.file_index import FileIndex
+from lib_transfer.engine.source_checkpoint import doubts, find
 from lib_transfer.errors import CancelledError, RequestError, TransferError
-from lib_transfer.webui.file_index import FileIndex
 from lib_transfer.webui.host import Checkpoint, Turn
 from lib_transfer.webui.hosts.program import Program
 from lib_transfer.webui.jobs import Job
@@ -17,8 +18,7 @@ from lib_transfer.webui.order import Order
 from lib_transfer.webui.prompt.copies import Copies
 from lib_transfer.webui.prompt.wish import Wish
 from lib_transfer.webui.settings import USE_ORIGINAL
-from lib_transfer.webui.source_checkpoint import find
-from lib_transfer.webui.work import Work, doubts, runtime
+from lib_transfer.webui.work import Work, runtime
 
 if TYPE_CHECKING:
     from lib_transfer.engine.request import TransferRequest

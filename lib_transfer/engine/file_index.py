@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lib_transfer.errors import TransferError
+from lib_transfer.errors import TransferError, UnsupportedError
 from lib_transfer.formats.identity import stamp
 
-VERSION = 1
+VERSION = 2
 _SAVE_EVERY = 500
 
 logger = logging.getLogger("transfer_lora")
@@ -35,7 +35,9 @@ class AdapterFacts:
         algorithms, ranks: most frequent first.
         source_name, source_sha256, source_legacy_hash: the checkpoint it says it was trained on.
         parent: name of the LoRA it was transferred from; None where it is no transferred copy.
+        dtype: the number format that most of its tensors have.
         problem: why it cannot be read; "" where it can.
+        foreign: whether that is because it is a sound file of another kind, not a LoRA.
     """
 
     architectures: tuple[str, ...] = ()
@@ -46,7 +48,9 @@ class AdapterFacts:
     source_sha256: str | None = None
     source_legacy_hash: str | None = None
     parent: str | None = None
+    dtype: str = ""
     problem: str = ""
+    foreign: bool = False
 
     @property
     def base(self) -> str:
@@ -195,7 +199,8 @@ def _restored(facts: type[Facts], entry: Any, state: list[int]) -> Facts | None:
     try:
         if entry["stamp"] != state:
             return None
-        return facts(**{key: tuple(v) if isinstance(v, list) else v for key, v in entry["facts"].items()})
+        values: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in entry["facts"].items()}
+        return facts(**values)
     except (KeyError, TypeError):
         return None
 
@@ -221,9 +226,10 @@ def _read_adapter(path: Path) -> AdapterFacts:
             source_sha256=hints.sha256,
             source_legacy_hash=hints.legacy_hash,
             parent=parent,
+            dtype=about.dtype,
         )
     except TransferError as error:
-        return AdapterFacts(problem=str(error))
+        return AdapterFacts(problem=str(error), foreign=isinstance(error, UnsupportedError))
 
 
 def _read_checkpoint(path: Path) -> CheckpointFacts:

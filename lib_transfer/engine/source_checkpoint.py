@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from lib_transfer.webui.file_index import AdapterFacts
-from lib_transfer.webui.host import Checkpoint
+from lib_transfer.engine.file_index import AdapterFacts
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that is installed.
+
+    Attributes:
+        name: what it goes by in lists; unique.
+        path: of the file.
+        sha256: of the file, where it is known without reading the file.
+        legacy_hash: the old eight-digit hash, where known.
+    """
+
+    name: str
+    path: Path
+    sha256: str | None = None
+    legacy_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,20 @@ def find(facts: AdapterFacts, installed: Iterable[Checkpoint]) -> SourceMatch:
         # A known old hash that differs speaks against a checkpoint of the same name.
         named = [c for c in named if not c.legacy_hash]
     return SourceMatch(named[0], "its name alone", asks_for) if named else SourceMatch(None, "", asks_for)
+
+
+def doubts(facts: AdapterFacts, source: Checkpoint | None, sha256: str | None) -> tuple[str, ...]:
+    """What speaks against the source that was taken."""
+    if source is None or sha256 is None:
+        return ()
+    if not facts.source_sha256:
+        return (f"The LoRA does not say by its contents which checkpoint it was trained on; {source.name} was taken.",)
+    if sha256.startswith(facts.source_sha256):
+        return ()
+    return (
+        f"The LoRA asks for a checkpoint with the SHA-256 {facts.source_sha256[:10]}, but {source.name} has "
+        f"{sha256[:10]}: all numbers describe the way from {source.name}.",
+    )
 
 
 def _stem(name: str) -> str:
