@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 
 from lib_transfer.errors import BadFileError
+from lib_transfer.formats.regular_file import OpenFile
 from lib_transfer.formats.stores.safetensors_store import SafetensorsStore
 from lib_transfer.formats.stores.store import Contents, Store
+from lib_transfer.formats.stores.torch_store import TorchStore
+
+_ZIP = b"PK\3\4"
 
 __all__ = ["Contents", "Store", "open_checkpoint"]
 
@@ -16,11 +20,23 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Store:
 
     Raises:
         BadFileError: the file is not there, is damaged or beyond the limits (see
-            :func:`~.safetensors_file.read_header`), or ``empty`` when no tensor is in it.
+            :func:`~.safetensors_file.read_header` and :class:`~.torch_store.TorchStore`), or ``empty`` when no tensor is
+            in it.
+        UnsupportedError: it is sound, and cannot be used; the message says why.
         StorageError: the system does not let us read it.
     """
-    store = SafetensorsStore(path)
+    store = _open(path)
     if not store.contents.tensors:
         store.close()
         raise BadFileError(f"{store.path} holds no tensors.", reason="empty")
     return store
+
+
+def _open(path: str | os.PathLike[str]) -> Store:
+    # No safetensors file begins so: its first eight bytes would be a header larger than any that is accepted.
+    return TorchStore(path) if _head(path).startswith(_ZIP) else SafetensorsStore(path)
+
+
+def _head(path: str | os.PathLike[str]) -> bytes:
+    with OpenFile(path) as file:
+        return bytes(file.read(0, min(4, file.stamp.size)))

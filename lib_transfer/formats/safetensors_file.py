@@ -18,15 +18,12 @@ from typing import Any
 from lib_transfer.errors import BadFileError
 from lib_transfer.formats.magic import recognise
 from lib_transfer.formats.regular_file import FileStamp, OpenFile
-from lib_transfer.formats.tensor_info import ITEM_SIZE, TensorInfo
+from lib_transfer.formats.tensor_info import ITEM_SIZE, MAX_DIMENSIONS, MAX_TENSORS, TensorInfo, possible_name
 
 FORMAT_HEADER = 100_000_000  # the format's own limit
 MAX_HEADER = 48 << 20  # what the limits below can add up to in an honest file
 MAX_METADATA = 16 << 20
 MAX_METADATA_KEYS = 10_000
-MAX_TENSORS = 100_000
-MAX_NAME = 512
-MAX_DIMENSIONS = 5
 
 _STRING = re.compile(rb'"[^"]*"')
 
@@ -187,9 +184,9 @@ def _utf8(text: str) -> bytes:
 
 
 def _tensor(name: str, entry: object) -> PlacedTensor:
-    if len(name) > MAX_NAME or any(ord(sign) < 32 or ord(sign) == 127 for sign in name):
-        raise _RejectedError("name", f"has a tensor with an impossible name, {name[:40]!r}")
     _utf8(name)
+    if not possible_name(name):
+        raise _RejectedError("name", f"has a tensor with an impossible name, {name[:40]!r}")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise _RejectedError("header_json", f"has an incomplete entry for {name!r}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

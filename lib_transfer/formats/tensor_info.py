@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from lib_transfer.errors import UnsupportedError
+
+MAX_TENSORS = 100_000
+MAX_NAME = 512
+MAX_DIMENSIONS = 5
+
+_IMPOSSIBLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 # Bytes per element, in the safetensors library's own order of dtypes (it writes the last ones first).
 ITEM_SIZE: Mapping[str, int] = {
@@ -54,6 +61,11 @@ class TensorInfo:
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+
+
+def possible_name(name: str) -> bool:
+    """Whether a tensor may be named so: not too long, without control characters, and Unicode."""
+    return len(name) <= MAX_NAME and _IMPOSSIBLE.search(name) is None
 
 
 def torch_dtype(name: str, key: str) -> torch.dtype:

@@ -1,0 +1,235 @@
+"""What the names in a ``data.pkl`` of PyTorch mean: tensors as places in other files, and nothing else.
+
+The names are those that ``torch.save`` writes for a state dict (``torch/_utils.py``, ``torch/_tensor.py``), and beside them
+those of training tools whose leftovers old checkpoints hold: they stand for nothing and are forgotten. Any other name
+makes the file be refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from lib_transfer.errors import BadFileError
+from lib_transfer.formats.stores.pickle_machine import Opaque, run
+from lib_transfer.formats.tensor_info import MAX_DIMENSIONS, TORCH_NAME
+
+MAX_COUNT = 1 << 48
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Numbers that are stored in a file of their own.
+
+    Attributes:
+        dtype: the safetensors name of their number format; None where the tensors on it say it.
+        key: the name of the file.
+        count: how many they are; bytes where ``dtype`` is None.
+    """
+
+    dtype: str | None
+    key: str
+    count: int
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as a view of a storage; offset and strides are counted in its own elements, and not checked yet."""
+
+    storage: Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """The class of a storage, or a dtype."""
+
+    dtype: str | None
+    of_storage: bool
+
+
+class _OpaqueClass:
+    """A class of which objects are forgotten."""
+
+    __slots__ = ()
+
+
+def read_pickle(data: bytes) -> object:
+    """The value in a ``data.pkl``: as :func:`~.pickle_machine.run`, with :class:`StoredTensor` for tensors.
+
+    Raises:
+        BadFileError: ``pickle_global``: it names something that no model needs; ``pickle``; ``too_many``.
+    """
+    return run(data, _TorchVocabulary())
+
+
+class _TorchVocabulary:
+    def find(self, module: str, name: str) -> object:
+        """The meaning of a name, or an error that says it."""
+        full = f"{module}.{name}"
+        found = _MEANINGS.get(full)
+        if found is None and (full in _FORGOTTEN or module.split(".", maxsplit=1)[0] in _FORGOTTEN_PACKAGES):
+            return _OPAQUE_CLASS
+        if found is None:
+            raise BadFileError(f"It asks for {full[:100]!r}, which no model needs.", reason="pickle_global")
+        return found
+
+    def call(self, function: object, arguments: object) -> object:
+        """A tensor, a dict or a tuple; :class:`Opaque` for a class that is forgotten."""
+        if function is _OPAQUE_CLASS:
+            return Opaque()
+        if not isinstance(function, _Function) or not isinstance(arguments, tuple):
+            _refuse("It calls what is no function.")
+        return function.meaning(*arguments[:8])
+
+    def make(self, kind: object) -> object:
+        """An object of a class that is forgotten."""
+        if kind is not _OPAQUE_CLASS:
+            _refuse("It makes an object of what is no class.")
+        return Opaque()
+
+    def external(self, identity: object) -> object:
+        """A storage: ``("storage", class, key, device, count)``."""
+        if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
+            _refuse("It refers to what is no storage.")
+        _, kind, key, _, count = identity[:5]
+        if not isinstance(kind, _Kind) or not kind.of_storage:
+            _refuse("It refers to what is no storage.")
+        if type(key) is not str or re.fullmatch(r"\d{1,9}", key, re.ASCII) is None or not _is_count(count):
+            _refuse("It refers to an impossible storage.")
+        return Storage(kind.dtype, key, count)
+
+
+def _refuse(what: str) -> NoReturn:
+    raise BadFileError(what, reason="pickle")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < MAX_COUNT
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    if not isinstance(value, tuple) or len(value) > MAX_DIMENSIONS or not all(_is_count(n) for n in value):
+        _refuse("It has a tensor of an impossible shape.")
+    return value
+
+
+# What these functions are called with comes from the file, so that everything may be missing.
+
+
+def _tensor(*arguments: object) -> StoredTensor:
+    """``_rebuild_tensor_v2(storage, storage_offset, size, stride, requires_grad, backward_hooks, metadata)``."""
+    if len(arguments) < 4:
+        _refuse("It has an incomplete tensor.")
+    storage, offset, shape, strides = arguments[:4]
+    if not isinstance(storage, Storage) or storage.dtype is None:
+        _refuse("It has a tensor without a number format.")
+    return _view(storage, storage.dtype, offset, shape, strides)
+
+
+def _typed_tensor(*arguments: object) -> StoredTensor:
+    """``_rebuild_tensor_v3``: as v2 on a storage of bytes, with the dtype after the hooks."""
+    if len(arguments) < 7:
+        _refuse("It has an incomplete tensor.")
+    storage, offset, shape, strides, _, _, dtype = arguments[:7]
+    if not isinstance(storage, Storage) or not isinstance(dtype, _Kind) or dtype.dtype is None:
+        _refuse("It has a tensor without a number format.")
+    return _view(storage, dtype.dtype, offset, shape, strides)
+
+
+def _view(storage: Storage, dtype: str, offset: Any, shape: object, strides: object) -> StoredTensor:
+    tensor = StoredTensor(storage, dtype, offset, _numbers(shape), _numbers(strides))
+    if not _is_count(offset) or len(tensor.shape) != len(tensor.strides):
+        _refuse("It has a tensor of an impossible shape.")
+    return tensor
+
+
+def _parameter(data: object = None, *_: object) -> StoredTensor:
+    """``_rebuild_parameter(data, requires_grad, backward_hooks)`` and the one with a state after these."""
+    if not isinstance(data, StoredTensor):
+        _refuse("It has a parameter that is no tensor.")
+    return data
+
+
+def _of_type(function: object = None, _: object = None, arguments: object = None, *__: object) -> StoredTensor:
+    """``_rebuild_from_type_v2(function, type, arguments, state)``: a tensor with attributes of its own."""
+    if function not in (_TENSOR, _TYPED_TENSOR, _PARAMETER) or not isinstance(arguments, tuple):
+        _refuse("It has a tensor of an unknown type.")
+    found = function.meaning(*arguments[:8])
+    assert isinstance(found, StoredTensor)
+    return found
+
+
+def _dict(pairs: object = (), *_: object) -> dict[str, object]:
+    """``OrderedDict(pairs)``, where Python 2 wrote each pair as a list; a factory of a defaultdict is forgotten."""
+    found = {}
+    for pair in pairs if isinstance(pairs, list) else ():
+        if isinstance(pair, list | tuple) and len(pair) == 2 and type(pair[0]) is str:
+            found[pair[0]] = pair[1]
+    return found
+
+
+def _size(numbers: object = (), *_: object) -> tuple[int, ...]:
+    return _numbers(numbers)
+
+
+@dataclass(frozen=True)
+class _Function:
+    meaning: Callable[..., object]
+
+
+_OPAQUE_CLASS = _OpaqueClass()
+_TENSOR, _TYPED_TENSOR, _PARAMETER = _Function(_tensor), _Function(_typed_tensor), _Function(_parameter)
+_STORAGES = {
+    "Bool": "BOOL",
+    "Byte": "U8",
+    "Char": "I8",
+    "Short": "I16",
+    "Int": "I32",
+    "Long": "I64",
+    "Half": "F16",
+    "BFloat16": "BF16",
+    "Float": "F32",
+    "Double": "F64",
+}
+_MEANINGS: dict[str, object] = {
+    "collections.OrderedDict": _Function(_dict),
+    "collections.defaultdict": _Function(_dict),
+    "torch.Size": _Function(_size),
+    "torch._utils._rebuild_tensor_v2": _TENSOR,
+    "torch._utils._rebuild_tensor_v3": _TYPED_TENSOR,
+    "torch._utils._rebuild_parameter": _PARAMETER,
+    "torch._utils._rebuild_parameter_with_state": _PARAMETER,
+    "torch._tensor._rebuild_from_type_v2": _Function(_of_type),
+    "torch.storage.UntypedStorage": _Kind(None, True),
+    "torch.storage._UntypedStorage": _Kind(None, True),
+    **{f"torch.{name}Storage": _Kind(dtype, True) for name, dtype in _STORAGES.items()},
+    **{f"torch.{name}": _Kind(dtype, False) for dtype, name in TORCH_NAME.items()},
+}
+
+# Leftovers of training: callbacks, settings, counters. Their objects are forgotten; nothing of these packages is imported.
+_FORGOTTEN_PACKAGES = frozenset({"pytorch_lightning", "lightning", "lightning_fabric", "omegaconf"})
+_BUILT_IN = "bool bytearray bytes complex dict float frozenset int list object set slice str tuple"
+_FORGOTTEN = frozenset(
+    {
+        "_codecs.encode",
+        "argparse.Namespace",
+        "collections.Counter",
+        "numpy.dtype",
+        "numpy.ndarray",
+        "torch.Tensor",
+        "torch.device",
+        "torch.nn.modules.container.ParameterDict",
+        "torch.nn.modules.container.ParameterList",
+        "torch.nn.parameter.Parameter",
+        "typing.Any",
+        *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath")),
+        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+        *(f"{module}.{name}" for module in ("__builtin__", "builtins") for name in _BUILT_IN.split()),
+    }
+)
