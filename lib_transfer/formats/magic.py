@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _DOWNLOAD = "The download failed or asked for a login; download the file again."
-_CONVERT = "It may run code when loaded, so it is not opened; convert it to safetensors first."
-_LEGACY = "a PyTorch pickle (.pt, .ckpt)"
+_CONVERT = "It may run code when loaded, so it is not opened; save it as safetensors first, with the WebUI's checkpoint merger."
+_LEGACY = "a pickle, as PyTorch wrote before 1.6 (.pt, .ckpt)"
 
 
 @dataclass(frozen=True)
