@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_transfer.architecture import Architecture, modules, name_index, recognise
-from lib_transfer.architecture.module import Module
+from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.errors import TransferError, UnsupportedError
 from lib_transfer.formats.checkpoint import Store, open_checkpoint
 
@@ -24,7 +24,7 @@ class Base:
         architecture: what it is.
         modules: all of them, in forward order.
         by_name: modules by canonical name.
-        by_adapter_name: modules by every name an adapter can use.
+        by_adapter_name: what each name that an adapter can use stands for.
     """
 
     path: Path
@@ -33,7 +33,7 @@ class Base:
     architecture: Architecture
     modules: tuple[Module, ...]
     by_name: dict[str, Module]
-    by_adapter_name: dict[str, Module]
+    by_adapter_name: dict[str, tuple[Binding, ...]]
 
 
 @contextmanager

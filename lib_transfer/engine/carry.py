@@ -16,6 +16,7 @@ from lib_transfer.engine.plan import Obstacle, Pair
 from lib_transfer.engine.report import Decision, ModuleReport
 from lib_transfer.engine.request import TransferRequest
 from lib_transfer.engine.run import Relations
+from lib_transfer.engine.shares import share_of, whole_shape, whole_weight
 from lib_transfer.engine.subspaces import Relation, Wanted
 from lib_transfer.errors import NumericError
 from lib_transfer.formats.algorithms.algorithm import by
@@ -76,11 +77,12 @@ def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.devic
     Raises:
         NumericError: a weight or a result holds NaN or infinity; the message names it.
     """
-    group, about = pair.group, functools.partial(ModuleReport, pair.group.name, pair.source.position)
-    if (misfit := group.misfit(pair.source.shape)) is not None:
+    group, about = pair.group, functools.partial(ModuleReport, pair.name, pair.source.position)
+    if (misfit := group.misfit(whole_shape(pair.bound))) is not None:
         obstacle = pair.obstacle or Obstacle("unsupported", misfit)
         return Carried(pair, about(obstacle.decision, obstacle.reason))
-    update = group.update(relate.source_weight(pair.source) if group.algorithm.needs_base else None)
+    base = whole_weight(pair.bound, relate.source_weight) if group.algorithm.needs_base else None
+    update = share_of(group.update(base), pair.bound[pair.share].rows)
     about = functools.partial(about, norm_before=_norm(update))
     if (unfit := pair.obstacle or _unfit(pair, update, settings)) is not None:
         return Carried(pair, about(unfit.decision, unfit.reason))
@@ -93,7 +95,7 @@ def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.devic
         relation = relate(pair.source, pair.target) if "subspaces" in settings.method.needs else None
         decision, reason, result = _transfer(given.factors, relation, settings)
     except torch.linalg.LinAlgError as error:
-        raise NumericError(f"{group.name}: a decomposition did not converge ({error}).") from error
+        raise NumericError(f"{pair.name}: a decomposition did not converge ({error}).") from error
     if result is not None and given.note:
         reason = f"{reason}, {given.note}"
     if group.algorithm.needs_base and not settings.method.needs_source:
@@ -168,7 +170,7 @@ def _finish(pair: Pair, given: Compact, result: Factors, settings: Settings, rep
     output = result if given.whole else linalg.balanced(result, given.rank)
     if not (is_finite(output.up) and is_finite(output.down)):
         raise NumericError(
-            f"{pair.group.name}: the result holds NaN or infinity.", hint="The module's weights are damaged."
+            f"{pair.name}: the result holds NaN or infinity.", hint="The module's weights are damaged."
         )
     after = linalg.norm(output)
     written: Factors | Dense

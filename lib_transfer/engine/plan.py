@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from lib_transfer.architecture import identify_adapter
-from lib_transfer.architecture.module import Module
+from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.engine.base import Base
 from lib_transfer.engine.report import Decision
 from lib_transfer.errors import MismatchError
@@ -24,19 +23,33 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Pair:
-    """One group of the adapter, the module it was trained on and the module it goes to.
+    """One group of the adapter, or a share of it, the module it was trained on and the module it goes to.
 
     Attributes:
         group: the group.
-        source: its module in the source; in the target's own list when there is no source.
+        bound: all that the group changes: one module of the source (of the target when there is no source), or those
+            that a fused weight is cut into.
+        share: which of them this pair is about.
         target: the module it goes to; None where there is none.
         obstacle: what is in the way, if anything.
     """
 
     group: Group
-    source: Module
+    bound: tuple[Binding, ...]
+    share: int
     target: Module | None
     obstacle: Obstacle | None
+
+    @property
+    def source(self) -> Module:
+        """The module it was trained on."""
+        return self.bound[self.share].module
+
+    @property
+    def name(self) -> str:
+        """For people: the group's name, and what of it is meant where that is only a share."""
+        whole = self.bound[self.share].rows is None
+        return self.group.name if whole else f"{self.group.name} [{self.source.name.rpartition('.')[2]}]"
 
 
 @dataclass(frozen=True)
@@ -74,12 +87,16 @@ def plan(adapter: Adapter, source: Base | None, target: Base) -> Plan:
     unknown: list[Group] = []
     taken: set[str] = set()
     for group in adapter.groups.values():
-        module = origin.by_adapter_name.get(group.name)
-        if module is None:
+        bound = origin.by_adapter_name.get(group.name)
+        if bound is None:
             unknown.append(group)
-        else:
-            pairs.append(_pair(group, module, target, taken))
-            taken.add(module.name)
+            continue
+        for share, (module, _) in enumerate(bound):
+            counterpart, obstacle = _counterpart(module, target)
+            if module.name in taken:
+                obstacle = Obstacle("unsupported", "another group of the adapter already changes this module")
+            pairs.append(Pair(group, bound, share, counterpart, obstacle))
+        taken.update(module.name for module, _ in bound)
     # Architectures share names (the first encoder, many blocks): those of a wrong one must not come through in part.
     if not pairs or origin.architecture not in identify_adapter(list(adapter.groups)):
         raise MismatchError(_belongs_elsewhere(adapter, origin, len(pairs)))
@@ -97,16 +114,14 @@ def plan(adapter: Adapter, source: Base | None, target: Base) -> Plan:
     return Plan(tuple(pairs), (*adapter.unsupported, *strangers, *beside, *bundled))
 
 
-def _pair(group: Group, module: Module, target: Base, taken: Collection[str]) -> Pair:
+def _counterpart(module: Module, target: Base) -> tuple[Module | None, Obstacle | None]:
+    """The target's module of the same name, and what is in the way of writing it."""
     counterpart = target.by_name.get(module.name)
-    obstacle = None
     if counterpart is None:
-        obstacle = Obstacle("no counterpart", "the target has no such module")
-    elif counterpart.output_name is None:
-        obstacle = Obstacle("unsupported", "A1111 or Forge does not load a LoRA on this module")
-    elif counterpart.name in taken:
-        obstacle = Obstacle("unsupported", "another group of the adapter already changes this module")
-    return Pair(group, module, counterpart, obstacle)
+        return None, Obstacle("no counterpart", "the target has no such module")
+    if counterpart.output is None:
+        return counterpart, Obstacle("unsupported", "A1111 or Forge does not load a LoRA on this module")
+    return counterpart, None
 
 
 def _belongs_elsewhere(adapter: Adapter, origin: Base, known: int) -> str:

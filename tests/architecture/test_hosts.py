@@ -11,9 +11,9 @@ from collections.abc import Callable
 import pytest
 
 from lib_transfer.architecture import Architecture, Module, architectures, modules, reference
+from tests.architecture.known import BOTH, known
 
-SD1, SDXL = architectures()
-BOTH = pytest.mark.parametrize("architecture", architectures(), ids=lambda architecture: architecture.id)
+SD1, SDXL = known("sd1"), known("sdxl")
 
 Place = tuple[str, int | None]  # weight key, and which third of its rows (q, k, v of a fused attention)
 

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from lib_transfer.architecture import Architecture, Module, architectures, modules, reference
+from tests.architecture.known import BOTH, known
 
-SD1, SDXL = architectures()
-BOTH = pytest.mark.parametrize("architecture", architectures(), ids=lambda architecture: architecture.id)
+SD1, SDXL = known("sd1"), known("sdxl")
 
 
 def _unet(architecture: Architecture) -> list[Module]:

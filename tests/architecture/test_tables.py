@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lib_transfer.architecture import Architecture, Module, architectures, modules, name_index, recognise, reference
+from tests.architecture.known import BOTH, known
 
-SD1, SDXL = architectures()
-BOTH = pytest.mark.parametrize("architecture", architectures(), ids=lambda architecture: architecture.id)
+SD1, SDXL = known("sd1"), known("sdxl")
 UNET = "model.diffusion_model."
 
 
@@ -86,7 +86,7 @@ def test_text_encoder_2_names_and_rows_are_those_of_sd_mechas_conversion() -> No
             module = index["lora_" + path.rpartition(".")[0].replace(".", "_")]
             assert key in (module.weight, module.bias)
             rows = shape[0] // len(paths)
-            assert module.rows == ((number * rows, (number + 1) * rows) if len(paths) > 1 else None)
+            assert module.rows == (((number * rows, (number + 1) * rows),) if len(paths) > 1 else None)
             assert module.shape[0] == (rows if key == module.weight else module.shape[0])
             checked += 1
     assert checked == 2 + 32 * (4 + 2 * 3 + 2 + 4) + 2
