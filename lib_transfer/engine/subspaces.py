@@ -29,7 +29,9 @@ def read_weight(checkpoint: CheckpointFile, module: Module) -> Tensor:
     """
     rows: tuple[tuple[int, int] | None, ...] = module.rows or (None,)
     parts = [checkpoint.read(module.weight, part, torch.float32) for part in rows]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    # On some processors the last bits of a product depend on how its factors are aligned; torch aligns what it allocates.
+    return whole if whole.data_ptr() % 64 == 0 else whole.clone()
 
 
 class Weight:

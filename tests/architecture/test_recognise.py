@@ -139,7 +139,7 @@ ZOO: dict[str, tuple[Tensors, str]] = {
     ),
     "some of a diffusers unet": (
         _keys("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),
-        "comes nearest, but time_embedding.linear_1.weight is missing",
+        "comes nearest, but conv_norm_out.weight is missing (and 5 more)",
     ),
     "text encoder": (_keys("text_model.encoder.layers.0.mlp.fc1.weight"), "a text encoder alone, not a checkpoint"),
     "new text encoder": (_keys("encoder.layers.0.mlp.fc1.weight"), "a text encoder alone, not a checkpoint"),
