@@ -32,7 +32,10 @@ class Architecture:
         modelspec_implementation: ``modelspec.implementation`` of a LoRA for it.
         core: the diffusion model; it alone decides what a checkpoint is.
         text_encoders: in the order in which the model uses them; a file may lack them.
+        hosts: the programs that a LoRA for it is written for, as a sentence names them: what one of them does not load is not
+            written.
         families: how adapters name its modules. Of several that start from one spelling, the first is written.
+        idle: parts and blocks whose output the model does not read, so that a change of them has no effect.
     """
 
     id: str
@@ -46,6 +49,8 @@ class Architecture:
     core: Core
     text_encoders: tuple[Layout, ...]
     families: tuple[Family, ...]
+    idle: frozenset[tuple[str, str]] = frozenset()
+    hosts: str = "A1111 or Forge"
 
     @property
     def layouts(self) -> tuple[Layout, ...]:

@@ -46,6 +46,8 @@ SDXL = Architecture(
         *text_families("te1", underscored=("lora_te1_",), folder="text_encoder.", comfy="clip_l"),
         *text_families("te2", underscored=("lora_te2_",), folder="text_encoder_2.", comfy="clip_g"),
     ),
+    # Of the first encoder it reads the states before the last layer (hidden layer 11), and nothing else.
+    idle=frozenset({("te1", "layer 11"), ("te1", "final")}),
 )
 
 SSD_1B = replace(

@@ -92,8 +92,9 @@ def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.devic
     assert pair.target is not None
     try:
         given = compact(update, settings.rank, device)
-        relation = relate(pair.source, pair.target) if "subspaces" in settings.method.needs else None
-        decision, reason, result = _transfer(given.factors, relation, settings)
+        related = "subspaces" in settings.method.needs and pair.how != "same encoder"
+        relation = relate(pair.source, pair.target) if related else None
+        decision, reason, result = _transfer(given.factors, pair, relation, settings)
     except torch.linalg.LinAlgError as error:
         raise NumericError(f"{pair.name}: a decomposition did not converge ({error}).") from error
     if result is not None and given.note:
@@ -109,7 +110,7 @@ def _stays_as_it_is(update: LowRank | Dense, pair: Pair, method: Method) -> bool
     if isinstance(update, LowRank):
         return False
     assert pair.target is not None
-    plain = update.stored and "subspaces" not in method.needs
+    plain = update.stored and ("subspaces" not in method.needs or pair.how == "same encoder")
     return update.weight is None or pair.target.kind not in method.kinds or plain
 
 
@@ -132,36 +133,41 @@ def _unfit(pair: Pair, update: Update, settings: Settings) -> Obstacle | None:
         return Obstacle("unsupported", f"its shape {by(shape)} does not fit the source's {by(source.shape)}")
     if not known:
         return Obstacle("unsupported", f"this kind of update does not go with a {target.kind} module")
-    if source.shape == target.shape or source.matrix_shape == target.matrix_shape:
+    alike = source.shape == target.shape or source.matrix_shape == target.matrix_shape
+    if alike and pair.how != "forced":
         return None
     mapped = settings.force and method.maps_dimensions
     if mapped and not isinstance(update, Norm) and not _stays_as_it_is(update, pair, method):
         return None
-    return Obstacle(
-        "unsupported",
-        f"source {by(source.shape)} and target {by(target.shape)} differ, nothing says what corresponds",
-    )
+    what = f"source {by(source.shape)} and target {by(target.shape)} differ" if not alike else "the models are unrelated"
+    return Obstacle("unsupported", f"{what}, nothing says what corresponds")
 
 
-def _transfer(given: Factors, relation: Relation | None, settings: Settings) -> tuple[Decision, str, Factors | None]:
+def _transfer(
+    given: Factors, pair: Pair, relation: Relation | None, settings: Settings
+) -> tuple[Decision, str, Factors | None]:
     """Apply the method, or say why not."""
     method = settings.method
+    if pair.how == "same encoder":
+        return "copied", "the text encoder is the same in both", given
     if relation is None:
         return "copied", "as it is", method.transfer(Problem(given))
     similarity = relation.similarity
     if relation.rank == 0:
         return "below threshold", "a weight is all zeros and spans no subspace", None
-    if similarity.smaller is None:
+    if similarity.smaller is None or pair.how == "forced":
         assert method.maps_dimensions is not None
         mapped = method.maps_dimensions(Problem(given, *relation.subspaces))
-        return "transferred", "forced: the dimensions differ, so nothing says which direction corresponds", mapped
+        why = "the dimensions differ" if pair.how != "forced" else f"the models are unrelated, to {pair.target_name}"
+        return "transferred", f"forced: {why}, so nothing says which direction corresponds", mapped
     if similarity.smaller < settings.threshold:
         reason = f"the smaller similarity is below {settings.threshold:g}"
         return (
             ("copied", f"{reason}: as it is", given) if settings.below == "copy" else ("below threshold", reason, None)
         )
     left, right = relation.principal if "principal vectors" in method.needs else (None, None)
-    return "transferred", f"by {method.id}", method.transfer(Problem(given, *relation.subspaces, left, right))
+    reason = f"by {method.id}" if pair.how != "aligned" else f"by {method.id}, to {pair.target_name}"
+    return "transferred", reason, method.transfer(Problem(given, *relation.subspaces, left, right))
 
 
 def _finish(pair: Pair, given: Compact, result: Factors, settings: Settings, report: ModuleReport) -> Carried:

@@ -17,10 +17,12 @@ from lib_transfer.engine import output
 from lib_transfer.engine.base import Base, open_base
 from lib_transfer.engine.cache import Cache
 from lib_transfer.engine.carry import Settings, carry
+from lib_transfer.engine.pairing import Pairing, pairing
 from lib_transfer.engine.plan import Pair, plan
 from lib_transfer.engine.report import ModuleReport, TransferReport
 from lib_transfer.engine.request import TransferRequest, files_of
 from lib_transfer.engine.run import Relations, Runtime, over_modules
+from lib_transfer.engine.sketches import Sketches
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
 from lib_transfer.formats.adapter import read_adapter
 from lib_transfer.formats.identity import FileStamp, stamp
@@ -33,10 +35,22 @@ Left = Callable[["Member"], bool]
 
 @dataclass(frozen=True)
 class Bases:
-    """The checkpoints that a group is carried between, opened; without a source where the method needs none."""
+    """The checkpoints that a group is carried between, opened.
+
+    Attributes:
+        source: None where the method needs none; the target stands for it then.
+        target: the checkpoint that the group goes to.
+        find: what each module of the source corresponds to in the target.
+    """
 
     source: Base | None
     target: Base
+    find: Pairing
+
+    @property
+    def origin(self) -> Base:
+        """Whose names the adapters of the group use."""
+        return self.source or self.target
 
     @property
     def stamps(self) -> tuple[FileStamp, ...]:
@@ -46,8 +60,8 @@ class Bases:
 
 
 @contextmanager
-def opened(request: TransferRequest) -> Iterator[Bases]:
-    """The checkpoints of ``request``, closed at the end.
+def opened(request: TransferRequest, runtime: Runtime, cache: Cache) -> Iterator[Bases]:
+    """The checkpoints of ``request``, paired, and closed at the end.
 
     Raises:
         TransferError: one cannot be read, or is no checkpoint of a supported architecture.
@@ -57,7 +71,9 @@ def opened(request: TransferRequest) -> Iterator[Bases]:
         source = None
         if files.source is not None and request.source_sha256 is not None:
             source = stack.enter_context(open_base(files.source, request.source_sha256))
-        yield Bases(source, stack.enter_context(open_base(files.target, request.target_sha256)))
+        target = stack.enter_context(open_base(files.target, request.target_sha256))
+        sketches = Sketches(source or target, target, cache, runtime.torch_device)
+        yield Bases(source, target, pairing(source or target, target, sketches, forced=Settings.of(request).force))
 
 
 class Member:
@@ -84,7 +100,7 @@ class Member:
         hashed = files_of(request).stamps
         if hashed and hashed != self.stamps:
             raise changed_error(next(s.path for s, was in zip(self.stamps, hashed, strict=True) if s != was))
-        self.planned = plan(self.adapter, bases.source, bases.target)
+        self.planned = plan(self.adapter, bases.origin, bases.target, bases.find)
         self.dtype = output.output_dtype(request.setting("dtype"), self.adapter)
         self._writes = writes
         self._reports: list[ModuleReport | None] = [None] * len(self.planned.pairs)
@@ -162,7 +178,7 @@ def carry_all(
     """
     first = members[0]
     settings, device = Settings.of(first.request), runtime.torch_device
-    relations = Relations(first.bases.source or first.bases.target, first.bases.target, settings.wanted, cache, device)
+    relations = Relations(first.bases.origin, first.bases.target, settings.wanted, cache, device)
 
     def one(shared: Sequence[tuple[Member, int]]) -> None:
         relate = relations.keeping()
@@ -178,7 +194,7 @@ def carry_all(
     one_adapter = f"{first.request.adapter_name} to {first.request.target_name}"
     words = one_adapter if len(members) == 1 else f"{len(members)} LoRAs to {first.request.target_name}"
     progress.start(len(modules), words)
-    over_modules(modules, one, lambda shared: _pair(*shared[0]).group.name, runtime.threads, progress)
+    over_modules(modules, one, lambda shared: _pair(*shared[0]).name, runtime.threads, progress)
     cache.prune()
 
 

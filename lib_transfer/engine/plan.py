@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lib_transfer.architecture import identify_adapter
 from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.engine.base import Base
+from lib_transfer.engine.pairing import Counterpart, How, Pairing
 from lib_transfer.engine.report import Decision
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.adapter import Adapter, Group
@@ -31,6 +32,7 @@ class Pair:
             that a fused weight is cut into.
         share: which of them this pair is about.
         target: the module it goes to; None where there is none.
+        how: how that is known.
         obstacle: what is in the way, if anything.
     """
 
@@ -38,12 +40,18 @@ class Pair:
     bound: tuple[Binding, ...]
     share: int
     target: Module | None
+    how: How
     obstacle: Obstacle | None
 
     @property
     def source(self) -> Module:
         """The module it was trained on."""
         return self.bound[self.share].module
+
+    @property
+    def target_name(self) -> str:
+        """The name under which the target's module is written; empty where there is none."""
+        return (self.target and self.target.output_name) or ""
 
     @property
     def name(self) -> str:
@@ -65,24 +73,18 @@ class Plan:
     unread: tuple[Unread, ...]
 
 
-def plan(adapter: Adapter, source: Base | None, target: Base) -> Plan:
-    """Bind the adapter's groups to modules of the source, and pair these with modules of the target.
+def plan(adapter: Adapter, origin: Base, target: Base, find: Pairing) -> Plan:
+    """Bind the adapter's groups to modules of the origin, and pair these with modules of the target.
 
     Args:
         adapter: as read.
-        source: the base it was trained on; None where the method does without, then the target's names are used.
+        origin: the base it was trained on; the target where the method does without, then the target's names are used.
         target: the base it goes to.
+        find: what each module of the origin corresponds to in the target.
 
     Raises:
-        MismatchError: the adapter does not belong to the source, or the two bases are of different architectures.
+        MismatchError: the adapter does not belong to the origin, or nothing of it corresponds to anything in the target.
     """
-    origin = source or target
-    if origin.architecture is not target.architecture:
-        raise MismatchError(
-            f"The source {origin.path.name} is {origin.architecture.title} and the target {target.path.name} is "
-            f"{target.architecture.title}: their weights do not correspond.",
-            hint="Choose two checkpoints of one architecture.",
-        )
     pairs: list[Pair] = []
     unknown: list[Group] = []
     taken: set[str] = set()
@@ -92,14 +94,21 @@ def plan(adapter: Adapter, source: Base | None, target: Base) -> Plan:
             unknown.append(group)
             continue
         for share, (module, _) in enumerate(bound):
-            counterpart, obstacle = _counterpart(module, target)
+            found = find(module)
+            obstacle = _obstacle(found, target)
             if module.name in taken:
                 obstacle = Obstacle("unsupported", "another group of the adapter already changes this module")
-            pairs.append(Pair(group, bound, share, counterpart, obstacle))
+            pairs.append(Pair(group, bound, share, found.module, found.how, obstacle))
         taken.update(module.name for module, _ in bound)
     # Architectures share names (the first encoder, many blocks): those of a wrong one must not come through in part.
-    if not pairs or origin.architecture not in identify_adapter(list(adapter.groups)):
+    if not pairs or origin.architecture.kin not in {a.kin for a in identify_adapter(list(adapter.groups))}:
         raise MismatchError(_belongs_elsewhere(adapter, origin, len(pairs)))
+    if origin.architecture.kin != target.architecture.kin and all(pair.target is None for pair in pairs):
+        raise MismatchError(
+            f"The source {origin.path.name} is {origin.architecture.title} and the target {target.path.name} is "
+            f"{target.architecture.title}: their weights do not correspond.",
+            hint="Choose two checkpoints of one architecture.",
+        )
     reason = f"No module of {origin.path.name} goes by this name."
     strangers = [Unread(g.name, tuple(g.keys.values()), "no module", reason) for g in unknown]
     beside = [
@@ -114,14 +123,13 @@ def plan(adapter: Adapter, source: Base | None, target: Base) -> Plan:
     return Plan(tuple(pairs), (*adapter.unsupported, *strangers, *beside, *bundled))
 
 
-def _counterpart(module: Module, target: Base) -> tuple[Module | None, Obstacle | None]:
-    """The target's module of the same name, and what is in the way of writing it."""
-    counterpart = target.by_name.get(module.name)
-    if counterpart is None:
-        return None, Obstacle("no counterpart", "the target has no such module")
-    if counterpart.output is None:
-        return counterpart, Obstacle("unsupported", "A1111 or Forge does not load a LoRA on this module")
-    return counterpart, None
+def _obstacle(found: Counterpart, target: Base) -> Obstacle | None:
+    """What is in the way of writing the counterpart's change."""
+    if found.module is None:
+        return Obstacle("no counterpart", found.reason)
+    if found.module.output is None:
+        return Obstacle("unsupported", f"{target.architecture.hosts} does not load a LoRA on this module")
+    return None
 
 
 def _belongs_elsewhere(adapter: Adapter, origin: Base, known: int) -> str:

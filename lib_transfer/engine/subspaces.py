@@ -21,7 +21,7 @@ from lib_transfer.linalg import subspace as linalg
 from lib_transfer.linalg.subspace import Decomposition, PrincipalVectors, Subspace
 
 
-def read_weight(checkpoint: CheckpointFile, module: Module) -> Tensor:
+def read_weight(checkpoint: Store, module: Module) -> Tensor:
     """A module's weight in float32, its rows in the module's own order.
 
     Raises:
@@ -29,9 +29,7 @@ def read_weight(checkpoint: CheckpointFile, module: Module) -> Tensor:
     """
     rows: tuple[tuple[int, int] | None, ...] = module.rows or (None,)
     parts = [checkpoint.read(module.weight, part, torch.float32) for part in rows]
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-    # On some processors the last bits of a product depend on how its factors are aligned; torch aligns what it allocates.
-    return whole if whole.data_ptr() % 64 == 0 else whole.clone()
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class Weight:
