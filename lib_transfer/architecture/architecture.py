@@ -105,9 +105,7 @@ class _Named(NamedTuple):
     output: str | None
 
 
-def _modules_of(
-    layout: Layout, home: Home, families: tuple[Family, ...], tensors: Tensors
-) -> Iterator[Module]:
+def _modules_of(layout: Layout, home: Home, families: tuple[Family, ...], tensors: Tensors) -> Iterator[Module]:
     canonical = layout.homes[0].prefix
     for slot, names, output in _named_slots(layout, families):
         stored = slot.stored_as(home.style)

@@ -60,7 +60,9 @@ LOOKALIKES = (
     _unsupported("a Flux checkpoint", r"double_blocks\.\d+\.img_attn\."),
     _unsupported("a Stable Diffusion 3 checkpoint", r"joint_blocks\.\d+\.context_block\."),
     _unsupported("a Stable Video Diffusion checkpoint", r"time_(stack|mixer)\."),
-    _unsupported("a Stable Diffusion 2.x unCLIP checkpoint", _VECTOR, _UNET + r"input_blocks\.1\.1\.proj_in\.weight 2$"),
+    _unsupported(
+        "a Stable Diffusion 2.x unCLIP checkpoint", _VECTOR, _UNET + r"input_blocks\.1\.1\.proj_in\.weight 2$"
+    ),
     _part("a CLIP vision model", r"^(vision_model|visual)\."),
     _alone("a VAE", r"^(first_stage_model\.|vae\.)?(en|de)coder\.(mid|up|down|conv_in|conv_out)"),
     _alone("a text encoder", r"(encoder\.layers|transformer\.resblocks|encoder\.block)\.\d+\."),

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lib_transfer.architecture.layout import Home, Slot, Spelling, Stored, shrink
-from lib_transfer.architecture.names import Family, dotted
 from lib_transfer.architecture.module import Kind, Position
+from lib_transfer.architecture.names import Family, dotted
 
 LATENT_CHANNELS = 4
 

@@ -139,7 +139,9 @@ def _unfit(pair: Pair, update: Update, settings: Settings) -> Obstacle | None:
     mapped = settings.force and method.maps_dimensions
     if mapped and not isinstance(update, Norm) and not _stays_as_it_is(update, pair, method):
         return None
-    what = f"source {by(source.shape)} and target {by(target.shape)} differ" if not alike else "the models are unrelated"
+    what = (
+        f"source {by(source.shape)} and target {by(target.shape)} differ" if not alike else "the models are unrelated"
+    )
     return Obstacle("unsupported", f"{what}, nothing says what corresponds")
 
 
@@ -175,9 +177,7 @@ def _finish(pair: Pair, given: Compact, result: Factors, settings: Settings, rep
     before = report.norm_before or 0.0
     output = result if given.whole else linalg.balanced(result, given.rank)
     if not (is_finite(output.up) and is_finite(output.down)):
-        raise NumericError(
-            f"{pair.name}: the result holds NaN or infinity.", hint="The module's weights are damaged."
-        )
+        raise NumericError(f"{pair.name}: the result holds NaN or infinity.", hint="The module's weights are damaged.")
     after = linalg.norm(output)
     written: Factors | Dense
     if given.whole:

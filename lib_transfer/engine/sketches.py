@@ -79,12 +79,12 @@ def _sketched(block: Block, base: Base, device: torch.device) -> dict[str, tuple
     }
 
 
-def _alike(
-    one: dict[str, tuple[tuple[int, int], Tensor]], other: dict[str, tuple[tuple[int, int], Tensor]]
-) -> float:
+def _alike(one: dict[str, tuple[tuple[int, int], Tensor]], other: dict[str, tuple[tuple[int, int], Tensor]]) -> float:
     """Mean over all jobs; one that only one block has, or that has another shape there, counts as not alike."""
     jobs = one.keys() | other.keys()
-    alike = [_similarity(one[job][1], other[job][1]) for job in one.keys() & other.keys() if one[job][0] == other[job][0]]
+    alike = [
+        _similarity(one[job][1], other[job][1]) for job in one.keys() & other.keys() if one[job][0] == other[job][0]
+    ]
     return sum(alike) / len(jobs) if jobs else 0.0
 
 

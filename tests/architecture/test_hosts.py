@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lib_transfer.architecture import Architecture, Module, architectures, modules, reference
+from lib_transfer.architecture import Architecture, Module, modules, reference
 from tests.architecture.known import BOTH, known
 
 SD1, SDXL = known("sd1"), known("sdxl")

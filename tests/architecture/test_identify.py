@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from lib_transfer.architecture import Architecture, identify_adapter, modules, reference
 from tests.architecture.known import BOTH, known
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
-from lib_transfer.architecture import Architecture, Module, architectures, modules, reference
+from lib_transfer.architecture import Architecture, Module, modules, reference
 from tests.architecture.known import BOTH, known
 
 SD1, SDXL = known("sd1"), known("sdxl")
