@@ -58,11 +58,29 @@ class Carried:
     """What became of one pair: the report, and what is to be written of it (None: nothing).
 
     Low-rank factors are balanced; the strength is folded into every form.
+
+    Attributes:
+        pair: from the plan.
+        report: what became of it.
+        update: what is to be written.
+        given: of a share of a fused weight: the update before the method.
+        rank: that the update was cut to; None for none.
+        ranked: whether the adapter's group was made with a rank.
     """
 
     pair: Pair
     report: ModuleReport
     update: Factors | Dense | Norm | None = None
+    given: Factors | None = None
+    rank: int | None = None
+    ranked: bool = False
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the update is written as a part of a fused weight's."""
+        target = self.pair.target
+        shared = target is not None and target.output is not None and target.output.rows is not None
+        return shared and self.update is not None
 
 
 def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.device) -> Carried:
@@ -102,7 +120,11 @@ def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.devic
     if group.algorithm.needs_base and not settings.method.needs_source:
         reason += ", computed with the target's weight because the source's is not known"
     report = about(decision, " ".join((reason, *update.notes)), similarity=relation.similarity if relation else None)
-    return Carried(pair, report) if result is None else _finish(pair, given, result, settings, report)
+    if result is None:
+        return Carried(pair, report)
+    finished = _finish(pair, given, result, settings, report)
+    ranked = isinstance(update, LowRank) and update.ranked
+    return dataclasses.replace(finished, ranked=ranked) if finished.is_share else finished
 
 
 def _stays_as_it_is(update: LowRank | Dense, pair: Pair, method: Method) -> bool:
@@ -196,7 +218,8 @@ def _finish(pair: Pair, given: Compact, result: Factors, settings: Settings, rep
         energy_kept=(after / before) ** 2 if before > 0 else None,
         change=given.distance(output) / before if comparable else None,
     )
-    return Carried(pair, measured, written)
+    before_method = Factors(given.factors.up.cpu(), given.factors.down.cpu())
+    return Carried(pair, measured, written, before_method, given.rank)
 
 
 def _carry_over(pair: Pair, update: Dense | Norm, strength: float, report: ModuleReport) -> Carried:

@@ -19,7 +19,7 @@ from lib_transfer.engine.cache import Cache
 from lib_transfer.engine.carry import Settings, carry
 from lib_transfer.engine.pairing import Pairing, pairing
 from lib_transfer.engine.plan import Pair, plan
-from lib_transfer.engine.report import ModuleReport, TransferReport
+from lib_transfer.engine.report import TransferReport
 from lib_transfer.engine.request import TransferRequest, files_of
 from lib_transfer.engine.run import Relations, Runtime, over_modules
 from lib_transfer.engine.sketches import Sketches
@@ -103,7 +103,6 @@ class Member:
         self.planned = plan(self.adapter, bases.origin, bases.target, bases.find)
         self.dtype = output.output_dtype(request.setting("dtype"), self.adapter)
         self._writes = writes
-        self._reports: list[ModuleReport | None] = [None] * len(self.planned.pairs)
         self._pieces: list[output.Piece | None] = [None] * len(self.planned.pairs)
 
     @property
@@ -120,13 +119,16 @@ class Member:
         """Carry the pair at ``place`` of the plan, and make its part of the output at once, which is all that is kept."""
         try:
             carried = carry(self.planned.pairs[place], settings, relate, device)
-            self._reports[place] = carried.report
-            if self._writes:
-                self._pieces[place] = output.piece(carried, self.dtype)
+            self._pieces[place] = output.piece(carried, self.dtype, writes=self._writes)
         except NotEnoughMemoryError:
             raise
         except TransferError as error:
             self.problem = error
+
+    def join(self, settings: Settings) -> None:
+        """Join the shares of fused weights, once every pair was carried."""
+        if self.problem is None:
+            self._pieces = [*output.joined(self.pieces, self.bases.target, settings, self.dtype)]
 
     def report(self) -> TransferReport:
         """The report, once every pair was carried.
@@ -141,7 +143,7 @@ class Member:
             method=registry.get(self.request.method).title,
             source_architecture=self.bases.source.architecture.title if self.bases.source else None,
             target_architecture=self.bases.target.architecture.title,
-            modules=tuple(report for report in self._reports if report is not None),
+            modules=tuple(piece.report for piece in self.pieces),
             unread=self.planned.unread,
         )
 
@@ -195,6 +197,8 @@ def carry_all(
     words = one_adapter if len(members) == 1 else f"{len(members)} LoRAs to {first.request.target_name}"
     progress.start(len(modules), words)
     over_modules(modules, one, lambda shared: _pair(*shared[0]).name, runtime.threads, progress)
+    for member in members:
+        member.join(settings)
     cache.prune()
 
 
