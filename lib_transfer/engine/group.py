@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -69,11 +70,16 @@ def opened(request: TransferRequest, runtime: Runtime, cache: Cache) -> Iterator
     files = files_of(request)
     with ExitStack() as stack:
         source = None
-        if files.source is not None and request.source_sha256 is not None:
-            source = stack.enter_context(open_base(files.source, request.source_sha256))
-        target = stack.enter_context(open_base(files.target, request.target_sha256))
+        if files.source and request.source_sha256 is not None:
+            source = stack.enter_context(_opened(files.source, request.source_sha256, runtime))
+        target = stack.enter_context(_opened(files.target, request.target_sha256, runtime))
         sketches = Sketches(source or target, target, cache, runtime.torch_device)
         yield Bases(source, target, pairing(source or target, target, sketches, forced=Settings.of(request).force))
+
+
+def _opened(paths: Sequence[Path], sha256: str, runtime: Runtime) -> AbstractContextManager[Base]:
+    """The base of these files; that of text encoders is asked of the memory of hashes, where the request put it."""
+    return open_base(paths[0], sha256, [(path, runtime.hashes.sha256(path)) for path in paths[1:]])
 
 
 class Member:

@@ -74,7 +74,7 @@ def _sketched(block: Block, base: Base, device: torch.device) -> dict[str, tuple
     linear = [m for m in block if m.kind in ("linear", "convolution")]
     telling = [m for m in linear if m.position.role in TELLING] or linear
     return {
-        m.position.role: (m.matrix_shape, sketch(Weight(base.checkpoint, base.sha256, m, device).sound()))
+        m.position.role: (m.matrix_shape, sketch(Weight(base.checkpoint, base.identity(m), m, device).sound()))
         for m in telling
     }
 
