@@ -112,7 +112,7 @@ def test_without_them_their_modules_have_no_counterpart(world: tuple, tmp_path: 
 
 
 def test_a_changed_encoder_is_not_served_from_the_cache(world: tuple, tmp_path: Path) -> None:
-    lora, parts, whole = world
+    lora, parts, _ = world
     before = deltas(lora, parts["source"], parts["target"], tmp_path)
     other = tiny.fine_tuned(load_file(parts["target"][1]), 0.5, seed=8)
     changed = [parts["target"][0], tiny.save(tmp_path / "other.safetensors", other), parts["target"][2]]

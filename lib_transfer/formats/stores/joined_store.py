@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from lib_transfer.formats.stores.store import Contents, Store
@@ -34,9 +33,9 @@ class JoinedStore(Store):
         """The store that holds a tensor."""
         return self._places[key][0]
 
-    def _read(self, key: str, rows: tuple[int, int] | None, dtype: torch.dtype | None) -> Tensor:
+    def _load(self, key: str, rows: tuple[int, int] | None) -> Tensor:
         store, own = self._places[key]
-        return store.read(own, rows, dtype)
+        return store.read(own, rows)
 
     def close(self) -> None:
         for store in self._stores:
