@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
-from lib_transfer.architecture import Architecture, Module, modules, reference
-from tests.architecture.known import BOTH, known
+import pytest
 
-SD1, SDXL = known("sd1"), known("sdxl")
+from lib_transfer.architecture import Architecture, Module, architectures, modules, reference
+
+SD1, SDXL = architectures()
+BOTH = pytest.mark.parametrize("architecture", architectures(), ids=lambda architecture: architecture.id)
 
 
 def _unet(architecture: Architecture) -> list[Module]:
