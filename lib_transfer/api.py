@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lib_transfer import method as registry
 from lib_transfer.engine import request as engine_request
-from lib_transfer.engine.request import TransferRequest
+from lib_transfer.engine.request import Model, TransferRequest
 from lib_transfer.engine.run import Runtime
 from lib_transfer.method import METHODS, Method, Value
 
@@ -19,8 +19,8 @@ def methods() -> tuple[Method, ...]:
 def request(
     adapter: str | Path,
     *,
-    target: str | Path,
-    source: str | Path | None = None,
+    target: Model,
+    source: Model | None = None,
     method: str = registry.DEFAULT,
     runtime: Runtime | None = None,
     **settings: Value,
@@ -30,7 +30,9 @@ def request(
     Hashes all three files; hashes are remembered in the cache folder.
 
     Args:
-        adapter, source, target: paths. A method that declares no need of it does without a source.
+        adapter: path.
+        source, target: paths; a sequence of them where text encoders lie in files of their own, the checkpoint first. A
+            method that declares no need of it does without a source.
         method: id of one of :func:`methods`.
         runtime: whose cache folder remembers the hashes; only that is used of it.
         settings: of the method, such as ``energy=0.95`` or ``rank="full"``; the rest take their defaults.

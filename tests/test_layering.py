@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
 THIRD_PARTY: dict[str, set[str]] = {
     "linalg": {"torch"},
     "method": {"torch"},
-    "formats": {"torch", "safetensors"},
+    "formats": {"torch", "safetensors", "gguf"},
     "engine": {"torch", "safetensors", "matplotlib"},
     "demo": {"torch"},
 }

@@ -7,14 +7,17 @@ Works on tensor keys and shapes, never on files, and is mostly data: an architec
 from __future__ import annotations
 
 from lib_transfer.architecture.architecture import Architecture, Tensors, modules, name_index, reference
-from lib_transfer.architecture.module import Kind, Module, Position
+from lib_transfer.architecture.module import Binding, Kind, Module, Name, Position, Rows
 from lib_transfer.architecture.registry import architectures, identify_adapter, recognise
 
 __all__ = [
     "Architecture",
+    "Binding",
     "Kind",
     "Module",
+    "Name",
     "Position",
+    "Rows",
     "Tensors",
     "architectures",
     "identify_adapter",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
-from lib_transfer.architecture.layout import Core, Layout, Slot
-from lib_transfer.architecture.module import Module
+from lib_transfer.architecture.layout import Core, Home, Layout, Share, Slot, Stored
+from lib_transfer.architecture.module import Binding, Module, Name, Rows
 from lib_transfer.architecture.names import Family, all_names, output_name
 from lib_transfer.errors import UnsupportedError
 
@@ -22,6 +23,8 @@ class Architecture:
     Attributes:
         id: short and stable: ``sd1``, ``sdxl``.
         title: for people.
+        kin: the id of the architecture that it and its relatives stem from (its own where it stems from none). Modules of
+            relatives correspond, by name or by alignment; those of others do not.
         card_version: the ``sd version`` of an A1111 user-metadata card.
         base_model_version: ``ss_base_model_version`` of an adapter for it (kohya's metadata).
         v2: ``ss_v2`` of an adapter for it: whether it is Stable Diffusion 2.
@@ -29,11 +32,15 @@ class Architecture:
         modelspec_implementation: ``modelspec.implementation`` of a LoRA for it.
         core: the diffusion model; it alone decides what a checkpoint is.
         text_encoders: in the order in which the model uses them; a file may lack them.
+        hosts: the programs that a LoRA for it is written for, as a sentence names them: what one of them does not load is not
+            written.
         families: how adapters name its modules. Of several that start from one spelling, the first is written.
+        idle: parts and blocks whose output the model does not read, so that a change of them has no effect.
     """
 
     id: str
     title: str
+    kin: str
     card_version: str
     base_model_version: str
     v2: bool
@@ -42,6 +49,8 @@ class Architecture:
     core: Core
     text_encoders: tuple[Layout, ...]
     families: tuple[Family, ...]
+    idle: frozenset[tuple[str, str]] = frozenset()
+    hosts: str = "A1111 or Forge"
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
@@ -59,10 +68,14 @@ class Architecture:
         }
 
 
-def prefix_in(layout: Layout, tensors: Tensors) -> str | None:
-    """What this file puts before the keys of a part; None if it does not hold the part."""
-    weights = [slot.weight for slot in layout.slots()]
-    return next((prefix for prefix in layout.prefixes if any(prefix + weight in tensors for weight in weights)), None)
+def home_in(layout: Layout, tensors: Tensors) -> Home | None:
+    """Where this file keeps a part; None if it does not hold the part."""
+    return next((home for home in layout.homes if any(key in tensors for key in _keys(layout, home))), None)
+
+
+@lru_cache(maxsize=512)
+def _keys(layout: Layout, home: Home) -> tuple[str, ...]:
+    return tuple(home.prefix + stored.weight for slot in layout.slots() if (stored := slot.stored_as(home.style)))
 
 
 def modules(architecture: Architecture, tensors: Tensors) -> tuple[Module, ...]:
@@ -74,79 +87,125 @@ def modules(architecture: Architecture, tensors: Tensors) -> tuple[Module, ...]:
 
     Raises:
         UnsupportedError: a tensor has not as many dimensions as its place demands, or a fused weight cannot be cut in
-            three; the message names it.
+            its parts; the message names it.
     """
     found: list[Module] = []
     for layout in architecture.layouts:
-        prefix = prefix_in(layout, tensors)
-        if prefix is not None:
-            found.extend(_modules_of(layout, prefix, architecture.families, tensors))
+        home = home_in(layout, tensors)
+        if home is not None:
+            found.extend(_modules_of(layout, home, architecture.families, tensors))
     return tuple(found)
 
 
-def _modules_of(layout: Layout, prefix: str, families: tuple[Family, ...], tensors: Tensors) -> Iterator[Module]:
-    canonical = layout.prefixes[0]
+class _Named(NamedTuple):
+    """A slot with its names."""
+
+    slot: Slot
+    names: dict[str, Share | None]
+    output: str | None
+
+
+def _modules_of(layout: Layout, home: Home, families: tuple[Family, ...], tensors: Tensors) -> Iterator[Module]:
+    canonical = layout.homes[0].prefix
     for slot, names, output in _named_slots(layout, families):
-        weight = prefix + slot.weight
-        if slot.transposed or weight not in tensors:
+        stored = slot.stored_as(home.style)
+        if stored is None or stored.transposed or home.prefix + stored.weight not in tensors:
             continue
-        bias = None if slot.bias is None else prefix + slot.bias
-        shape, rows = _cut(slot, weight, tensors[weight])
+        weight, bias = home.prefix + stored.weight, home.prefix + (stored.bias or "")
+        shape, rows = _cut(slot, stored, weight, tensors[weight])
+        named = {text: _name(text, share, shape[0]) for text, share in names.items()}
         yield Module(
             name=canonical + slot.path,
             weight=weight,
-            bias=bias if bias in tensors else None,
+            bias=bias if stored.bias is not None and bias in tensors else None,
             kind=slot.kind,
             shape=shape,
             rows=rows,
             fused=None if slot.fused is None else canonical + slot.fused,
             position=slot.position,
-            names=names,
-            output_name=output,
+            names=tuple(named.values()),
+            output=None if output is None else named[output],
         )
 
 
-@lru_cache(maxsize=64)
-def _named_slots(layout: Layout, families: tuple[Family, ...]) -> tuple[tuple[Slot, tuple[str, ...], str | None], ...]:
-    return tuple((slot, all_names(slot, families), output_name(slot, families)) for slot in layout.slots())
+@lru_cache(maxsize=512)
+def _named_slots(layout: Layout, families: tuple[Family, ...]) -> tuple[_Named, ...]:
+    own = tuple(family for family in families if family.part == layout.part)
+    return tuple(_Named(slot, all_names(slot, own), output_name(slot, own)) for slot in layout.slots())
 
 
-def _cut(slot: Slot, key: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, int] | None]:
+def _name(text: str, share: Share | None, rows: int) -> Name:
+    """A name of a module of so many rows."""
+    return Name(text, None if share is None else share.rows(rows // share.units))
+
+
+def _cut(slot: Slot, stored: Stored, key: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], Rows | None]:
     """Shape and rows of the slot's share of a tensor of this shape."""
     if len(shape) != len(slot.shape):
         raise UnsupportedError(
             f"The tensor {key} has the shape {shape}, but {len(slot.shape)} dimensions belong there ({slot.kind}).",
             hint="Quantised checkpoints must be converted to fp16 first.",
         )
-    if slot.third is None:
+    if stored.share is None:
         return shape, None
-    share, rest = divmod(shape[0], 3)
+    unit, rest = divmod(shape[0], stored.share.of)
     if rest:
-        raise UnsupportedError(f"The tensor {key} has the shape {shape}, whose rows are not three equal parts q, k, v.")
-    return (share, *shape[1:]), (slot.third * share, (slot.third + 1) * share)
+        raise UnsupportedError(
+            f"The tensor {key} has the shape {shape}, whose rows are not {stored.share.of} equal parts."
+        )
+    return (stored.share.units * unit, *shape[1:]), stored.share.rows(unit)
 
 
-def reference(architecture: Architecture, *, width: int | None = None) -> dict[str, tuple[int, ...]]:
-    """Key and shape of every tensor of a single-file checkpoint that adapters can touch (no VAE), in forward order.
+def reference(
+    architecture: Architecture, *, width: int | None = None, style: str | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Key and shape of every tensor of a checkpoint that adapters can touch (no VAE), in forward order.
 
     Args:
         architecture: which checkpoint.
         width: channels of the diffusion model's first block; None for the real, full size. With a small width the keys
             and the structure stay and every width shrinks with it, for tiny models in tests.
+        style: of the diffusion model's keys (``diffusers``), for a folder that diffusers wrote; the canonical single
+            file when not given. Text encoders are then kept as such a folder keeps them.
     """
     tensors: dict[str, tuple[int, ...]] = {}
     for layout in architecture.layouts:
         sized = layout if width is None else layout.scaled(width)
+        home = sized.homes[0] if style is None else _home_beside(sized, style)
         for slot in sized.slots():
-            tensors[sized.prefixes[0] + slot.weight] = slot.shape
-            if slot.bias is not None:
-                tensors[sized.prefixes[0] + slot.bias] = slot.shape[:1]
+            stored = slot.stored_as(home.style)
+            if stored is not None:
+                shape = _whole(slot, stored)
+                tensors[home.prefix + stored.weight] = shape
+                if stored.bias is not None:
+                    tensors[home.prefix + stored.bias] = shape[:1]
     return tensors
 
 
-def name_index(modules: Iterable[Module]) -> dict[str, Module]:
-    """Adapter module name -> module, over every name of every module.
+def _home_beside(layout: Layout, style: str) -> Home:
+    """Where a folder with a diffusion model of this style keeps the part."""
+    subfolders = ("unet.", "transformer.", "text_encoder")
+    found = [home for home in layout.homes if home.prefix.startswith(subfolders)]
+    return next((home for home in found if home.style == style), found[0])
 
-    No two modules of one checkpoint share a name; the tests hold it for every architecture.
+
+def _whole(slot: Slot, stored: Stored) -> tuple[int, ...]:
+    """Shape of the tensor that a slot's share is cut from."""
+    if stored.transposed:
+        return slot.shape[::-1]
+    if stored.share is None:
+        return slot.shape
+    return (slot.shape[0] // stored.share.units * stored.share.of, *slot.shape[1:])
+
+
+def name_index(modules: Iterable[Module]) -> dict[str, tuple[Binding, ...]]:
+    """Adapter module name -> what it changes, over every name of every module.
+
+    A name of a fused weight stands for all modules that are cut from it; no two of them share rows. The tests hold it
+    for every architecture.
     """
-    return {name: module for module in modules for name in module.names}
+    index: dict[str, list[Binding]] = {}
+    for module in modules:
+        for name in module.names:
+            index.setdefault(name.text, []).append(Binding(module, name.rows))
+    return {text: tuple(bindings) for text, bindings in index.items()}

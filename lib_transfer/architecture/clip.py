@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from lib_transfer.architecture.layout import Slot, shrink
+from lib_transfer.architecture.layout import Home, Slot, Spelling, Stored, shrink, third
 from lib_transfer.architecture.module import Kind, Position
 
 TOKENS = 49408
@@ -43,6 +43,9 @@ OPENCLIP_PATHS = {
 }
 THIRDS = {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}
 
+# diffusers up to 0.25 named the attention of the text encoder as its own attention is named.
+OLD_DIFFUSERS = {"q_proj": "to_q_lora", "k_proj": "to_k_lora", "v_proj": "to_v_lora", "out_proj": "to_out_lora"}
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -50,17 +53,21 @@ class Clip:
 
     Attributes:
         part: ``te1``, ``te2``, ...
-        prefixes: what files put before its keys.
+        model: ``clip-l``, ``clip-h`` or ``clip-g``.
+        homes: where files keep it. Styles of keys: ``hf`` and ``hf bare`` (without the ``text_model`` level, as in files
+            from before 2023 and from transformers 5) and ``openclip``; that of the first is canonical.
         width: of its hidden states.
         layers: how many transformer layers it has.
-        openclip: whether keys are OpenCLIP's (fused q, k, v) instead of Hugging Face's.
+        projection: whether it ends with a text projection.
+        tokens: size of the vocabulary.
     """
 
     part: str
-    prefixes: tuple[str, ...]
+    model: str
+    homes: tuple[Home, ...]
     width: int
     layers: int
-    openclip: bool = False
+    projection: bool = False
     tokens: int = TOKENS
 
     def slots(self) -> tuple[Slot, ...]:
@@ -72,7 +79,27 @@ class Clip:
         return replace(self, width=shrink(self.width, width), tokens=shrink(self.tokens, width))
 
 
-@lru_cache(maxsize=32)
+def clip_l(part: str, *homes: Home) -> Clip:
+    """OpenAI's CLIP ViT-L/14 text encoder: of SD1, SDXL, SD3 and Flux."""
+    return Clip(part, "clip-l", homes, width=768, layers=12)
+
+
+def clip_g(part: str, *homes: Home) -> Clip:
+    """OpenCLIP's ViT-bigG/14 text encoder: of SDXL, its refiner and SD3."""
+    return Clip(part, "clip-g", homes, width=1280, layers=32, projection=True)
+
+
+def clip_h(part: str, *homes: Home) -> Clip:
+    """OpenCLIP's ViT-H/14 text encoder: of SD2."""
+    return Clip(part, "clip-h", homes, width=1024, layers=24, projection=True)
+
+
+def hf_homes(*prefixes: str) -> tuple[Home, ...]:
+    """Homes with Hugging Face's keys, with and without the ``text_model`` level."""
+    return tuple(Home(prefix, style) for prefix in prefixes for style in ("hf", "hf bare"))
+
+
+@lru_cache(maxsize=64)
 def _slots(clip: Clip) -> tuple[Slot, ...]:
     return tuple(_slot(clip, place, depth) for depth, place in enumerate(_places(clip)))
 
@@ -94,6 +121,19 @@ class _Place:
         return f"embeddings.{self.role}" if self.kind == "embedding" else self.role
 
     @property
+    def hf_path(self) -> str:
+        """The path from the file's root: the projection stands outside the ``text_model`` level."""
+        return self.path if self.role == "text_projection" else f"text_model.{self.path}"
+
+    @property
+    def openclip_path(self) -> str:
+        return self.above + OPENCLIP_PATHS[self.role]
+
+    @property
+    def above(self) -> str:
+        return "" if self.layer is None else f"transformer.resblocks.{self.layer}."
+
+    @property
     def bias(self) -> bool:
         return self.kind == "norm" or self.layer is not None
 
@@ -106,7 +146,7 @@ def _places(clip: Clip) -> Iterator[_Place]:
         for role, kind, shape in _layer(width):
             yield _Place(layer, f"layer {layer}", role, kind, shape)
     yield _Place(None, "final", "final_layer_norm", "norm", (width,))
-    if clip.openclip:
+    if clip.projection:
         yield _Place(None, "final", "text_projection", "linear", (width, width))
 
 
@@ -120,43 +160,42 @@ def _layer(width: int) -> Iterator[tuple[str, Kind, tuple[int, ...]]]:
 
 
 def _slot(clip: Clip, place: _Place, depth: int) -> Slot:
-    slot = Slot(
-        path=place.path,
+    openclip = clip.homes[0].style == "openclip"
+    unit = "" if place.layer is None else f"layers.{place.layer}"
+    stored = [_hf("hf", place.hf_path, place), _hf("hf bare", place.path, place), _openclip(place)]
+    together = openclip and place.role.startswith("self_attn.")
+    return Slot(
+        path=place.openclip_path if openclip else stored[0].weight.removesuffix(".weight"),
         kind=place.kind,
         shape=place.shape,
-        weight=f"{place.path}.weight",
-        bias=f"{place.path}.bias" if place.bias else None,
-        position=Position(clip.part, "layers", place.block, depth, place.role),
-        spellings=_spellings(place.path),
+        position=Position(clip.part, "layers", place.block, depth, place.role, unit),
+        stored=tuple(stored[-1:] + stored[:-1] if openclip else stored),
+        spellings=tuple(_spellings(place)),
         output="hf" if place.role in LOADED_BY_BOTH else None,
+        fused=f"{place.above}attn" if together else None,
     )
-    return _as_openclip(slot, place) if clip.openclip else slot
 
 
-def _spellings(path: str) -> tuple[tuple[str, str], ...]:
+def _spellings(place: _Place) -> Iterator[Spelling]:
     """Hugging Face's path; since transformers 5 it comes without the ``text_model`` level too."""
-    return ("hf", f"text_model.{path}"), ("hf without text_model", path)
+    yield Spelling("hf", place.hf_path)
+    if place.path != place.hf_path:
+        yield Spelling("hf bare", place.path)
+    attention, _, leaf = place.hf_path.rpartition(".")
+    if leaf in OLD_DIFFUSERS:
+        yield Spelling("hf", f"{attention}.{OLD_DIFFUSERS[leaf]}")
 
 
-def _as_openclip(slot: Slot, place: _Place) -> Slot:
-    """The same slot with OpenCLIP's path and keys."""
-    above = "" if place.layer is None else f"transformer.resblocks.{place.layer}."
-    path = above + OPENCLIP_PATHS[place.role]
-    slot = replace(slot, path=path, weight=f"{path}.weight", bias=f"{path}.bias" if slot.bias else None)
+def _hf(style: str, path: str, place: _Place) -> Stored:
+    return Stored(style, f"{path}.weight", f"{path}.bias" if place.bias else None)
+
+
+def _openclip(place: _Place) -> Stored:
+    path = place.openclip_path
     if place.role in THIRDS:
-        rows, columns = slot.shape
-        slot = replace(
-            slot,
-            shape=(3 * rows, columns),
-            weight=f"{above}attn.in_proj_weight",
-            bias=f"{above}attn.in_proj_bias",
-            third=THIRDS[place.role],
-        )
-    if place.role.startswith("self_attn."):
-        slot = replace(slot, fused=f"{above}attn")
-    if place.role == "position_embedding":
-        slot = replace(slot, weight=path)
-    if place.role == "text_projection":
-        # Both are bare parameters; this one multiplies from the right, so it is stored (in, out).
-        slot = replace(slot, weight=path, spellings=(("hf", path),), transposed=True)
-    return slot
+        fused = f"{place.above}attn.in_proj_"
+        return Stored("openclip", f"{fused}weight", f"{fused}bias", third(THIRDS[place.role]))
+    # Two are bare parameters; the projection multiplies from the right, so it is kept as (in, out).
+    weight = path if place.role in ("position_embedding", "text_projection") else f"{path}.weight"
+    bias = f"{path}.bias" if place.bias else None
+    return Stored("openclip", weight, bias, transposed=place.role == "text_projection")

@@ -5,7 +5,73 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from lib_transfer.architecture.module import Kind, Position
+from lib_transfer.architecture.module import Kind, Position, Rows
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which rows of a weight a place is, and in which order.
+
+    Attributes:
+        parts: half-open ranges, in units of rows.
+        of: how many units the whole weight has.
+    """
+
+    parts: tuple[tuple[int, int], ...]
+    of: int
+
+    @property
+    def units(self) -> int:
+        """How many units the place has."""
+        return sum(last - first for first, last in self.parts)
+
+    def rows(self, unit: int) -> Rows:
+        """The rows, where a unit has ``unit`` of them."""
+        return tuple((first * unit, last * unit) for first, last in self.parts)
+
+
+def third(number: int) -> Share:
+    """q (0), k (1) or v (2) of a fused q, k, v weight."""
+    return Share(((number, number + 1),), 3)
+
+
+SWAPPED = Share(((1, 2), (0, 1)), 2)
+"""Both halves the other way round: diffusers keeps scale and shift of the last normalisation in the other order."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How files of one style keep a place.
+
+    Attributes:
+        style: of the keys: ``ldm``, ``diffusers``, ``hf``, ``openclip``, ...
+        weight: the weight's key within the part.
+        bias: the bias's key within the part, or None where the layer has none.
+        share: which rows of the tensor are the place's; None for all.
+        transposed: whether the tensor is kept as ``(in, out)``. Adapters write their updates ``(out, in)``, so no module
+            stands for such a tensor; it is only listed.
+    """
+
+    style: str
+    weight: str
+    bias: str | None
+    share: Share | None = None
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How adapters of one family spell a place.
+
+    Attributes:
+        style: ``ldm``, ``diffusers``, ``hf``, ...
+        path: the place, with dots.
+        share: which rows of an update under this spelling are the place's; None for all.
+    """
+
+    style: str
+    path: str
+    share: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -13,31 +79,36 @@ class Slot:
     """A place for one weight in one part of a model, at its full size.
 
     Attributes:
-        path: the slot's name within its part, in the checkpoint's own words.
+        path: the slot's name within its part, in the words of the canonical checkpoint.
         kind: what the module there computes.
-        shape: of the weight tensor; of the whole tensor where several slots share a fused one.
-        weight: the weight's key within the part.
-        bias: the bias's key within the part, or None where the layer has none.
+        shape: of the slot's own weight.
         position: where it sits.
-        spellings: ``(spelling, path)`` pairs: how other programs call this place (``ldm``, ``diffusers``, ``hf``, ...).
-        output: the spelling that both hosts load, or None.
-        third: which third of a fused q, k, v weight's rows this slot is, else None.
-        fused: path of the fused module that this slot belongs to, else None.
-        transposed: whether the tensor is stored as ``(in, out)``. Adapters write their updates ``(out, in)``, so no
-            module stands for such a tensor; it is only listed.
+        stored: the ways in which files keep it; the canonical one first.
+        spellings: how adapters call it.
+        output: the style of the spelling that the hosts load, or None.
+        fused: path of the attention whose parts hosts load only together, else None.
     """
 
     path: str
     kind: Kind
     shape: tuple[int, ...]
-    weight: str
-    bias: str | None
     position: Position
-    spellings: tuple[tuple[str, str], ...]
+    stored: tuple[Stored, ...]
+    spellings: tuple[Spelling, ...]
     output: str | None
-    third: int | None = None
     fused: str | None = None
-    transposed: bool = False
+
+    def stored_as(self, style: str) -> Stored | None:
+        """How files of this style keep it, if they do."""
+        return next((stored for stored in self.stored if stored.style == style), None)
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where files keep a part: what stands before its keys, and the style of the keys."""
+
+    prefix: str
+    style: str
 
 
 class Layout(Protocol):
@@ -45,11 +116,15 @@ class Layout(Protocol):
 
     @property
     def part(self) -> str:
-        """``unet``, ``te1``, ``te2``, ..."""
+        """``unet``, ``transformer``, ``te1``, ``te2``, ..."""
 
     @property
-    def prefixes(self) -> tuple[str, ...]:
-        """What files put before the part's keys; the first is the canonical one."""
+    def model(self) -> str:
+        """What this is wherever it occurs; parts of one model in two architectures have the same paths (``clip-l``)."""
+
+    @property
+    def homes(self) -> tuple[Home, ...]:
+        """Where files keep the part; the first is canonical."""
 
     def slots(self) -> tuple[Slot, ...]:
         """Every slot, in the order of the forward pass; the same object on every call."""
@@ -66,7 +141,7 @@ class Core(Layout, Protocol):
 
     @property
     def essential(self) -> frozenset[str]:
-        """Weight keys (within the part) that even a pruned relative has."""
+        """Paths of the slots that even a pruned relative has."""
 
 
 def shrink(size: int, width: int) -> int:

@@ -44,11 +44,6 @@ def _alone(what: str, *patterns: str) -> Lookalike:
     return Lookalike(f"{what} alone, not a checkpoint", patterns, "Choose a full checkpoint.", r"diffusion_model\.")
 
 
-def _diffusers(what: str, *patterns: str) -> Lookalike:
-    hint = "Choose a single-file checkpoint, or convert it to one."
-    return Lookalike(f"{what} in diffusers format, which is not supported", patterns, hint)
-
-
 _UNET = r"^(model\.)?(diffusion_model\.)?"
 _VECTOR = _UNET + r"label_emb\.0\.0\.weight 2$"
 
@@ -65,11 +60,9 @@ LOOKALIKES = (
     _unsupported("a Flux checkpoint", r"double_blocks\.\d+\.img_attn\."),
     _unsupported("a Stable Diffusion 3 checkpoint", r"joint_blocks\.\d+\.context_block\."),
     _unsupported("a Stable Video Diffusion checkpoint", r"time_(stack|mixer)\."),
-    _unsupported("a Stable Diffusion XL refiner", _VECTOR, _UNET + r"input_blocks\.11\.0\."),
-    _unsupported("a KOALA checkpoint", _VECTOR, _UNET + r"input_blocks\.2\.0\.op\."),
-    _unsupported("a Stable Diffusion 2.x checkpoint", _UNET + r"input_blocks\.1\.1\.proj_in\.weight 2$"),
-    _diffusers("a UNet", r"^(unet\.)?(down_blocks|up_blocks|mid_block)\."),
-    _diffusers("a transformer", r"^(transformer\.)?transformer_blocks\."),
+    _unsupported(
+        "a Stable Diffusion 2.x unCLIP checkpoint", _VECTOR, _UNET + r"input_blocks\.1\.1\.proj_in\.weight 2$"
+    ),
     _part("a CLIP vision model", r"^(vision_model|visual)\."),
     _alone("a VAE", r"^(first_stage_model\.|vae\.)?(en|de)coder\.(mid|up|down|conv_in|conv_out)"),
     _alone("a text encoder", r"(encoder\.layers|transformer\.resblocks|encoder\.block)\.\d+\."),

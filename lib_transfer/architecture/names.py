@@ -1,15 +1,15 @@
 """The names adapters give to the places of a model: one row per family of names.
 
 A name is looked up, never parsed: a family says how a place's path becomes a name, and the names of all places make a
-dictionary. A new family (PEFT's dotted names, ``lycoris_``, ``lora_transformer_``, ...) is a new row in an
-architecture's data.
+dictionary. A new family is a new row in an architecture's data.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lib_transfer.architecture.layout import Slot
+from lib_transfer.architecture.layout import Share, Slot
 
 
 @dataclass(frozen=True)
@@ -18,30 +18,35 @@ class Family:
 
     Attributes:
         part: the part it names: ``unet``, ``te1``, ...
-        spelling: whose path it starts from; slots without this spelling have no name in the family.
+        style: whose spelling it starts from; slots without it have no name in the family.
         prefix: what stands before the path.
         separator: what stands for the dots of the path.
     """
 
     part: str
-    spelling: str
+    style: str
     prefix: str
     separator: str = "_"
 
-    def name(self, slot: Slot) -> str | None:
-        """The slot's name in this family, or None if it has none."""
-        if slot.position.part != self.part:
-            return None
-        path = dict(slot.spellings).get(self.spelling)
-        return None if path is None else self.prefix + path.replace(".", self.separator)
+    def names(self, slot: Slot) -> Iterable[tuple[str, Share | None]]:
+        """The slot's names in this family: none, one, or several where the style spells it in several ways."""
+        if slot.position.part == self.part:
+            for spelling in slot.spellings:
+                if spelling.style == self.style:
+                    yield self.prefix + spelling.path.replace(".", self.separator), spelling.share
 
 
-def all_names(slot: Slot, families: tuple[Family, ...]) -> tuple[str, ...]:
-    """Every name of the slot, without repetitions, in the order of the families."""
-    return tuple(dict.fromkeys(name for family in families if (name := family.name(slot)) is not None))
+def dotted(part: str, style: str, *prefixes: str) -> tuple[Family, ...]:
+    """Families that write the path as it is, behind each of these prefixes."""
+    return tuple(Family(part, style, prefix, ".") for prefix in prefixes)
+
+
+def all_names(slot: Slot, families: tuple[Family, ...]) -> dict[str, Share | None]:
+    """Every name of the slot, in the order of the families, with the rows of an update that are the slot's."""
+    return {name: share for family in families for name, share in family.names(slot)}
 
 
 def output_name(slot: Slot, families: tuple[Family, ...]) -> str | None:
-    """The name that both hosts load: that of the first family in the slot's output spelling; None if there is none."""
-    candidates = (family.name(slot) for family in families if family.spelling == slot.output)
-    return next((name for name in candidates if name is not None), None)
+    """The name that the hosts load: that of the first family in the slot's output style; None if there is none."""
+    candidates = (name for family in families if family.style == slot.output for name, _ in family.names(slot))
+    return next(candidates, None)

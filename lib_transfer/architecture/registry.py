@@ -6,14 +6,15 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from lib_transfer.architecture.architecture import Architecture, Tensors, modules, name_index, prefix_in, reference
+from lib_transfer.architecture.architecture import Architecture, Tensors, home_in, modules, name_index, reference
 from lib_transfer.architecture.lookalikes import lookalike
-from lib_transfer.architecture.module import Module
+from lib_transfer.architecture.module import Binding
 from lib_transfer.architecture.sd1 import SD1
-from lib_transfer.architecture.sdxl import SDXL
+from lib_transfer.architecture.sd2 import SD2
+from lib_transfer.architecture.sdxl import KOALA_1B, KOALA_700M, REFINER, SDXL, SSD_1B, VEGA
 from lib_transfer.errors import UnsupportedError
 
-ARCHITECTURES = (SD1, SDXL)
+ARCHITECTURES = (SD1, SD2, SDXL, SSD_1B, VEGA, KOALA_700M, KOALA_1B, REFINER)
 
 
 def architectures() -> tuple[Architecture, ...]:
@@ -63,17 +64,20 @@ class _Comparison:
 
 def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None:
     """The comparison, or None if the file holds nothing of the architecture's diffusion model."""
-    prefix = prefix_in(architecture.core, tensors)
-    if prefix is None:
+    home = home_in(architecture.core, tensors)
+    if home is None:
         return None
     present = {
-        key[len(prefix) :]: len(shape)
+        key[len(home.prefix) :]: len(shape)
         for key, shape in tensors.items()
-        if key.startswith(prefix) and key.endswith(".weight")
+        if key.startswith(home.prefix) and key.endswith(".weight")
     }
-    expected = {slot.weight: len(slot.shape) for slot in architecture.core.slots()}
+    kept = {slot.path: slot.stored_as(home.style) for slot in architecture.core.slots()}
+    dimensions = {slot.path: len(slot.shape) for slot in architecture.core.slots()}
+    expected = {stored.weight: dimensions[path] for path, stored in kept.items() if stored is not None}
+    essential = sorted(stored.weight for path in architecture.core.essential if (stored := kept[path]) is not None)
     strange = [f"{key} is not part of it" for key in present if key not in expected]
-    missing = [f"{key} is missing" for key in sorted(architecture.core.essential) if key not in present]
+    missing = [f"{key} is missing" for key in essential if key not in present]
     other = [
         f"{key} has {ndim} dimensions instead of {expected[key]}"
         for key, ndim in present.items()
@@ -94,11 +98,14 @@ def identify_adapter(
             equally many names, so that an adapter for a tiny model is identified too.
 
     Returns:
-        Those that explain the most names; several when nothing tells them apart.
+        Those that explain the most names; several when nothing tells them apart. A relative is not named beside the
+        architecture that it stems from.
     """
     scores = {architecture: _score(architecture, names, shapes or {}) for architecture in ARCHITECTURES}
     best = max(scores.values())
-    return tuple(architecture for architecture, score in scores.items() if score == best and best > (0, 0))
+    found = [architecture for architecture, score in scores.items() if score == best and best > (0, 0)]
+    ids = {architecture.id for architecture in found}
+    return tuple(a for a in found if a.id == a.kin or a.kin not in ids)
 
 
 def _score(
@@ -107,9 +114,15 @@ def _score(
     """How many of the names the architecture knows, and how many of the shapes are its own."""
     known = _reference_index(architecture)
     hits = [name for name in names if name in known]
-    return len(hits), sum(name in shapes and known[name].matrix_shape == tuple(shapes[name]) for name in hits)
+    return len(hits), sum(name in shapes and _shape(known[name]) == tuple(shapes[name]) for name in hits)
+
+
+def _shape(bindings: tuple[Binding, ...]) -> tuple[int, int]:
+    """``(out, in)`` of all that a name stands for, one module below the other."""
+    shapes = [binding.module.matrix_shape for binding in bindings]
+    return sum(out for out, _ in shapes), shapes[0][1]
 
 
 @cache
-def _reference_index(architecture: Architecture) -> dict[str, Module]:
+def _reference_index(architecture: Architecture) -> dict[str, tuple[Binding, ...]]:
     return name_index(modules(architecture, reference(architecture)))

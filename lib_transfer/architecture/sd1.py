@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from lib_transfer.architecture.architecture import Architecture
-from lib_transfer.architecture.clip import Clip
-from lib_transfer.architecture.names import Family
-from lib_transfer.architecture.unet import UNet
+from lib_transfer.architecture.clip import clip_l, hf_homes
+from lib_transfer.architecture.text_names import text_families
+from lib_transfer.architecture.unet import UNet, unet_families
 
 SD1 = Architecture(
     id="sd1",
     title="Stable Diffusion 1.x",
+    kin="sd1",
     card_version="SD1",
     base_model_version="sd_v1",
     v2=False,
@@ -24,24 +25,11 @@ SD1 = Architecture(
         vector=(),
         linear_projection=False,
         output="diffusers",
+        model="sd1-unet",
     ),
-    text_encoders=(
-        Clip(
-            part="te1",
-            # Files from before 2023 lack the text_model level.
-            prefixes=("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer."),
-            width=768,
-            layers=12,
-        ),
-    ),
+    text_encoders=(clip_l("te1", *hf_homes("cond_stage_model.transformer.", "text_encoder.")),),
     families=(
-        Family("unet", "diffusers", "lora_unet_"),
-        Family("unet", "ldm", "lora_unet_"),
-        Family("unet", "diffusers", "oft_unet_"),
-        Family("unet", "ldm", "oft_unet_"),
-        Family("te1", "hf", "lora_te_"),
-        Family("te1", "hf", "lora_te1_"),
-        Family("te1", "hf without text_model", "lora_te_"),
-        Family("te1", "hf without text_model", "lora_te1_"),
+        *unet_families("diffusers"),
+        *text_families("te1", underscored=("lora_te_", "lora_te1_"), folder="text_encoder.", comfy="clip_l"),
     ),
 )

@@ -1,49 +1,133 @@
-"""Stable Diffusion XL base, and everything trained from it: Pony, Illustrious, NoobAI, Turbo, Lightning, ..."""
+"""Stable Diffusion XL: base, its distilled relatives, and its refiner.
+
+Depths of SSD-1B and Vega: Segmind's released checkpoints; of KOALA: its paper (arXiv 2312.04005), table of blocks.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lib_transfer.architecture.architecture import Architecture
-from lib_transfer.architecture.clip import Clip
-from lib_transfer.architecture.names import Family
-from lib_transfer.architecture.unet import UNet
+from lib_transfer.architecture.clip import clip_g, clip_l, hf_homes
+from lib_transfer.architecture.layout import Home
+from lib_transfer.architecture.text_names import text_families
+from lib_transfer.architecture.unet import UNet, unet_families
+
+_UNET = UNet(
+    input_depths=((0, 0), (2, 2), (10, 10)),
+    middle_depth=10,
+    output_depths=((10, 10, 10), (2, 2, 2), (0, 0, 0)),
+    multipliers=(1, 2, 4),
+    context=(768, 1280),
+    # The pooled text of the second encoder, and six numbers (sizes and crop) of 256 frequencies each.
+    vector=(1280, 6 * 256),
+    linear_projection=True,
+    # A1111 maps lora_unet_up_blocks_0_upsamplers_0_conv to a block that SDXL does not have.
+    output="ldm",
+    model="sdxl-unet",
+)
 
 SDXL = Architecture(
     id="sdxl",
     title="Stable Diffusion XL",
+    kin="sdxl",
     card_version="SDXL",
     base_model_version="sdxl_base_v1-0",
     v2=False,
     modelspec_architecture="stable-diffusion-xl-v1-base/lora",
     modelspec_implementation="https://github.com/Stability-AI/generative-models",
-    core=UNet(
-        input_depths=((0, 0), (2, 2), (10, 10)),
-        middle_depth=10,
-        output_depths=((10, 10, 10), (2, 2, 2), (0, 0, 0)),
-        multipliers=(1, 2, 4),
-        context=(768, 1280),
-        # The pooled text of the second encoder, and six numbers (sizes and crop) of 256 frequencies each.
-        vector=(1280, 6 * 256),
-        linear_projection=True,
-        # A1111 maps lora_unet_up_blocks_0_upsamplers_0_conv to a block that SDXL does not have.
-        output="ldm",
-    ),
+    core=_UNET,
     text_encoders=(
-        Clip(
-            part="te1",
-            prefixes=("conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.0.transformer."),
-            width=768,
-            layers=12,
-        ),
-        Clip(part="te2", prefixes=("conditioner.embedders.1.model.",), width=1280, layers=32, openclip=True),
+        clip_l("te1", *hf_homes("conditioner.embedders.0.transformer.", "text_encoder.")),
+        clip_g("te2", Home("conditioner.embedders.1.model.", "openclip"), *hf_homes("text_encoder_2.")),
     ),
     families=(
-        Family("unet", "ldm", "lora_unet_"),
-        Family("unet", "diffusers", "lora_unet_"),
-        Family("unet", "ldm", "oft_unet_"),
-        Family("unet", "diffusers", "oft_unet_"),
-        Family("te1", "hf", "lora_te1_"),
-        Family("te1", "hf without text_model", "lora_te1_"),
-        Family("te2", "hf", "lora_te2_"),
-        Family("te2", "hf without text_model", "lora_te2_"),
+        *unet_families("ldm"),
+        *text_families("te1", underscored=("lora_te1_",), folder="text_encoder.", comfy="clip_l"),
+        *text_families("te2", underscored=("lora_te2_",), folder="text_encoder_2.", comfy="clip_g"),
+    ),
+    # Of the first encoder it reads the states before the last layer (hidden layer 11), and nothing else.
+    idle=frozenset({("te1", "layer 11"), ("te1", "final")}),
+)
+
+SSD_1B = replace(
+    SDXL,
+    id="ssd-1b",
+    title="SSD-1B",
+    core=replace(
+        _UNET,
+        input_depths=((0, 0), (2, 2), (4, 4)),
+        middle_depth=None,
+        output_depths=((4, 4, 10), (2, 1, 1), (0, 0, 0)),
+        model="ssd-1b-unet",
+    ),
+)
+
+VEGA = replace(
+    SDXL,
+    id="vega",
+    title="Segmind-Vega",
+    core=replace(
+        _UNET,
+        input_depths=((0, 0), (1, 1), (2, 2)),
+        middle_depth=None,
+        output_depths=((2, 2, 2), (1, 1, 1), (0, 0, 0)),
+        model="vega-unet",
+    ),
+)
+
+KOALA_700M = replace(
+    SDXL,
+    id="koala-700m",
+    title="KOALA-700M",
+    core=replace(
+        _UNET,
+        input_depths=((0,), (2,), (5,)),
+        middle_depth=None,
+        middle=False,
+        output_depths=((5, 5), (2, 2), (0, 0)),
+        model="koala-700m-unet",
+    ),
+)
+
+KOALA_1B = replace(
+    SDXL,
+    id="koala-1b",
+    title="KOALA-1B",
+    core=replace(
+        _UNET,
+        input_depths=((0,), (2,), (6,)),
+        middle_depth=6,
+        output_depths=((6, 6), (2, 2), (0, 0)),
+        model="koala-1b-unet",
+    ),
+)
+
+REFINER = Architecture(
+    id="sdxl-refiner",
+    title="Stable Diffusion XL refiner",
+    kin="sdxl-refiner",
+    card_version="SDXL",
+    base_model_version="sdxl_refiner_v1-0",
+    v2=False,
+    modelspec_architecture="stable-diffusion-xl-v1-refiner/lora",
+    modelspec_implementation="https://github.com/Stability-AI/generative-models",
+    core=UNet(
+        input_depths=((0, 0), (4, 4), (4, 4), (0, 0)),
+        middle_depth=4,
+        output_depths=((0, 0, 0), (4, 4, 4), (4, 4, 4), (0, 0, 0)),
+        multipliers=(1, 2, 4, 4),
+        context=(1280,),
+        # The pooled text, and five numbers (sizes, crop and aesthetic score).
+        vector=(1280, 5 * 256),
+        linear_projection=True,
+        output="ldm",
+        model="sdxl-refiner-unet",
+        width=384,
+    ),
+    text_encoders=(clip_g("te1", Home("conditioner.embedders.0.model.", "openclip"), *hf_homes("text_encoder_2.")),),
+    families=(
+        *unet_families("ldm"),
+        *text_families("te1", underscored=("lora_te_", "lora_te2_"), folder="text_encoder_2.", comfy="clip_g"),
     ),
 )

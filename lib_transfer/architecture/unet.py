@@ -1,7 +1,8 @@
 """The UNet of Stable Diffusion 1, 2 and XL and of their pruned relatives, from a description of its depths.
 
 The layout is that of the ``openaimodel.py`` UNet in Stability AI's repositories, whose key names the single-file
-checkpoints carry; the second spelling is that of diffusers' ``UNet2DConditionModel``.
+checkpoints carry (``ldm``); the other style is that of diffusers' ``UNet2DConditionModel``, both of its keys and of
+adapters' names.
 """
 
 from __future__ import annotations
@@ -10,13 +11,38 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from lib_transfer.architecture.layout import Slot, shrink
+from lib_transfer.architecture.layout import Home, Slot, Spelling, Stored, shrink
 from lib_transfer.architecture.module import Kind, Position
+from lib_transfer.architecture.names import Family, dotted
 
 LATENT_CHANNELS = 4
 
 # Places whose diffusers name A1111 does not map; their ldm name is loaded by both hosts.
 UNMAPPED_BY_A1111 = {"conv_norm_out", "add_embedding.linear_1", "add_embedding.linear_2"}
+
+HOMES = (
+    Home("model.diffusion_model.", "ldm"),
+    Home("diffusion_model.", "ldm"),
+    Home("", "ldm"),
+    Home("unet.", "diffusers"),
+    Home("", "diffusers"),
+)
+
+
+def unet_families(first: str) -> tuple[Family, ...]:
+    """How adapters name the places of a UNet.
+
+    Args:
+        first: the style that kohya's sd-scripts writes for this architecture, ``ldm`` or ``diffusers``; the other one is
+            found in files too.
+    """
+    styles = (first, "ldm" if first == "diffusers" else "diffusers")
+    joined = ("lora_unet_", "oft_unet_", "lycoris_")
+    return (
+        *(Family("unet", style, prefix) for prefix in joined for style in styles),
+        *dotted("unet", "diffusers", "unet.", "", "base_model.model.", "unet.base_model.model."),
+        *dotted("unet", "ldm", "diffusion_model.", "model.diffusion_model.", ""),
+    )
 
 
 @dataclass(frozen=True)
@@ -26,12 +52,14 @@ class UNet:
     Attributes:
         input_depths: per resolution, per residual block: how many transformer blocks its attention has (0: none).
         middle_depth: the same for the middle; None when the middle is one residual block only.
+        middle: whether there is a middle at all.
         output_depths: as ``input_depths``, from the lowest resolution up.
         multipliers: per resolution, the width in units of ``width``.
         context: widths of the text encoders whose states attention sees side by side.
         vector: widths that make up the vector conditioning (``label_emb``); empty when there is none.
         linear_projection: whether ``proj_in`` and ``proj_out`` are linear layers instead of 1x1 convolutions.
-        output: the spelling of the names to write, ``ldm`` or ``diffusers``.
+        output: the style of the names to write, ``ldm`` or ``diffusers``.
+        model: what it is.
         width: channels of the first block (``model_channels``).
     """
 
@@ -43,16 +71,17 @@ class UNet:
     vector: tuple[int, ...]
     linear_projection: bool
     output: str
+    model: str
+    middle: bool = True
     width: int = 320
     part: str = "unet"
-    prefixes: tuple[str, ...] = ("model.diffusion_model.", "diffusion_model.", "")
+    homes: tuple[Home, ...] = HOMES
 
     @property
     def essential(self) -> frozenset[str]:
         """The way in, the time embedding, the way out, and the vector embedding where there is one."""
         vector = ("label_emb.0.0", "label_emb.0.2") if self.vector else ()
-        paths = ("time_embed.0", "time_embed.2", *vector, "input_blocks.0.0", "out.0", "out.2")
-        return frozenset(f"{path}.weight" for path in paths)
+        return frozenset(("time_embed.0", "time_embed.2", *vector, "input_blocks.0.0", "out.0", "out.2"))
 
     def slots(self) -> tuple[Slot, ...]:
         """Every slot, in the order of the forward pass."""
@@ -79,25 +108,34 @@ class _Place:
     bias: bool = True
     stage: str = ""
     block: str = ""
+    unit: str = ""
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)
 def _slots(unet: UNet) -> tuple[Slot, ...]:
     return tuple(_slot(unet, place, depth) for depth, place in enumerate(_places(unet)))
 
 
 def _slot(unet: UNet, place: _Place, depth: int) -> Slot:
     kinds: dict[int, Kind] = {1: "norm", 2: "linear", 4: "convolution"}
+    paths = (("ldm", place.ldm), ("diffusers", place.diffusers))
     return Slot(
         path=place.ldm,
         kind=kinds[len(place.shape)],
         shape=place.shape,
-        weight=f"{place.ldm}.weight",
-        bias=f"{place.ldm}.bias" if place.bias else None,
-        position=Position(unet.part, place.stage, place.block, depth, place.role),
-        spellings=(("ldm", place.ldm), ("diffusers", place.diffusers)),
+        position=Position(unet.part, place.stage, place.block, depth, place.role, place.unit),
+        stored=tuple(Stored(style, f"{path}.weight", f"{path}.bias" if place.bias else None) for style, path in paths),
+        spellings=(*(Spelling(style, path) for style, path in paths), *_old_diffusers(place)),
         output="ldm" if place.diffusers in UNMAPPED_BY_A1111 else unet.output,
     )
+
+
+def _old_diffusers(place: _Place) -> Iterator[Spelling]:
+    """Up to 0.16, diffusers kept a LoRA in the attention's processor, and called the output projection ``to_out``."""
+    attention, to, leaf = place.diffusers.partition(".to_")
+    if to:
+        for processor in (".processor", ""):
+            yield Spelling("diffusers", f"{attention}{processor}.to_{leaf.removesuffix('.0')}_lora")
 
 
 def _places(unet: UNet) -> Iterator[_Place]:
@@ -154,6 +192,8 @@ def _input_blocks(unet: UNet, skips: list[int]) -> Iterator[_Place]:
 
 
 def _middle(unet: UNet, channels: int) -> Iterator[_Place]:
+    if not unet.middle:
+        return
     yield from _residual(unet, "middle_block.0", "mid_block.resnets.0", channels, channels)
     if unet.middle_depth is not None:
         yield from _attention(unet, "middle_block.1", "mid_block.attentions.0", channels, unet.middle_depth)
@@ -183,6 +223,10 @@ def _output_blocks(unet: UNet, skips: list[int]) -> Iterator[_Place]:
 
 def _residual(unet: UNet, ldm: str, name: str, channels: int, wide: int) -> Iterator[_Place]:
     """A residual block. Its norms are called after their convolutions: ``norm1`` is the transformer block's word."""
+    return (replace(place, unit=ldm) for place in _residual_places(unet, ldm, name, channels, wide))
+
+
+def _residual_places(unet: UNet, ldm: str, name: str, channels: int, wide: int) -> Iterator[_Place]:
     yield _Place(f"{ldm}.in_layers.0", f"{name}.norm1", "conv1.norm", (channels,))
     yield _Place(f"{ldm}.in_layers.2", f"{name}.conv1", "conv1", (wide, channels, 3, 3))
     yield _Place(f"{ldm}.emb_layers.1", f"{name}.time_emb_proj", "time", (wide, 4 * unet.width))
@@ -197,13 +241,14 @@ def _attention(unet: UNet, ldm: str, name: str, wide: int, depth: int) -> Iterat
     if depth == 0:
         return
     projection = (wide, wide) if unet.linear_projection else (wide, wide, 1, 1)
-    yield _Place(f"{ldm}.norm", f"{name}.norm", "norm", (wide,))
-    yield _Place(f"{ldm}.proj_in", f"{name}.proj_in", "proj_in", projection)
+    yield _Place(f"{ldm}.norm", f"{name}.norm", "norm", (wide,), unit=ldm)
+    yield _Place(f"{ldm}.proj_in", f"{name}.proj_in", "proj_in", projection, unit=ldm)
     for number in range(depth):
+        block = f"transformer_blocks.{number}"
         for role, shape, bias in _transformer_block(wide, sum(unet.context)):
-            path = f"transformer_blocks.{number}.{role}"
-            yield _Place(f"{ldm}.{path}", f"{name}.{path}", role, shape, bias)
-    yield _Place(f"{ldm}.proj_out", f"{name}.proj_out", "proj_out", projection)
+            path = f"{block}.{role}"
+            yield _Place(f"{ldm}.{path}", f"{name}.{path}", role, shape, bias, unit=f"{ldm}.{block}")
+    yield _Place(f"{ldm}.proj_out", f"{name}.proj_out", "proj_out", projection, unit=ldm)
 
 
 def _transformer_block(wide: int, context: int) -> Iterator[tuple[str, tuple[int, ...], bool]]:

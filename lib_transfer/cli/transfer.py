@@ -23,8 +23,14 @@ def add_to(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("transfer", help="transfer a LoRA from one checkpoint to another")
     parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="the LoRA (.safetensors)")
-    parser.add_argument("--source", type=Path, metavar="CKPT", help="the checkpoint it was trained on")
-    parser.add_argument("--target", type=Path, metavar="CKPT", required=True, help="the checkpoint it is to work on")
+    again = "; again for a text encoder in a file of its own"
+    parser.add_argument(
+        "--source", type=Path, action="append", metavar="CKPT", help=f"the checkpoint it was trained on{again}"
+    )
+    parser.add_argument(
+        "--target", type=Path, action="append", metavar="CKPT", required=True,
+        help=f"the checkpoint it is to work on{again}",
+    )  # fmt: skip
     parser.add_argument(
         "--method",
         default=registry.DEFAULT,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib_transfer.architecture import Architecture, modules, name_index, recognise
-from lib_transfer.architecture.module import Module
+from lib_transfer.architecture.architecture import home_in
+from lib_transfer.architecture.encoders import Encoder, encoder_in
+from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.errors import TransferError, UnsupportedError
 from lib_transfer.formats.checkpoint import Store, open_checkpoint
+from lib_transfer.formats.stores.joined_store import JoinedStore
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Base:
         architecture: what it is.
         modules: all of them, in forward order.
         by_name: modules by canonical name.
-        by_adapter_name: modules by every name an adapter can use.
+        by_adapter_name: what each name that an adapter can use stands for.
+        encoders: of the tensors that are read from text encoders in files of their own, the SHA-256 of that file.
     """
 
     path: Path
@@ -33,25 +37,74 @@ class Base:
     architecture: Architecture
     modules: tuple[Module, ...]
     by_name: dict[str, Module]
-    by_adapter_name: dict[str, Module]
+    by_adapter_name: dict[str, tuple[Binding, ...]]
+    encoders: Mapping[str, str] = field(default_factory=dict)
+
+    def identity(self, module: Module) -> str:
+        """The SHA-256 of the file that a module's weight is read from."""
+        return self.encoders.get(module.weight, self.sha256)
 
 
 @contextmanager
-def open_base(path: Path, sha256: str) -> Iterator[Base]:
+def open_base(path: Path, sha256: str, encoders: Sequence[tuple[Path, str]] = ()) -> Iterator[Base]:
     """The checkpoint at ``path`` as a :class:`Base`, closed at the end.
 
+    Args:
+        path: the checkpoint.
+        sha256: of its contents.
+        encoders: files with a text encoder each, and their SHA-256. They stand for those of the checkpoint.
+
     Raises:
-        BadFileError, StorageError: it cannot be read.
-        UnsupportedError: it is no checkpoint of a supported architecture; the message names the file.
+        BadFileError, StorageError: a file cannot be read.
+        UnsupportedError: it is no checkpoint of a supported architecture, or holds no text encoder of it; the message
+            names the file.
     """
-    with open_checkpoint(path) as checkpoint:
-        try:
+    with ExitStack() as stack:
+        checkpoint = stack.enter_context(open_checkpoint(path))
+        with _naming(path):
             _refuse_quantised(checkpoint)
             architecture = recognise(checkpoint.shapes)
-            found = modules(architecture, checkpoint.shapes)
-        except TransferError as error:
-            raise type(error)(f"{path.name}: {error.message}", hint=error.hint) from error
-        yield Base(path, sha256, checkpoint, architecture, found, {m.name: m for m in found}, name_index(found))
+        identities: dict[str, str] = {}
+        hidden: set[str] = set()
+        others: list[tuple[Store, dict[str, str]]] = []
+        for file, digest in encoders:
+            store = stack.enter_context(open_checkpoint(file))
+            encoder = _need_encoder(architecture, store, file)
+            names = {
+                encoder.home.prefix + key.removeprefix(encoder.found.prefix): key
+                for key in store.shapes
+                if key.startswith(encoder.found.prefix)
+            }
+            others.append((store, names))
+            identities |= dict.fromkeys(names, digest)
+            if (home := home_in(encoder.layout, checkpoint.shapes)) is not None:
+                hidden |= {key for key in checkpoint.shapes if key.startswith(home.prefix)}
+        joined = JoinedStore(checkpoint, others, hidden) if others else checkpoint
+        with _naming(path):
+            found = modules(architecture, joined.shapes)
+        by_name = {module.name: module for module in found}
+        yield Base(path, sha256, joined, architecture, found, by_name, name_index(found), identities)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors name the file."""
+    try:
+        yield
+    except TransferError as error:
+        raise type(error)(f"{path.name}: {error.message}", hint=error.hint) from error
+
+
+def _need_encoder(architecture: Architecture, store: Store, path: Path) -> Encoder:
+    with _naming(path):
+        _refuse_quantised(store)
+        encoder = encoder_in(architecture, store.shapes)
+        if encoder is None:
+            wanted = " or ".join(layout.model for layout in architecture.text_encoders)
+            raise UnsupportedError(
+                f"it is no text encoder of {architecture.title}.", hint=f"Name the checkpoint first, then {wanted}."
+            )
+        return encoder
 
 
 def _refuse_quantised(checkpoint: Store) -> None:

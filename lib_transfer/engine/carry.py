@@ -16,6 +16,7 @@ from lib_transfer.engine.plan import Obstacle, Pair
 from lib_transfer.engine.report import Decision, ModuleReport
 from lib_transfer.engine.request import TransferRequest
 from lib_transfer.engine.run import Relations
+from lib_transfer.engine.shares import share_of, whole_shape, whole_weight
 from lib_transfer.engine.subspaces import Relation, Wanted
 from lib_transfer.errors import NumericError
 from lib_transfer.formats.algorithms.algorithm import by
@@ -57,11 +58,29 @@ class Carried:
     """What became of one pair: the report, and what is to be written of it (None: nothing).
 
     Low-rank factors are balanced; the strength is folded into every form.
+
+    Attributes:
+        pair: from the plan.
+        report: what became of it.
+        update: what is to be written.
+        given: of a share of a fused weight: the update before the method.
+        rank: that the update was cut to; None for none.
+        ranked: whether the adapter's group was made with a rank.
     """
 
     pair: Pair
     report: ModuleReport
     update: Factors | Dense | Norm | None = None
+    given: Factors | None = None
+    rank: int | None = None
+    ranked: bool = False
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the update is written as a part of a fused weight's."""
+        target = self.pair.target
+        shared = target is not None and target.output is not None and target.output.rows is not None
+        return shared and self.update is not None
 
 
 def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.device) -> Carried:
@@ -76,11 +95,12 @@ def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.devic
     Raises:
         NumericError: a weight or a result holds NaN or infinity; the message names it.
     """
-    group, about = pair.group, functools.partial(ModuleReport, pair.group.name, pair.source.position)
-    if (misfit := group.misfit(pair.source.shape)) is not None:
+    group, about = pair.group, functools.partial(ModuleReport, pair.name, pair.source.position)
+    if (misfit := group.misfit(whole_shape(pair.bound))) is not None:
         obstacle = pair.obstacle or Obstacle("unsupported", misfit)
         return Carried(pair, about(obstacle.decision, obstacle.reason))
-    update = group.update(relate.source_weight(pair.source) if group.algorithm.needs_base else None)
+    base = whole_weight(pair.bound, relate.source_weight) if group.algorithm.needs_base else None
+    update = share_of(group.update(base), pair.bound[pair.share].rows)
     about = functools.partial(about, norm_before=_norm(update))
     if (unfit := pair.obstacle or _unfit(pair, update, settings)) is not None:
         return Carried(pair, about(unfit.decision, unfit.reason))
@@ -90,16 +110,21 @@ def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.devic
     assert pair.target is not None
     try:
         given = compact(update, settings.rank, device)
-        relation = relate(pair.source, pair.target) if "subspaces" in settings.method.needs else None
-        decision, reason, result = _transfer(given.factors, relation, settings)
+        related = "subspaces" in settings.method.needs and pair.how != "same encoder"
+        relation = relate(pair.source, pair.target) if related else None
+        decision, reason, result = _transfer(given.factors, pair, relation, settings)
     except torch.linalg.LinAlgError as error:
-        raise NumericError(f"{group.name}: a decomposition did not converge ({error}).") from error
+        raise NumericError(f"{pair.name}: a decomposition did not converge ({error}).") from error
     if result is not None and given.note:
         reason = f"{reason}, {given.note}"
     if group.algorithm.needs_base and not settings.method.needs_source:
         reason += ", computed with the target's weight because the source's is not known"
     report = about(decision, " ".join((reason, *update.notes)), similarity=relation.similarity if relation else None)
-    return Carried(pair, report) if result is None else _finish(pair, given, result, settings, report)
+    if result is None:
+        return Carried(pair, report)
+    finished = _finish(pair, given, result, settings, report)
+    ranked = isinstance(update, LowRank) and update.ranked
+    return dataclasses.replace(finished, ranked=ranked) if finished.is_share else finished
 
 
 def _stays_as_it_is(update: LowRank | Dense, pair: Pair, method: Method) -> bool:
@@ -107,7 +132,7 @@ def _stays_as_it_is(update: LowRank | Dense, pair: Pair, method: Method) -> bool
     if isinstance(update, LowRank):
         return False
     assert pair.target is not None
-    plain = update.stored and "subspaces" not in method.needs
+    plain = update.stored and ("subspaces" not in method.needs or pair.how == "same encoder")
     return update.weight is None or pair.target.kind not in method.kinds or plain
 
 
@@ -130,36 +155,43 @@ def _unfit(pair: Pair, update: Update, settings: Settings) -> Obstacle | None:
         return Obstacle("unsupported", f"its shape {by(shape)} does not fit the source's {by(source.shape)}")
     if not known:
         return Obstacle("unsupported", f"this kind of update does not go with a {target.kind} module")
-    if source.shape == target.shape or source.matrix_shape == target.matrix_shape:
+    alike = source.shape == target.shape or source.matrix_shape == target.matrix_shape
+    if alike and pair.how != "forced":
         return None
     mapped = settings.force and method.maps_dimensions
     if mapped and not isinstance(update, Norm) and not _stays_as_it_is(update, pair, method):
         return None
-    return Obstacle(
-        "unsupported",
-        f"source {by(source.shape)} and target {by(target.shape)} differ, nothing says what corresponds",
+    what = (
+        f"source {by(source.shape)} and target {by(target.shape)} differ" if not alike else "the models are unrelated"
     )
+    return Obstacle("unsupported", f"{what}, nothing says what corresponds")
 
 
-def _transfer(given: Factors, relation: Relation | None, settings: Settings) -> tuple[Decision, str, Factors | None]:
+def _transfer(
+    given: Factors, pair: Pair, relation: Relation | None, settings: Settings
+) -> tuple[Decision, str, Factors | None]:
     """Apply the method, or say why not."""
     method = settings.method
+    if pair.how == "same encoder":
+        return "copied", "the text encoder is the same in both", given
     if relation is None:
         return "copied", "as it is", method.transfer(Problem(given))
     similarity = relation.similarity
     if relation.rank == 0:
         return "below threshold", "a weight is all zeros and spans no subspace", None
-    if similarity.smaller is None:
+    if similarity.smaller is None or pair.how == "forced":
         assert method.maps_dimensions is not None
         mapped = method.maps_dimensions(Problem(given, *relation.subspaces))
-        return "transferred", "forced: the dimensions differ, so nothing says which direction corresponds", mapped
+        why = "the dimensions differ" if pair.how != "forced" else f"the models are unrelated, to {pair.target_name}"
+        return "transferred", f"forced: {why}, so nothing says which direction corresponds", mapped
     if similarity.smaller < settings.threshold:
         reason = f"the smaller similarity is below {settings.threshold:g}"
         return (
             ("copied", f"{reason}: as it is", given) if settings.below == "copy" else ("below threshold", reason, None)
         )
     left, right = relation.principal if "principal vectors" in method.needs else (None, None)
-    return "transferred", f"by {method.id}", method.transfer(Problem(given, *relation.subspaces, left, right))
+    reason = f"by {method.id}" if pair.how != "aligned" else f"by {method.id}, to {pair.target_name}"
+    return "transferred", reason, method.transfer(Problem(given, *relation.subspaces, left, right))
 
 
 def _finish(pair: Pair, given: Compact, result: Factors, settings: Settings, report: ModuleReport) -> Carried:
@@ -167,9 +199,7 @@ def _finish(pair: Pair, given: Compact, result: Factors, settings: Settings, rep
     before = report.norm_before or 0.0
     output = result if given.whole else linalg.balanced(result, given.rank)
     if not (is_finite(output.up) and is_finite(output.down)):
-        raise NumericError(
-            f"{pair.group.name}: the result holds NaN or infinity.", hint="The module's weights are damaged."
-        )
+        raise NumericError(f"{pair.name}: the result holds NaN or infinity.", hint="The module's weights are damaged.")
     after = linalg.norm(output)
     written: Factors | Dense
     if given.whole:
@@ -188,7 +218,8 @@ def _finish(pair: Pair, given: Compact, result: Factors, settings: Settings, rep
         energy_kept=(after / before) ** 2 if before > 0 else None,
         change=given.distance(output) / before if comparable else None,
     )
-    return Carried(pair, measured, written)
+    before_method = Factors(given.factors.up.cpu(), given.factors.down.cpu())
+    return Carried(pair, measured, written, before_method, given.rank)
 
 
 def _carry_over(pair: Pair, update: Dense | Norm, strength: float, report: ModuleReport) -> Carried:

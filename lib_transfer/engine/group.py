@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -17,12 +18,14 @@ from lib_transfer.engine import output
 from lib_transfer.engine.base import Base, open_base
 from lib_transfer.engine.cache import Cache
 from lib_transfer.engine.carry import Settings, carry
+from lib_transfer.engine.pairing import Pairing, pairing
 from lib_transfer.engine.plan import Pair, plan
-from lib_transfer.engine.report import ModuleReport, TransferReport
+from lib_transfer.engine.report import TransferReport
 from lib_transfer.engine.request import TransferRequest, files_of
 from lib_transfer.engine.run import Relations, Runtime, over_modules
+from lib_transfer.engine.sketches import Sketches
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
-from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.formats.adapter import read_adapter
 from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.formats.regular_file import changed_error
 from lib_transfer.progress import Progress, check
@@ -33,14 +36,22 @@ Left = Callable[["Member"], bool]
 
 @dataclass(frozen=True)
 class Bases:
-    """The checkpoints that a group is carried between, opened; without a source where the method needs none.
+    """The checkpoints that a group is carried between, opened.
 
-    ``adapters`` closes the group's adapters together with them.
+    Attributes:
+        source: None where the method needs none; the target stands for it then.
+        target: the checkpoint that the group goes to.
+        find: what each module of the source corresponds to in the target.
     """
 
     source: Base | None
     target: Base
-    adapters: ExitStack
+    find: Pairing
+
+    @property
+    def origin(self) -> Base:
+        """Whose names the adapters of the group use."""
+        return self.source or self.target
 
     @property
     def stamps(self) -> tuple[FileStamp, ...]:
@@ -50,8 +61,8 @@ class Bases:
 
 
 @contextmanager
-def opened(request: TransferRequest) -> Iterator[Bases]:
-    """The checkpoints of ``request``, closed at the end.
+def opened(request: TransferRequest, runtime: Runtime, cache: Cache) -> Iterator[Bases]:
+    """The checkpoints of ``request``, paired, and closed at the end.
 
     Raises:
         TransferError: one cannot be read, or is no checkpoint of a supported architecture.
@@ -59,9 +70,16 @@ def opened(request: TransferRequest) -> Iterator[Bases]:
     files = files_of(request)
     with ExitStack() as stack:
         source = None
-        if files.source is not None and request.source_sha256 is not None:
-            source = stack.enter_context(open_base(files.source, request.source_sha256))
-        yield Bases(source, stack.enter_context(open_base(files.target, request.target_sha256)), stack)
+        if files.source and request.source_sha256 is not None:
+            source = stack.enter_context(_opened(files.source, request.source_sha256, runtime))
+        target = stack.enter_context(_opened(files.target, request.target_sha256, runtime))
+        sketches = Sketches(source or target, target, cache, runtime.torch_device)
+        yield Bases(source, target, pairing(source or target, target, sketches, forced=Settings.of(request).force))
+
+
+def _opened(paths: Sequence[Path], sha256: str, runtime: Runtime) -> AbstractContextManager[Base]:
+    """The base of these files; that of text encoders is asked of the memory of hashes, where the request put it."""
+    return open_base(paths[0], sha256, [(path, runtime.hashes.sha256(path)) for path in paths[1:]])
 
 
 class Member:
@@ -83,15 +101,14 @@ class Member:
         self.request = request
         self.bases = bases
         self.problem: TransferError | None = None
-        self.adapter = bases.adapters.enter_context(open_adapter(files_of(request).adapter))
+        self.adapter = read_adapter(files_of(request).adapter)
         # A file that was rewritten after it was hashed would be carried, and cached, under the name of the old one.
         hashed = files_of(request).stamps
         if hashed and hashed != self.stamps:
             raise changed_error(next(s.path for s, was in zip(self.stamps, hashed, strict=True) if s != was))
-        self.planned = plan(self.adapter, bases.source, bases.target)
+        self.planned = plan(self.adapter, bases.origin, bases.target, bases.find)
         self.dtype = output.output_dtype(request.setting("dtype"), self.adapter)
         self._writes = writes
-        self._reports: list[ModuleReport | None] = [None] * len(self.planned.pairs)
         self._pieces: list[output.Piece | None] = [None] * len(self.planned.pairs)
 
     @property
@@ -108,13 +125,16 @@ class Member:
         """Carry the pair at ``place`` of the plan, and make its part of the output at once, which is all that is kept."""
         try:
             carried = carry(self.planned.pairs[place], settings, relate, device)
-            self._reports[place] = carried.report
-            if self._writes:
-                self._pieces[place] = output.piece(carried, self.dtype)
+            self._pieces[place] = output.piece(carried, self.dtype, writes=self._writes)
         except NotEnoughMemoryError:
             raise
         except TransferError as error:
             self.problem = error
+
+    def join(self, settings: Settings) -> None:
+        """Join the shares of fused weights, once every pair was carried."""
+        if self.problem is None:
+            self._pieces = [*output.joined(self.pieces, self.bases.target, settings, self.dtype)]
 
     def report(self) -> TransferReport:
         """The report, once every pair was carried.
@@ -129,7 +149,7 @@ class Member:
             method=registry.get(self.request.method).title,
             source_architecture=self.bases.source.architecture.title if self.bases.source else None,
             target_architecture=self.bases.target.architecture.title,
-            modules=tuple(report for report in self._reports if report is not None),
+            modules=tuple(piece.report for piece in self.pieces),
             unread=self.planned.unread,
         )
 
@@ -166,7 +186,7 @@ def carry_all(
     """
     first = members[0]
     settings, device = Settings.of(first.request), runtime.torch_device
-    relations = Relations(first.bases.source or first.bases.target, first.bases.target, settings.wanted, cache, device)
+    relations = Relations(first.bases.origin, first.bases.target, settings.wanted, cache, device)
 
     def one(shared: Sequence[tuple[Member, int]]) -> None:
         relate = relations.keeping()
@@ -182,7 +202,9 @@ def carry_all(
     one_adapter = f"{first.request.adapter_name} to {first.request.target_name}"
     words = one_adapter if len(members) == 1 else f"{len(members)} LoRAs to {first.request.target_name}"
     progress.start(len(modules), words)
-    over_modules(modules, one, lambda shared: _pair(*shared[0]).group.name, runtime.threads, progress)
+    over_modules(modules, one, lambda shared: _pair(*shared[0]).name, runtime.threads, progress)
+    for member in members:
+        member.join(settings)
     cache.prune()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from lib_transfer.architecture import identify_adapter, modules, recognise
 from lib_transfer.engine.report import SCHEMA
 from lib_transfer.errors import UnsupportedError
-from lib_transfer.formats.adapter import describe, open_adapter
+from lib_transfer.formats.adapter import describe, read_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.metadata import PREFIX, source_hints
 
@@ -48,8 +48,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _adapter(path: Path) -> dict[str, Any]:
-    with open_adapter(path) as adapter:
-        description = describe(adapter)
+    adapter = read_adapter(path)
+    description = describe(adapter)
     hints = source_hints(adapter.metadata)
     found = identify_adapter(list(adapter.groups))
     return {
@@ -62,7 +62,6 @@ def _adapter(path: Path) -> dict[str, Any]:
         "convolutions": description.convolutions,
         "dtype": description.dtype,
         "names": description.prefixes,
-        "embeddings": sorted(adapter.embeddings),
         "not_read": dict(Counter(unread.reason for unread in adapter.unsupported)),
         "trained_on": {
             "name": hints.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from lib_transfer.architecture.module import Module
 from lib_transfer.engine.base import Base
-from lib_transfer.engine.carry import Carried
+from lib_transfer.engine.carry import Carried, Settings
+from lib_transfer.engine.joining import join
 from lib_transfer.engine.report import ModuleReport
 from lib_transfer.engine.request import TransferRequest
 from lib_transfer.formats.adapter import Adapter, describe
@@ -18,6 +20,7 @@ from lib_transfer.formats.identity import legacy_a1111_hash
 from lib_transfer.formats.lora_tensors import lora_tensors
 from lib_transfer.formats.metadata import BaseFacts, ParentFacts, derived_metadata
 from lib_transfer.formats.update import Dense, Norm
+from lib_transfer.linalg.factors import Factors
 from lib_transfer.version import VERSION
 
 DTYPES: Mapping[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -31,16 +34,47 @@ def output_dtype(setting: str | None, adapter: Adapter) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Piece:
-    """One module's part of the output: its report, and its tensors, ready to be written; none where it is left out."""
+    """One module's part of the output.
+
+    Attributes:
+        report: what became of the module.
+        module: of the target.
+        tensors: ready to be written; none where it is left out, or joined with others.
+        share: what is to be joined with the other parts of a fused weight, see :func:`joined`.
+    """
 
     report: ModuleReport
     module: Module | None
     tensors: dict[str, Tensor]
+    share: Carried | None = None
 
 
-def piece(carried: Carried, dtype: torch.dtype) -> Piece:
-    """The part of the output that one carried pair makes."""
-    return Piece(carried.report, carried.pair.target, tensors_of(carried, dtype))
+def piece(carried: Carried, dtype: torch.dtype, *, writes: bool = True) -> Piece:
+    """The part of the output that one carried pair makes; without tensors where nothing is to be written.
+
+    A share of a fused weight is kept in any case: how much of it comes through is known when it is joined with the others.
+    """
+    module = carried.pair.target
+    if carried.is_share:
+        return Piece(carried.report, module, {}, carried)
+    return Piece(carried.report, module, tensors_of(module, carried.update, dtype) if writes else {})
+
+
+def joined(pieces: Sequence[Piece], target: Base, settings: Settings, dtype: torch.dtype) -> list[Piece]:
+    """The pieces, the shares of every fused weight joined: the first of them holds the tensors of all."""
+    shares: dict[str, list[int]] = {}
+    for number, it in enumerate(pieces):
+        if it.share is not None and it.module is not None:
+            shares.setdefault(str(it.module.output_name), []).append(number)
+    result = list(pieces)
+    for numbers in shares.values():
+        parts = [part for n in numbers if (part := pieces[n].share) is not None]
+        whole = join(parts, target, settings)
+        for n, report in zip(numbers, whole.reports, strict=True):
+            result[n] = Piece(report, pieces[n].module, {})
+        first = result[numbers[0]]
+        result[numbers[0]] = dataclasses.replace(first, tensors=tensors_of(first.module, whole.update, dtype))
+    return result
 
 
 def all_tensors(pieces: Sequence[Piece], target: Base, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -80,18 +114,17 @@ def metadata(
     )
 
 
-def tensors_of(carried: Carried, dtype: torch.dtype) -> dict[str, Tensor]:
+def tensors_of(module: Module | None, update: Factors | Dense | Norm | None, dtype: torch.dtype) -> dict[str, Tensor]:
     """What is written of one module, under the name that both hosts load; empty where nothing is.
 
     A1111 reads a bias difference only beside ``diff``, and ``w_norm`` only beside ``b_norm``: a missing partner is
     written as zeros.
     """
-    module, update = carried.pair.target, carried.update
     if module is None or module.output_name is None or update is None:
         return {}
     name = module.output_name
     if isinstance(update, Dense):
-        weight = torch.zeros(module.shape) if update.weight is None else update.weight.reshape(module.shape)
+        weight = torch.zeros(module.shape) if update.weight is None else update.weight.reshape(-1, *module.shape[1:])
         named = {f"{name}.diff": weight, f"{name}.diff_b": update.bias}
     elif isinstance(update, Norm):
         given = update.weight if update.weight is not None else update.bias

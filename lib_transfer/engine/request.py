@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any
 from lib_transfer import method as registry
 from lib_transfer.engine.hashes import Hashes
 from lib_transfer.errors import RequestError
-from lib_transfer.formats.identity import FileStamp, file_sha256, stamp
-from lib_transfer.formats.peft_config import config_beside
+from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.method import Method, Value
+
+Model = str | Path | Sequence[str | Path]
+"""A checkpoint; or a checkpoint, and text encoders in files of their own."""
 
 ALGORITHM = 1
 """Rises whenever the same request would give another result than before."""
@@ -26,13 +28,22 @@ ALGORITHM = 1
 class Files:
     """Where the inputs lie on this machine; not part of what the result depends on.
 
-    ``stamps`` tells the states in which they were hashed, in this order, without a source where there is none.
+    Attributes:
+        adapter: the LoRA.
+        source: the checkpoint it was trained on, and text encoders in files of their own; empty where there is none.
+        target: the checkpoint it goes to, and likewise.
+        stamps: the states in which they were hashed, in this order.
     """
 
     adapter: Path
-    source: Path | None
-    target: Path
+    source: tuple[Path, ...]
+    target: tuple[Path, ...]
     stamps: tuple[FileStamp, ...] = ()
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every file."""
+        return (self.adapter, *self.source, *self.target)
 
 
 @dataclass(frozen=True)
@@ -48,8 +59,8 @@ class TransferRequest:
             no source checkpoint.
         method: its id.
         settings: every setting of the method, sorted by name.
-        config_sha256: of the configuration that PEFT wrote beside the adapter; None where there is none.
         algorithm: :data:`ALGORITHM` when it was made.
+        source_encoders, target_encoders: SHA-256 of text encoders in files of their own.
         files: where the inputs lie.
     """
 
@@ -61,8 +72,9 @@ class TransferRequest:
     target_sha256: str
     method: str
     settings: tuple[tuple[str, Value], ...]
-    config_sha256: str | None = None
     algorithm: int = ALGORITHM
+    source_encoders: tuple[str, ...] = ()
+    target_encoders: tuple[str, ...] = ()
     files: Files | None = field(default=None, compare=False, repr=False)
 
     def setting(self, name: str) -> Any:
@@ -71,11 +83,10 @@ class TransferRequest:
 
     def to_json(self) -> str:
         """The request as it is written into the output: one line of JSON, the same for equal requests."""
-        adapter = {"name": self.adapter_name, "sha256": self.adapter_sha256}
         identity = {
-            "adapter": adapter if self.config_sha256 is None else {**adapter, "config_sha256": self.config_sha256},
-            "source": {"name": self.source_name, "sha256": self.source_sha256} if self.source_sha256 else None,
-            "target": {"name": self.target_name, "sha256": self.target_sha256},
+            "adapter": {"name": self.adapter_name, "sha256": self.adapter_sha256},
+            "source": _base(self.source_name, self.source_sha256, self.source_encoders) if self.source_sha256 else None,
+            "target": _base(self.target_name, self.target_sha256, self.target_encoders),
             "method": self.method,
             "settings": dict(self.settings),
             "algorithm": self.algorithm,
@@ -93,11 +104,16 @@ class TransferRequest:
         return self.digest[:8]
 
 
+def _base(name: str | None, sha256: str | None, encoders: tuple[str, ...]) -> dict[str, Any]:
+    known: dict[str, Any] = {"name": name, "sha256": sha256}
+    return {**known, "encoders": list(encoders)} if encoders else known
+
+
 def request(
     adapter: str | Path,
     *,
-    target: str | Path,
-    source: str | Path | None = None,
+    target: Model,
+    source: Model | None = None,
     method: str = registry.DEFAULT,
     settings: Mapping[str, Value],
     hashes: Hashes,
@@ -106,7 +122,9 @@ def request(
     """The request to transfer ``adapter`` from checkpoint ``source`` to checkpoint ``target``.
 
     Args:
-        adapter, source, target: paths. Without a source only methods that declare no need of it can run.
+        adapter: path.
+        source, target: paths; a sequence of them where text encoders lie in files of their own, the checkpoint first.
+            Without a source only methods that declare no need of it can run.
         method: id of a method.
         settings: the method's settings (:func:`lib_transfer.method.parameters`); those left out take their defaults.
         hashes: where the files' content hashes are remembered.
@@ -118,36 +136,41 @@ def request(
     """
     chosen = registry.get(method)
     checked = registry.settings(chosen, settings)
-    files = Files(Path(adapter), _source(chosen, source), Path(target))
-    paths = [path for path in (files.adapter, files.source, files.target) if path is not None]
-    files = dataclasses.replace(files, stamps=tuple(map(stamp, paths)))
-    config = config_beside(files.adapter)
-    with ThreadPoolExecutor(len(paths)) as pool:
-        digests = dict(zip(paths, pool.map(lambda path: hashes.sha256(path, cancelled), paths), strict=True))
+    files = Files(Path(adapter), _source(chosen, source), _paths(target))
+    files = dataclasses.replace(files, stamps=tuple(map(stamp, files.all)))
+    with ThreadPoolExecutor(len(files.all)) as pool:
+        digests = dict(zip(files.all, pool.map(lambda path: hashes.sha256(path, cancelled), files.all), strict=True))
     return TransferRequest(
         adapter_name=files.adapter.stem,
         adapter_sha256=digests[files.adapter],
-        source_name=files.source.stem if files.source else None,
-        source_sha256=digests[files.source] if files.source else None,
-        target_name=files.target.stem,
-        target_sha256=digests[files.target],
+        source_name=files.source[0].stem if files.source else None,
+        source_sha256=digests[files.source[0]] if files.source else None,
+        target_name=files.target[0].stem,
+        target_sha256=digests[files.target[0]],
         method=chosen.id,
         settings=tuple(sorted(checked.items())),
-        config_sha256=None if config is None else file_sha256(config),
+        source_encoders=tuple(sorted(digests[path] for path in files.source[1:])),
+        target_encoders=tuple(sorted(digests[path] for path in files.target[1:])),
         files=files,
     )
 
 
-def _source(method: Method, source: str | Path | None) -> Path | None:
+def _paths(model: Model) -> tuple[Path, ...]:
+    """The checkpoint and its text encoders, these in an order that does not depend on how they were given."""
+    first, *encoders = [model] if isinstance(model, str | Path) else model
+    return (Path(first), *sorted(map(Path, encoders)))
+
+
+def _source(method: Method, source: Model | None) -> tuple[Path, ...]:
     """The source as the method needs it: a source that is given but not needed plays no part."""
     if not method.needs_source:
-        return None
+        return ()
     if source is None:
         raise RequestError(
             f'The method "{method.id}" needs the checkpoint that the adapter was trained on.',
             hint="Name it as the source, or take the method copy, which does without.",
         )
-    return Path(source)
+    return _paths(source)
 
 
 def files_of(request: TransferRequest) -> Files:

@@ -118,7 +118,7 @@ class Relations:
 
     def _weight(self, base: Base, module: Module, device: torch.device) -> Weight:
         def make() -> Weight:
-            return Weight(base.checkpoint, base.sha256, module, device)
+            return Weight(base.checkpoint, base.identity(module), module, device)
 
         return self._once((base.path, module.name, device), make)
 

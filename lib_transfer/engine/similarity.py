@@ -12,8 +12,10 @@ from typing import Any
 from lib_transfer.architecture.module import Module
 from lib_transfer.engine.base import open_base
 from lib_transfer.engine.heatmap import Panel
+from lib_transfer.engine.pairing import pairing
 from lib_transfer.engine.report import SCHEMA, module_row, similarity_dict, table
 from lib_transfer.engine.run import Relations, Runtime, over_modules
+from lib_transfer.engine.sketches import Sketches
 from lib_transfer.engine.subspaces import Similarity, Wanted
 from lib_transfer.errors import MismatchError
 from lib_transfer.method.declaration import LINEAR_AND_CONVOLUTION
@@ -68,38 +70,35 @@ class SimilarityReport:
 
 
 def compare(source: Path, target: Path, wanted: Wanted, *, runtime: Runtime, progress: Progress) -> SimilarityReport:
-    """Similarity of every weight that both checkpoints have.
+    """Similarity of every weight of one checkpoint to its counterpart in the other.
 
     Raises:
-        MismatchError: they are of different architectures, or share no weight.
+        MismatchError: they are of unrelated architectures, or share no weight.
         TransferError: a file cannot be read, or the person stopped it.
     """
     with ExitStack() as stack:
         one, other = (stack.enter_context(open_base(p, runtime.hashes.sha256(p))) for p in (source, target))
-        if one.architecture is not other.architecture:
+        if one.architecture.kin != other.architecture.kin:
             raise MismatchError(
                 f"{source.name} is {one.architecture.title}, {target.name} is {other.architecture.title}: "
                 "their weights do not correspond."
             )
         weights = [m for m in one.modules if m.kind in LINEAR_AND_CONVOLUTION]
-        shared = [m for m in weights if m.name in other.by_name]
-        if not shared:
+        cache, device = runtime.cache, runtime.torch_device
+        find = pairing(one, other, Sketches(one, other, cache, device))
+        pairs = [(m, counterpart) for m in weights if (counterpart := find(m).module) is not None]
+        if not pairs:
             raise MismatchError(f"{source.name} and {target.name} share no weight.")
-        cache = runtime.cache
-        relate = Relations(one, other, wanted, cache, runtime.torch_device)
-        progress.start(len(shared), f"{source.stem} and {target.stem}")
-        found = over_modules(
-            shared,
-            lambda m: relate(m, other.by_name[m.name]).similarity,
-            lambda m: m.name,
-            runtime.threads,
-            progress,
+        relate = Relations(one, other, wanted, cache, device)
+        progress.start(len(pairs), f"{source.stem} and {target.stem}")
+        similarities = over_modules(
+            pairs, lambda pair: relate(*pair).similarity, lambda pair: pair[0].name, runtime.threads, progress
         )
         cache.prune()
-        missing = tuple(m for m in weights if m.name not in other.by_name)
-        return SimilarityReport(
-            source.name, target.name, one.architecture.title, tuple(zip(shared, found, strict=True)), missing
-        )
+        found = tuple((module, s) for (module, _), s in zip(pairs, similarities, strict=True))
+        paired = {module.name for module, _ in pairs}
+        missing = tuple(m for m in weights if m.name not in paired)
+        return SimilarityReport(source.name, target.name, one.architecture.title, found, missing)
 
 
 def _numbers(similarities: Sequence[Similarity]) -> tuple[str, str, str]:

@@ -21,6 +21,17 @@ from lib_transfer.linalg import subspace as linalg
 from lib_transfer.linalg.subspace import Decomposition, PrincipalVectors, Subspace
 
 
+def read_weight(checkpoint: Store, module: Module) -> Tensor:
+    """A module's weight in float32, its rows in the module's own order.
+
+    Raises:
+        BadFileError, StorageError: it cannot be read.
+    """
+    rows: tuple[tuple[int, int] | None, ...] = module.rows or (None,)
+    parts = [checkpoint.read(module.weight, part, torch.float32) for part in rows]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 class Weight:
     """One module's weight, read when first asked for.
 
@@ -49,7 +60,7 @@ class Weight:
         Raises:
             BadFileError: ``changed``: the file is no longer the one that was opened, and must not be cached as if it were.
         """
-        weight = self.checkpoint.read(self.module.weight, self.module.rows, torch.float32)
+        weight = read_weight(self.checkpoint, self.module)
         self.checkpoint.need_unchanged()
         return weight.reshape(self.shape).to(self.device)
 

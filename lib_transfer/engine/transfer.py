@@ -64,9 +64,10 @@ def analyse(
         TransferError: a file cannot be read, the inputs do not belong together, or the person stopped it.
     """
     runtime = runtime or Runtime()
-    with opened(request) as bases:
+    cache = runtime.cache
+    with opened(request, runtime, cache) as bases:
         member = Member(request, bases, writes=False)
-        carry_all([member], runtime, runtime.cache, progress or Silent())
+        carry_all([member], runtime, cache, progress or Silent())
         return member.report()
 
 
@@ -131,7 +132,8 @@ def transfer_group(
             to_do.append((order, replaced))
     if not to_do:
         return
-    with opened(to_do[0][0].request) as bases:
+    cache = runtime.cache
+    with opened(to_do[0][0].request, runtime, cache) as bases:
         members: list[tuple[Member, Order, Path | None]] = []
         for order, replaced in to_do:
             member = _member(order, bases)
@@ -141,7 +143,6 @@ def transfer_group(
                 members.append((member, order, replaced))
         if not members:
             return
-        cache = runtime.cache
         carry_all([member for member, _, _ in members], runtime, cache, progress, left)
         while members:
             # Taken out of the list, so that its memory is free once it is written.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from lib_transfer.errors import BadFileError
 from lib_transfer.formats.regular_file import OpenFile
+from lib_transfer.formats.stores.gguf_store import GgufStore
 from lib_transfer.formats.stores.safetensors_store import SafetensorsStore
 from lib_transfer.formats.stores.store import Contents, Store
 from lib_transfer.formats.stores.torch_store import TorchStore
-
-_ZIP = b"PK\3\4"
 
 __all__ = ["Contents", "Store", "open_checkpoint"]
 
@@ -32,11 +32,11 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Store:
     return store
 
 
+# By the first four bytes. No safetensors file begins so: its first eight would be a header longer than any that is accepted.
+_BY_MAGIC: Mapping[bytes, type[TorchStore | GgufStore]] = {b"PK\3\4": TorchStore, b"GGUF": GgufStore}
+
+
 def _open(path: str | os.PathLike[str]) -> Store:
-    # No safetensors file begins so: its first eight bytes would be a header larger than any that is accepted.
-    return TorchStore(path) if _head(path).startswith(_ZIP) else SafetensorsStore(path)
-
-
-def _head(path: str | os.PathLike[str]) -> bytes:
     with OpenFile(path) as file:
-        return bytes(file.read(0, min(4, file.stamp.size)))
+        head = bytes(file.read(0, min(4, file.stamp.size)))
+    return _BY_MAGIC.get(head, SafetensorsStore)(path)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
-from lib_transfer.architecture import Architecture, Module, architectures, modules, reference
+from lib_transfer.architecture import Architecture, Module, modules, reference
+from tests.architecture.known import BOTH, known
 
-SD1, SDXL = architectures()
-BOTH = pytest.mark.parametrize("architecture", architectures(), ids=lambda architecture: architecture.id)
+SD1, SDXL = known("sd1"), known("sdxl")
 
 Place = tuple[str, int | None]  # weight key, and which third of its rows (q, k, v of a fused attention)
 
@@ -156,7 +156,7 @@ def _diffusers_unet(architecture: Architecture, keys: list[str]) -> dict[str, st
 
 
 def _place(module: Module) -> Place:
-    return module.weight, None if module.rows is None else module.rows[0] // module.shape[0]
+    return module.weight, None if module.rows is None else module.rows[0][0] // module.shape[0]
 
 
 @BOTH
@@ -165,7 +165,7 @@ def test_a1111_loads_every_output_name_onto_its_module(architecture: Architectur
     accepts = a1111(keys)
     for module in modules(architecture, reference(architecture)):
         if module.output_name is not None:
-            assert module.output_name in module.names
+            assert module.output in module.names
             assert accepts(module.output_name) == _place(module), module.output_name
 
 
@@ -184,7 +184,7 @@ def test_modules_without_an_output_name_have_none_that_both_load(architecture: A
     hosts = (a1111(keys), forge(keys, _diffusers_unet(architecture, keys)))
     silent = [module for module in modules(architecture, reference(architecture)) if module.output_name is None]
     for module in silent:
-        for name in module.names:
+        for name, _ in module.names:
             assert not all(accepts(name) for accepts in hosts), name
     assert {module.kind for module in silent} == {"norm", "embedding"}
     assert not any(module.position.part == "unet" for module in silent)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
+from lib_transfer.architecture import Architecture, identify_adapter, modules, reference
+from tests.architecture.known import BOTH, known
 
-from lib_transfer.architecture import Architecture, architectures, identify_adapter, modules, reference
-
-SD1, SDXL = architectures()
-BOTH = pytest.mark.parametrize("architecture", architectures(), ids=lambda architecture: architecture.id)
+SD1, SDXL = known("sd1"), known("sdxl")
 
 
 def _adapter(architecture: Architecture, *parts: str, width: int | None = None) -> dict[str, tuple[int, int]]:
@@ -22,26 +20,27 @@ def _adapter(architecture: Architecture, *parts: str, width: int | None = None) 
 def test_full_and_unet_only_adapters(architecture: Architecture) -> None:
     for parts in (("unet",), ("te1", "te2", "unet")):
         shapes = _adapter(architecture, *parts)
-        assert identify_adapter(shapes) == (architecture,)
+        assert architecture in identify_adapter(shapes)
         assert identify_adapter(list(shapes), shapes) == (architecture,)
 
 
 @BOTH
 def test_adapters_of_tiny_models(architecture: Architecture) -> None:
     shapes = _adapter(architecture, "te1", "unet", width=16)
-    assert identify_adapter(shapes.keys(), shapes) == (architecture,)
+    assert architecture in identify_adapter(shapes.keys(), shapes)
 
 
 def test_text_encoders_alone() -> None:
-    assert identify_adapter(_adapter(SD1, "te1")) == (SD1,)
-    assert identify_adapter(_adapter(SDXL, "te2")) == (SDXL,)
+    assert identify_adapter(_adapter(SD1, "te1"), _adapter(SD1, "te1")) == (SD1,)
+    assert identify_adapter(_adapter(SDXL, "te2")) == (SDXL, known("sdxl-refiner"))
     first = _adapter(SDXL, "te1")
     assert identify_adapter(first, first) == (SD1, SDXL), "lora_te1_ names and shapes are those of both"
 
 
 def test_shapes_decide_between_names_that_both_know() -> None:
     name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
-    assert identify_adapter([name]) == (SD1, SDXL)
+    assert identify_adapter([name]) == (SD1, known("sd2"), SDXL, known("sdxl-refiner"))
+    assert identify_adapter([name], {name: (640, 1024)}) == (known("sd2"),)
     assert identify_adapter([name], {name: (640, 768)}) == (SD1,)
     assert identify_adapter([name], {name: (640, 2048)}) == (SDXL,)
 
@@ -70,9 +69,14 @@ def test_what_hosts_read_off_the_metadata() -> None:
             return "SD2"
         return "SD1" if metadata.get("modelspec.architecture") == "stable-diffusion-v1/lora" else "Unknown"
 
-    for architecture in architectures():
-        assert a1111(architecture.metadata) == forge(architecture.metadata) == architecture.card_version
-    assert [architecture.id for architecture in architectures()] == ["sd1", "sdxl"]
-    assert [architecture.base_model_version for architecture in architectures()] == ["sd_v1", "sdxl_base_v1-0"]
+    for name in ("sd1", "sd2", "sdxl", "ssd-1b", "vega"):
+        metadata = known(name).metadata
+        assert a1111(metadata) == forge(metadata) == known(name).card_version
+    assert [known(name).base_model_version for name in ("sd1", "sd2", "sdxl")] == ["sd_v1", "sd_v2", "sdxl_base_v1-0"]
     assert SD1.metadata["modelspec.implementation"] == "diffusers"
     assert SDXL.metadata["modelspec.implementation"] == "https://github.com/Stability-AI/generative-models"
+
+
+def test_a_relative_is_not_named_beside_the_architecture_it_stems_from() -> None:
+    assert identify_adapter(_adapter(known("ssd-1b"), "unet")) == (SDXL,)
+    assert identify_adapter(_adapter(known("koala-700m"), "unet")) == (known("koala-700m"), known("koala-1b"))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 
-import pytest
+from lib_transfer.architecture import Architecture, Module, modules, reference
+from tests.architecture.known import BOTH, known
 
-from lib_transfer.architecture import Architecture, Module, architectures, modules, reference
-
-SD1, SDXL = architectures()
-BOTH = pytest.mark.parametrize("architecture", architectures(), ids=lambda architecture: architecture.id)
+SD1, SDXL = known("sd1"), known("sdxl")
 
 
 def _unet(architecture: Architecture) -> list[Module]:

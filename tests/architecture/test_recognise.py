@@ -10,11 +10,10 @@ import pytest
 
 from lib_transfer.architecture import Architecture, Tensors, architectures, modules, recognise, reference
 from lib_transfer.architecture.registry import recognise_among
-from lib_transfer.architecture.unet import UNet
 from lib_transfer.errors import UnsupportedError
+from tests.architecture.known import ALL, BOTH, known
 
-SD1, SDXL = architectures()
-BOTH = pytest.mark.parametrize("architecture", architectures(), ids=lambda architecture: architecture.id)
+SD1, SDXL = known("sd1"), known("sdxl")
 UNET = "model.diffusion_model."
 VAE: Tensors = {
     "first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3),
@@ -76,68 +75,23 @@ def test_inpainting_and_pix2pix(architecture: Architecture, channels: int) -> No
     assert shapes[f"{UNET}input_blocks.0.0"] == (320, channels, 3, 3)
 
 
-def _pruned(input_depths: tuple[tuple[int, ...], ...], output_depths: tuple[tuple[int, ...], ...]) -> Architecture:
-    assert isinstance(SDXL.core, UNet)
-    core = replace(SDXL.core, input_depths=input_depths, middle_depth=None, output_depths=output_depths)
-    return replace(SDXL, id="pruned", title="Pruned", core=core)
-
-
-# Depths as published; neither has the middle's attention and second residual block.
-SSD_1B = _pruned(((0, 0), (2, 2), (4, 4)), ((4, 4, 10), (2, 1, 1), (0, 0, 0)))
-VEGA = _pruned(((0, 0), (1, 1), (2, 2)), ((2, 2, 2), (1, 1, 1), (0, 0, 0)))
-
-
-@pytest.mark.parametrize("pruned", [SSD_1B, VEGA], ids=["ssd-1b", "vega"])
-def test_pruned_relatives_count_as_sdxl(pruned: Architecture) -> None:
-    tensors = reference(pruned, width=32)
+@pytest.mark.parametrize("name", ["ssd-1b", "vega"])
+def test_unknown_pruned_relatives_count_as_sdxl(name: str) -> None:
+    tensors = reference(known(name), width=32)
     assert set(tensors) < set(reference(SDXL))
-    assert recognise(tensors) is SDXL
-    names = {module.name for module in modules(SDXL, tensors)}
-    assert names == {module.name for module in modules(pruned, tensors)}
-    assert not any("middle_block.1" in name for name in names)
+    assert recognise_among((SD1, SDXL), tensors) is SDXL
+    lacking = {key: shape for key, shape in tensors.items() if "input_blocks.8.1.transformer_blocks.1" not in key}
+    assert recognise(lacking) is known(name), "the architecture it lacks the fewest modules of"
 
 
-def test_an_exact_architecture_wins_over_the_subset_rule_wherever_it_is_listed() -> None:
-    for order in ((*architectures(), SSD_1B, VEGA), (VEGA, SSD_1B, *architectures())):
-        for architecture in (*architectures(), SSD_1B, VEGA):
-            assert recognise_among(order, reference(architecture, width=32)) is architecture
-
-
-def _sd2() -> dict[str, tuple[int, ...]]:
-    """Stable Diffusion 2: SD1's UNet with linear projections, and OpenCLIP."""
-    tensors = {
-        key: shape[:2] if "proj_in" in key or "proj_out" in key else shape for key, shape in reference(SD1).items()
-    }
-    return _unet_of(tensors) | {"cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight": (3072, 1024)}
-
-
-def _refiner() -> dict[str, tuple[int, ...]]:
-    core = UNet(
-        input_depths=((0, 0), (4, 4), (4, 4), (0, 0)),
-        middle_depth=4,
-        output_depths=((0, 0, 0), (4, 4, 4), (4, 4, 4), (0, 0, 0)),
-        multipliers=(1, 2, 4, 4),
-        context=(1280,),
-        vector=(2560,),
-        linear_projection=True,
-        output="ldm",
-        width=384,
-    )
-    return reference(replace(SDXL, core=core, text_encoders=()))
-
-
-def _koala() -> dict[str, tuple[int, ...]]:
-    core = UNet(
-        input_depths=((0,), (2,), (6,)),
-        middle_depth=6,
-        output_depths=((6, 6), (2, 2), (0, 0)),
-        multipliers=(1, 2, 4),
-        context=(2048,),
-        vector=(2816,),
-        linear_projection=True,
-        output="ldm",
-    )
-    return reference(replace(SDXL, core=core))
+@ALL
+@pytest.mark.parametrize("style", [None, "diffusers"])
+def test_an_exact_architecture_wins_over_the_subset_rule_wherever_it_is_listed(
+    architecture: Architecture, style: str | None
+) -> None:
+    tensors = reference(architecture, width=32, style=style)
+    for order in (architectures(), architectures()[::-1]):
+        assert recognise_among(order, tensors) is architecture
 
 
 def _keys(*keys: str) -> dict[str, tuple[int, ...]]:
@@ -171,9 +125,10 @@ ZOO: dict[str, tuple[Tensors, str]] = {
         "a VAE alone, not a checkpoint",
     ),
     "diffusers vae": (_keys("encoder.down_blocks.0.resnets.0.conv1.weight"), "a VAE alone, not a checkpoint"),
-    "sd2": (_sd2(), "a Stable Diffusion 2.x checkpoint, which is not supported yet"),
-    "sdxl refiner": (_refiner(), "a Stable Diffusion XL refiner, which is not supported yet"),
-    "koala": (_koala(), "a KOALA checkpoint, which is not supported yet"),
+    "sd2 unclip": (
+        {**reference(known("sd2")), f"{UNET}label_emb.0.0.weight": (1280, 1536)},
+        "a Stable Diffusion 2.x unCLIP checkpoint, which is not supported yet",
+    ),
     "sd3": (_keys(f"{UNET}joint_blocks.0.context_block.attn.qkv.weight"), "a Stable Diffusion 3 checkpoint"),
     "flux": (_keys(f"{UNET}double_blocks.0.img_attn.norm.key_norm.scale"), "a Flux checkpoint, which is not"),
     "bare flux": (_keys("double_blocks.0.img_attn.qkv.weight", "guidance_in.in_layer.weight"), "a Flux checkpoint"),
@@ -182,8 +137,10 @@ ZOO: dict[str, tuple[Tensors, str]] = {
         _keys("distilled_guidance_layer.norms.0.scale", "double_blocks.0.img_attn.norm.key_norm.scale"),
         "a Chroma checkpoint, which is not supported yet",
     ),
-    "diffusers unet": (_keys("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"), "a UNet in diffusers format"),
-    "diffusers flux": (_keys("transformer_blocks.0.attn.add_q_proj.weight"), "a transformer in diffusers format"),
+    "some of a diffusers unet": (
+        _keys("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),
+        "comes nearest, but conv_norm_out.weight is missing (and 5 more)",
+    ),
     "text encoder": (_keys("text_model.encoder.layers.0.mlp.fc1.weight"), "a text encoder alone, not a checkpoint"),
     "new text encoder": (_keys("encoder.layers.0.mlp.fc1.weight"), "a text encoder alone, not a checkpoint"),
     "t5": (_keys("encoder.block.0.layer.0.SelfAttention.q.weight"), "a text encoder alone, not a checkpoint"),

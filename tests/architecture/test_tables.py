@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lib_transfer.architecture import Architecture, Module, architectures, modules, name_index, recognise, reference
+from tests.architecture.known import ALL, BOTH, known
 
-SD1, SDXL = architectures()
-BOTH = pytest.mark.parametrize("architecture", architectures(), ids=lambda architecture: architecture.id)
+SD1, SDXL = known("sd1"), known("sdxl")
 UNET = "model.diffusion_model."
 
 
@@ -23,7 +23,9 @@ def _mecha_keys(identifier: str) -> dict[str, tuple[int, ...]]:
 
 
 def _index(architecture: Architecture) -> dict[str, Module]:
-    return name_index(modules(architecture, reference(architecture)))
+    """What each name stands for, where no name stands for several modules."""
+    found = name_index(modules(architecture, reference(architecture)))
+    return {name: module for name, [(module, rows)] in found.items() if rows is None}
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_text_encoder_2_names_and_rows_are_those_of_sd_mechas_conversion() -> No
             module = index["lora_" + path.rpartition(".")[0].replace(".", "_")]
             assert key in (module.weight, module.bias)
             rows = shape[0] // len(paths)
-            assert module.rows == ((number * rows, (number + 1) * rows) if len(paths) > 1 else None)
+            assert module.rows == (((number * rows, (number + 1) * rows),) if len(paths) > 1 else None)
             assert module.shape[0] == (rows if key == module.weight else module.shape[0])
             checked += 1
     assert checked == 2 + 32 * (4 + 2 * 3 + 2 + 4) + 2
@@ -108,28 +110,45 @@ def test_names_of_a_text_encoder_in_hugging_face_layout_are_its_keys(architectur
             assert index[prefix + path.removeprefix("text_model_")].weight == key
 
 
-@BOTH
+@ALL
 def test_modules_stand_for_every_tensor_once(architecture: Architecture) -> None:
     tensors = reference(architecture)
     found = modules(architecture, tensors)
     covered: dict[str, list[tuple[int, int]]] = {}
     for module in found:
         for key in filter(None, (module.weight, module.bias)):
-            covered.setdefault(key, []).append(module.rows or (0, tensors[key][0]))
-    transposed = {"conditioner.embedders.1.model.text_projection"} if architecture is SDXL else set()
-    assert set(covered) == set(tensors) - transposed
+            covered.setdefault(key, []).extend(module.rows or ((0, tensors[key][0]),))
+    assert {key for key in set(tensors) - set(covered) if not key.endswith("text_projection")} == set()
+    assert set(covered) <= set(tensors)
     for key, rows in covered.items():
         edges = sorted(rows)
         assert edges[0][0] == 0 and edges[-1][1] == tensors[key][0]
         assert all(before[1] == after[0] for before, after in pairwise(edges))
 
 
-@BOTH
-def test_no_name_stands_for_two_modules(architecture: Architecture) -> None:
-    found = modules(architecture, reference(architecture))
-    names = [name for module in found for name in module.names]
-    assert len(set(names)) == len(names) == len(name_index(found))
+@ALL
+@pytest.mark.parametrize("style", [None, "diffusers"])
+def test_no_two_modules_share_rows_of_a_name(architecture: Architecture, style: str | None) -> None:
+    found = modules(architecture, reference(architecture, style=style))
     assert len({module.name for module in found}) == len(found)
+    for name, bound in name_index(found).items():
+        rows = sorted(part for binding in bound for part in binding.rows or ((0, binding.module.shape[0]),))
+        assert rows[0][0] == 0 and all(before[1] <= after[0] for before, after in pairwise(rows)), name
+    for module in found:
+        assert len({name.text for name in module.names}) == len(module.names)
+
+
+@ALL
+def test_both_layouts_are_the_same_modules(architecture: Architecture) -> None:
+    """But for those that one of them does not keep (SD2's last layer and the text projection)."""
+    one, other = (
+        {module.name: module for module in modules(architecture, reference(architecture, style=style))}
+        for style in (None, "diffusers")
+    )
+    for name in one.keys() & other.keys():
+        same = ("kind", "shape", "fused", "position", "names", "output")
+        assert [getattr(one[name], it) for it in same] == [getattr(other[name], it) for it in same]
+    assert {name.rpartition(".")[2] for name in one.keys() ^ other.keys()} <= {"text_projection"}
 
 
 @BOTH
@@ -146,9 +165,10 @@ def test_canonical_names_are_the_checkpoints_own_module_paths() -> None:
             if module.rows is None and module.weight.endswith(".weight"):
                 assert module.name + ".weight" == module.weight
             elif module.rows is None:
-                assert module.name == module.weight == "conditioner.embedders.1.model.positional_embedding"
-            else:
-                part = "qkv"[module.rows[0] // module.shape[0]]
+                assert module.name == module.weight and module.name.endswith(".positional_embedding")
+            elif module.position.part.startswith("te"):
+                [(first, _)] = module.rows
+                part = "qkv"[first // module.shape[0]]
                 assert module.name == module.weight.removesuffix("_weight") + f".{part}"
 
 

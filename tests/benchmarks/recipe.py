@@ -45,7 +45,7 @@ def transfer(source: Path, target: Path, adapter: Path, output: Path, chosen: li
 
 def _weight(file: safe_open, module: Module) -> Tensor:
     weight: Tensor = file.get_tensor(module.weight).float()
-    return weight if module.rows is None else weight[module.rows[0] : module.rows[1]]
+    return weight if module.rows is None else torch.cat([weight[slice(*rows)] for rows in module.rows])
 
 
 def _projected(delta: Tensor, u: Tensor, v: Tensor) -> Tensor:

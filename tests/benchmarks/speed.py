@@ -15,6 +15,7 @@ import torch
 import lib_transfer
 from lib_transfer.architecture import modules
 from lib_transfer.engine.cache import Cache
+from lib_transfer.engine.subspaces import read_weight
 from lib_transfer.formats.checkpoint import open_checkpoint
 from tests.benchmarks import files, recipe
 
@@ -80,7 +81,7 @@ def _read_and_write(source: Path, target: Path, adapter: Path, cache: Path, out:
     for path in (source, target):
         with open_checkpoint(path) as file:
             for module in chosen:
-                file.read(module.weight, module.rows).float()
+                read_weight(file, module)
     for _, path in Cache(cache).files():
         with open_checkpoint(path) as file:
             for key in file.shapes:

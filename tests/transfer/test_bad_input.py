@@ -95,10 +95,7 @@ ADAPTERS: dict[str, tuple[Callable[[Path], bytes], str]] = {
         "language model",
     ),
     "17 only LoHa": (_named(**{f"{NAME}.hada_w1_a": (8, 2), f"{NAME}.hada_w1_b": (2, 8)}), "LoHa"),
-    "17 half of PEFT's": (
-        _named(**{"unet.down_blocks.0.attentions.0.to_q.lora_A.weight": (2, 8)}),
-        "lora_down.weight without lora_up.weight",
-    ),
+    "17 half a PEFT module": (_named(**{"unet.down_blocks.0.attentions.0.to_q.lora_A.weight": (2, 8)}), "without"),
     "20 too many": (lambda folder: _many(), "limit"),
 }
 

@@ -45,12 +45,12 @@ def _everything(name: str) -> tiny.Weights:
     made: tiny.Weights = {}
     for number, module in enumerate(m for m in found if m.kind != "norm"):
         if number % 3 == 0 and module.names:
-            made |= tiny.factors(module.names[0], module.shape, seed=number)
+            made |= tiny.factors(module.names[0].text, module.shape, seed=number)
     norms = [m for m in found if m.kind == "norm"]
     for module in (norms[0], norms[-1]):
-        made[f"{module.names[0]}.w_norm"] = torch.full(module.shape, 0.25)
-    bias = next(m for m in found if m.position.part == "unet" and m.bias and m.names[0] + ".alpha" not in made)
-    made[f"{bias.names[0]}.diff_b"] = torch.full(bias.shape[:1], 0.5)
+        made[f"{module.names[0].text}.w_norm"] = torch.full(module.shape, 0.25)
+    bias = next(m for m in found if m.position.part == "unet" and m.bias and m.names[0].text + ".alpha" not in made)
+    made[f"{bias.names[0].text}.diff_b"] = torch.full(bias.shape[:1], 0.5)
     return made
 
 
@@ -154,7 +154,7 @@ def test_7_and_9_no_tensor_is_unknown_and_every_shape_fits(
         assert len(host.unknown(hosts.read(parent))) > 12
         gone = [m for m in result.report.modules if m.decision == "no counterpart"]
         assert len(gone) > 3
-        assert all("no such module" in m.reason for m in gone)
+        assert all(m.reason.startswith("the target has ") for m in gone)
         assert {m.name for m in gone}.isdisjoint(out.names)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib_transfer.architecture import modules, reference
+from lib_transfer.architecture import Rows, modules, reference
 from tests import tiny
 from tests.transfer import hosts
 
@@ -69,7 +69,7 @@ def rounded_to_rank(matrix: Matrix, rank: int) -> Matrix:
     return (left[:, :rank] * values[:rank]) @ right[:rank]
 
 
-def places(name: str, every: int = 1) -> dict[str, tuple[str, tuple[int, int] | None, tuple[int, ...]]]:
+def places(name: str, every: int = 1) -> dict[str, tuple[str, Rows | None, tuple[int, ...]]]:
     """Adapter name -> weight key, rows of it, shape: of every linear layer and convolution that both hosts load."""
     architecture = tiny.architecture(name)
     found = [m for m in modules(architecture, reference(architecture, width=8)) if m.output_name is not None]
@@ -84,9 +84,9 @@ def adapter(where: dict[str, Any], rank: int = 3) -> tiny.Weights:
     return made
 
 
-def matrix(files: tiny.Files, name: str, key: str, rows: tuple[int, int] | None) -> Matrix:
+def matrix(files: tiny.Files, name: str, key: str, rows: Rows | None) -> Matrix:
     whole = files.weight(name, key)
-    return whole if rows is None else whole[rows[0] : rows[1]]
+    return whole if rows is None else torch.cat([whole[slice(*part)] for part in rows])
 
 
 @pytest.mark.parametrize(

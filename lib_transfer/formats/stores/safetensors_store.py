@@ -50,7 +50,7 @@ class SafetensorsStore(Store):
         self._library = None
         self._file.close()
 
-    def _read(self, key: str, rows: tuple[int, int] | None, dtype: torch.dtype | None) -> Tensor:
+    def _load(self, key: str, rows: tuple[int, int] | None) -> Tensor:
         info = self._header.tensors[key]
         own = torch_dtype(info.dtype, key)
         self._file.need_whole()
@@ -58,11 +58,10 @@ class SafetensorsStore(Store):
         if rows is None and (library := self._map()) is not None:
             try:
                 tensor: Tensor = library.get_tensor(key)
-                return tensor.to(dtype or own, copy=True)
+                return tensor
             except _LIBRARY_FAILED:
                 self._library = None  # plain reading needs no mapping, and works on every file that was accepted
-        # In torch's own memory, as above: it is aligned, and the last bits of a product depend on that.
-        return self._read_plainly(info, own, rows).to(dtype or own, copy=True)
+        return self._load_plainly(info, own, rows)
 
     def _map(self) -> Any:
         """The library's view of the file; None where the file cannot be mapped (network drives, address limits)."""
@@ -79,7 +78,7 @@ class SafetensorsStore(Store):
         except TransferError:
             return False
 
-    def _read_plainly(self, info: PlacedTensor, dtype: torch.dtype, rows: tuple[int, int] | None) -> Tensor:
+    def _load_plainly(self, info: PlacedTensor, dtype: torch.dtype, rows: tuple[int, int] | None) -> Tensor:
         first, last = row_range(info.shape, rows)
         row = math.prod(info.shape[1:]) * ITEM_SIZE[info.dtype]
         shape = (last - first, *info.shape[1:]) if info.shape else ()

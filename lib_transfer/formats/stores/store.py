@@ -87,7 +87,7 @@ class Store(ABC):
             raise BadFileError(f"{self.path} holds no tensor {key}.", reason="missing_tensor") from None
 
     def read(self, key: str, rows: tuple[int, int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """A copy of a tensor, or of its rows ``rows[0]`` up to and without ``rows[1]``.
+        """A copy of a tensor, or of its rows ``rows[0]`` up to and without ``rows[1]``, in memory that torch allocated.
 
         Args:
             key: the tensor.
@@ -102,11 +102,13 @@ class Store(ABC):
         shape = self.info(key).shape
         if rows is not None and not (shape and 0 <= rows[0] <= rows[1] <= shape[0]):
             raise BadFileError(f"{key} has shape {list(shape)}, so no rows {rows}.", reason="rows")
-        return self._read(key, rows, dtype)
+        tensor = self._load(key, rows)
+        # Always a copy: torch's own memory is aligned, and the last bits of products depend on that.
+        return tensor.to(dtype or tensor.dtype, copy=True)
 
     @abstractmethod
-    def _read(self, key: str, rows: tuple[int, int] | None, dtype: torch.dtype | None) -> Tensor:
-        """:meth:`read` of a tensor and rows that are there."""
+    def _load(self, key: str, rows: tuple[int, int] | None) -> Tensor:
+        """A tensor that is there, or such rows of it: contiguous, in whatever memory."""
 
     @abstractmethod
     def close(self) -> None:

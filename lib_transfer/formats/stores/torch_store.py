@@ -96,7 +96,7 @@ class TorchStore(Store):
             )
         return TensorInfo(tensor.dtype, tensor.shape, count * size)
 
-    def _read(self, key: str, rows: tuple[int, int] | None, dtype: torch.dtype | None) -> Tensor:
+    def _load(self, key: str, rows: tuple[int, int] | None) -> Tensor:
         tensor = self._tensors[key]
         own = torch_dtype(tensor.dtype, key)
         first, last = row_range(tensor.shape, rows)
@@ -110,12 +110,12 @@ class TorchStore(Store):
         )
         count = _span(part)
         if not count:
-            return torch.empty(shape, dtype=dtype or own)
+            return torch.empty(shape, dtype=own)
         size = ITEM_SIZE[tensor.dtype]
         start = place_of(self._file, self._members[f"data/{tensor.storage.key}"])
         data = torch.frombuffer(self._file.read(start + part.offset * size, count * size), dtype=torch.uint8)
         view = data.view(_SAME_SIZE[size]).as_strided(shape, part.strides)
-        return view.contiguous().view(own).to(dtype or own)
+        return view.contiguous().view(own)
 
 
 def _span(tensor: StoredTensor) -> int:

@@ -8,19 +8,19 @@ import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from lib_transfer.errors import BadFileError, StorageError, UnsupportedError
-from lib_transfer.formats import regular_file
 from lib_transfer.formats.adapter import outline_adapter, read_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 
 from ..builders import CODES, lora, random
 from .archives import TINY, archive, sparse_archive
+from .counting import Count
 
 BASE = random(8, 6, seed=1)
 DTYPES = [d for d in CODES if d not in (torch.uint8, torch.bool)]
@@ -203,38 +203,14 @@ def test_a_file_that_is_closed_or_cut_is_an_error(tmp_path: Path) -> None:
         file.read("a")
 
 
-class Counting:
-    """A stream that counts what is read from it."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream = stream
-        self.read = 0
-
-    def readinto(self, buffer: memoryview) -> int:
-        count: int = self.stream.readinto(buffer)  # type: ignore[attr-defined]
-        self.read += count
-        return count
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
 def test_of_a_large_file_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    streams: list[Counting] = []
-
-    def counted(path: Any, original: Any = regular_file.open_regular) -> Any:
-        stream, state = original(path)
-        streams.append(Counting(stream))
-        return streams[-1], state
-
     path = tmp_path / "large.ckpt"
     size = sparse_archive(path, tensors=6, rows=1 << 20, columns=256)  # 1 GB each
     assert path.stat().st_size > 6 << 30
-    monkeypatch.setattr(regular_file, "open_regular", counted)
+    count = Count(monkeypatch)
     with open_checkpoint(path) as file:
         assert len(file.shapes) == 6
-        assert sum(stream.read for stream in streams) < size + 5000
-        before = sum(stream.read for stream in streams)
-        rows = file.read("t3", (1000, 1064))
-        assert rows.shape == (64, 256)
-        assert sum(stream.read for stream in streams) - before < 64 * 256 * 4 + 200
+        opening = count.bytes
+        assert 0 < opening < size + 1000
+        assert file.read("t3", (1000, 1064)).shape == (64, 256)
+        assert 64 * 256 * 4 < count.bytes - opening < 64 * 256 * 4 + 200

@@ -1,0 +1,64 @@
+"""Text encoders in files of their own, as Forge loads them beside a diffusion model (its additional modules)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lib_transfer.architecture.architecture import Architecture, Tensors
+from lib_transfer.architecture.layout import Home, Layout
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A text encoder found in a file.
+
+    Attributes:
+        layout: which one of the architecture's it is.
+        found: where it is in the file.
+        home: where a checkpoint that is one file keeps it, in the same style of keys.
+    """
+
+    layout: Layout
+    found: Home
+    home: Home
+
+
+def encoder_in(architecture: Architecture, tensors: Tensors) -> Encoder | None:
+    """The text encoder of ``architecture`` that a file holds; None where it holds none, or one of another model.
+
+    A text encoder is known by its structure alone: every weight of its layers is there, and no further layer. Where two
+    have one structure, the first is meant.
+
+    Args:
+        architecture: whose text encoder it is to be.
+        tensors: the file's keys and shapes.
+    """
+    for layout in architecture.text_encoders:
+        styles = dict.fromkeys(home.style for home in layout.homes)
+        candidates = [*layout.homes, *(Home("", style) for style in styles)]
+        for found in candidates:
+            home = next(home for home in layout.homes if home.style == found.style)
+            if _holds(layout, found, tensors):
+                return Encoder(layout, found, home)
+    return None
+
+
+def _holds(layout: Layout, home: Home, tensors: Tensors) -> bool:
+    """Whether the weights of all layers are there, and no others."""
+    slots = [slot for slot in layout.slots() if slot.position.unit]
+    expected = {home.prefix + stored.weight for slot in slots if (stored := slot.stored_as(home.style))}
+    # Diffusers leaves out a last layer that the model does not read, so some may lack; a layer too much is another model.
+    lacking = [key for key in expected if key not in tensors]
+    layers = _root(home, layout)
+    strange = [k for k in tensors if k.startswith(layers) and k.endswith("weight") and k not in expected]
+    return bool(expected) and len(lacking) * 20 < len(expected) and not strange
+
+
+def _root(home: Home, layout: Layout) -> str:
+    """What the keys of all layers begin with: everything before the first number."""
+    slot = next(slot for slot in layout.slots() if slot.position.unit and slot.stored_as(home.style))
+    stored = slot.stored_as(home.style)
+    assert stored is not None
+    words = stored.weight.split(".")
+    number = next(place for place, word in enumerate(words) if word.isdigit())
+    return home.prefix + ".".join(words[:number]) + "."

@@ -1,0 +1,43 @@
+"""Stable Diffusion 2.x: 2.0, 2.1, base and v-prediction, inpainting, depth, and everything trained from them."""
+
+from __future__ import annotations
+
+from lib_transfer.architecture.architecture import Architecture
+from lib_transfer.architecture.clip import clip_h, hf_homes
+from lib_transfer.architecture.layout import Home
+from lib_transfer.architecture.text_names import text_families
+from lib_transfer.architecture.unet import UNet, unet_families
+
+SD2 = Architecture(
+    id="sd2",
+    title="Stable Diffusion 2.x",
+    kin="sd2",
+    card_version="SD2",
+    base_model_version="sd_v2",
+    v2=True,
+    modelspec_architecture="stable-diffusion-v2-768-v/lora",
+    modelspec_implementation="diffusers",
+    core=UNet(
+        input_depths=((1, 1), (1, 1), (1, 1), (0, 0)),
+        middle_depth=1,
+        output_depths=((0, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+        multipliers=(1, 2, 4, 4),
+        context=(1024,),
+        vector=(),
+        linear_projection=True,
+        output="diffusers",
+        model="sd2-unet",
+    ),
+    text_encoders=(
+        clip_h(
+            "te1",
+            Home("cond_stage_model.model.", "openclip"),
+            Home("conditioner.embedders.0.model.", "openclip"),
+            *hf_homes("text_encoder."),
+        ),
+    ),
+    families=(
+        *unet_families("diffusers"),
+        *text_families("te1", underscored=("lora_te_", "lora_te1_"), folder="text_encoder.", comfy="clip_h"),
+    ),
+)
