@@ -95,7 +95,8 @@ def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.devic
     Raises:
         NumericError: a weight or a result holds NaN or infinity; the message names it.
     """
-    group, about = pair.group, functools.partial(ModuleReport, pair.name, pair.source.position)
+    group = pair.group
+    about = functools.partial(ModuleReport, pair.name, pair.source.position, target=pair.elsewhere)
     if (misfit := group.misfit(whole_shape(pair.bound))) is not None:
         obstacle = pair.obstacle or Obstacle("unsupported", misfit)
         return Carried(pair, about(obstacle.decision, obstacle.reason))
@@ -182,7 +183,7 @@ def _transfer(
     if similarity.smaller is None or pair.how == "forced":
         assert method.maps_dimensions is not None
         mapped = method.maps_dimensions(Problem(given, *relation.subspaces))
-        why = "the dimensions differ" if pair.how != "forced" else f"the models are unrelated, to {pair.target_name}"
+        why = "the dimensions differ" if pair.how != "forced" else "the models are unrelated"
         return "transferred", f"forced: {why}, so nothing says which direction corresponds", mapped
     if similarity.smaller < settings.threshold:
         reason = f"the smaller similarity is below {settings.threshold:g}"
@@ -190,7 +191,7 @@ def _transfer(
             ("copied", f"{reason}: as it is", given) if settings.below == "copy" else ("below threshold", reason, None)
         )
     left, right = relation.principal if "principal vectors" in method.needs else (None, None)
-    reason = f"by {method.id}" if pair.how != "aligned" else f"by {method.id}, to {pair.target_name}"
+    reason = f"by {method.id}" + (", to the block it is most like" if pair.how == "aligned" else "")
     return "transferred", reason, method.transfer(Problem(given, *relation.subspaces, left, right))
 
 

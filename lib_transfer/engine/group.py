@@ -23,7 +23,7 @@ from lib_transfer.engine.plan import Pair, plan
 from lib_transfer.engine.report import TransferReport
 from lib_transfer.engine.request import TransferRequest, files_of
 from lib_transfer.engine.run import Relations, Runtime, over_modules
-from lib_transfer.engine.sketches import Sketches
+from lib_transfer.engine.sketches import Sketches, same_encoders
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
 from lib_transfer.formats.adapter import read_adapter
 from lib_transfer.formats.identity import FileStamp, stamp
@@ -52,6 +52,10 @@ class Bases:
     def origin(self) -> Base:
         """Whose names the adapters of the group use."""
         return self.source or self.target
+
+    def read_alike(self) -> bool:
+        """Whether both have the same text encoders; not known without a source."""
+        return self.source is not None and same_encoders(self.source, self.target)
 
     @property
     def stamps(self) -> tuple[FileStamp, ...]:
@@ -106,7 +110,7 @@ class Member:
         hashed = files_of(request).stamps
         if hashed and hashed != self.stamps:
             raise changed_error(next(s.path for s, was in zip(self.stamps, hashed, strict=True) if s != was))
-        self.planned = plan(self.adapter, bases.origin, bases.target, bases.find)
+        self.planned = plan(self.adapter, bases.origin, bases.target, bases.find, bases.read_alike)
         self.dtype = output.output_dtype(request.setting("dtype"), self.adapter)
         self._writes = writes
         self._pieces: list[output.Piece | None] = [None] * len(self.planned.pairs)

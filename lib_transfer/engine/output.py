@@ -19,6 +19,7 @@ from lib_transfer.formats.adapter import Adapter, describe
 from lib_transfer.formats.identity import legacy_a1111_hash
 from lib_transfer.formats.lora_tensors import lora_tensors
 from lib_transfer.formats.metadata import BaseFacts, ParentFacts, derived_metadata
+from lib_transfer.formats.unread import EMBEDDING
 from lib_transfer.formats.update import Dense, Norm
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.version import VERSION
@@ -81,6 +82,15 @@ def all_tensors(pieces: Sequence[Piece], target: Base, dtype: torch.dtype) -> di
     """The tensors of the whole output."""
     tensors = {key: tensor for p in pieces for key, tensor in p.tensors.items()}
     return tensors | missing_partners([p.module for p in pieces if p.tensors and p.module], target, dtype)
+
+
+def embeddings(carried: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of bundled textual-inversion embeddings, under the names by which A1111 finds them."""
+    return {
+        f"{EMBEDDING}{name}.{suffix}": tensor.contiguous()
+        for name, tensors in carried.items()
+        for suffix, tensor in tensors.items()
+    }
 
 
 def metadata(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from lib_transfer.architecture import identify_adapter
 from lib_transfer.architecture.module import Binding, Module
@@ -11,7 +14,10 @@ from lib_transfer.engine.pairing import Counterpart, How, Pairing
 from lib_transfer.engine.report import Decision
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.adapter import Adapter, Group
-from lib_transfer.formats.unread import EMBEDDING, NOT_CARRIED, Unread
+from lib_transfer.formats.unread import EMBEDDING, Unread
+
+MOST_EMBEDDINGS = 12
+"""Forge, which reads no bundled embeddings, leaves out a LoRA with more tensors than this that it does not know."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,10 @@ class Pair:
         return self.bound[self.share].module
 
     @property
-    def target_name(self) -> str:
-        """The name under which the target's module is written; empty where there is none."""
-        return (self.target and self.target.output_name) or ""
+    def elsewhere(self) -> str:
+        """The name it is written under, where that is a module of another name; else empty."""
+        there = self.target is not None and self.target.name != self.source.name
+        return (there and self.target and self.target.output_name) or ""
 
     @property
     def name(self) -> str:
@@ -67,13 +74,15 @@ class Plan:
     Attributes:
         pairs: in the adapter's order.
         unread: tensors that no module was found for, with reasons.
+        embeddings: bundled textual-inversion embeddings that are carried as they are.
     """
 
     pairs: tuple[Pair, ...]
     unread: tuple[Unread, ...]
+    embeddings: Mapping[str, Mapping[str, Tensor]]
 
 
-def plan(adapter: Adapter, origin: Base, target: Base, find: Pairing) -> Plan:
+def plan(adapter: Adapter, origin: Base, target: Base, find: Pairing, reads_alike: Callable[[], bool]) -> Plan:
     """Bind the adapter's groups to modules of the origin, and pair these with modules of the target.
 
     Args:
@@ -81,6 +90,7 @@ def plan(adapter: Adapter, origin: Base, target: Base, find: Pairing) -> Plan:
         origin: the base it was trained on; the target where the method does without, then the target's names are used.
         target: the base it goes to.
         find: what each module of the origin corresponds to in the target.
+        reads_alike: whether both bases have the same text encoders; asked only where the adapter bundles embeddings.
 
     Raises:
         MismatchError: the adapter does not belong to the origin, or nothing of it corresponds to anything in the target.
@@ -116,11 +126,29 @@ def plan(adapter: Adapter, origin: Base, target: Base, find: Pairing) -> Plan:
         for g in (pair.group for pair in pairs)
         if g.algorithm.id == "lora" and "diff_b" in g.keys
     ]
-    bundled = [
-        Unread(EMBEDDING + name, tuple(f"{EMBEDDING}{name}.{s}" for s in suffixes), "embedding", NOT_CARRIED)
-        for name, suffixes in adapter.embeddings.items()
-    ]
-    return Plan(tuple(pairs), (*adapter.unsupported, *strangers, *beside, *bundled))
+    embeddings, left = _embeddings(adapter, reads_alike)
+    return Plan(tuple(pairs), (*adapter.unsupported, *strangers, *beside, *left), embeddings)
+
+
+def _embeddings(
+    adapter: Adapter, reads_alike: Callable[[], bool]
+) -> tuple[Mapping[str, Mapping[str, Tensor]], tuple[Unread, ...]]:
+    """The bundled embeddings that are carried, and those that are not."""
+    bundled = adapter.embeddings
+    if not bundled:
+        return {}, ()
+    if sum(map(len, bundled.values())) > MOST_EMBEDDINGS:
+        reason = f"More than {MOST_EMBEDDINGS} bundled embeddings would keep Forge from loading the LoRA at all."
+    elif reads_alike():
+        return bundled, ()
+    else:
+        reason = (
+            "A bundled textual-inversion embedding belongs to the text encoder, which is another one in the target."
+        )
+    return {}, tuple(
+        Unread(EMBEDDING + name, tuple(f"{EMBEDDING}{name}.{suffix}" for suffix in suffixes), "embedding", reason)
+        for name, suffixes in bundled.items()
+    )
 
 
 def _obstacle(found: Counterpart, target: Base) -> Obstacle | None:

@@ -38,6 +38,7 @@ class ModuleReport:
             does not fit its module and was not formed: :class:`Totals` cannot count it then, and the verdict says so.
         energy_kept: share of the update's squared norm that was written, before ``strength``.
         change: ``||D_t - D|| / ||D||``: how far the result is from plain reuse, where the shapes agree.
+        target: the name it is written under, where it goes to a module of another name.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ModuleReport:
     norm_after: float | None = None
     energy_kept: float | None = None
     change: float | None = None
+    target: str = ""
 
     @property
     def written(self) -> bool:
@@ -85,7 +87,7 @@ class TransferReport:
         source_architecture, target_architecture: titles; None without a source.
         modules: in the order of the adapter.
         unread: tensors of the adapter that no module was made of.
-        notes: further things a person should know, as sentences.
+        notes: further things a person should know, as sentences; they are part of the verdict.
     """
 
     request: dict[str, Any]
@@ -157,7 +159,7 @@ class TransferReport:
         for (part, stage), t in [*self.by_stage().items(), (("all", ""), self.totals)]:
             similar = "" if t.lowest is None or t.mean is None else f"{t.lowest:.3f}  {t.mean:.3f}"
             rows.append((part, stage, str(t.modules), str(t.written), similar, percent(t.energy_kept)))
-        lines = [*table(rows), "", *reasons(self.modules, self.unread), *self.notes, "", *_verdict(self)]
+        lines = [*table(rows), "", *reasons(self.modules, self.unread), "", *_verdict(self)]
         return "\n".join(lines)
 
 
@@ -244,6 +246,7 @@ def _verdict(report: TransferReport) -> list[str]:
             if report.change < 1e-3
             else f"What was carried differs from plain reuse by {percent(report.change)} of its size."
         )
+    sentences += report.notes
     sentences.append(
         "This is how much was carried, not whether the LoRA works on the target: "
         "compare pictures with the original LoRA at the same seed."
@@ -257,6 +260,7 @@ def _module_dict(module: ModuleReport) -> dict[str, Any]:
         **(asdict(module.position) if module.position else {}),
         "decision": module.decision,
         "reason": module.reason,
+        "target": module.target,
         "similarity": similarity_dict(module.similarity),
         "rank_before": module.rank_before,
         "rank_after": module.rank_after,

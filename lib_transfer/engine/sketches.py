@@ -112,6 +112,14 @@ def same_weights(source: Store, target: Store, pairs: Sequence[tuple[Module, Mod
     return bool(pairs) and all(_equal(source, target, *pair) for pair in pairs)
 
 
+def same_encoders(source: Base, target: Base) -> bool:
+    """Whether the target has text encoders, and the source has the same ones with the same weights."""
+    parts = {layout.part for layout in target.architecture.text_encoders}
+    theirs = [module for module in target.modules if module.position.part in parts]
+    pairs = [(source.by_name[m.name], m) for m in theirs if m.name in source.by_name]
+    return len(pairs) == len(theirs) and same_weights(source.checkpoint, target.checkpoint, pairs)
+
+
 def _equal(source: Store, target: Store, one: Module, other: Module) -> bool:
     if one.shape != other.shape:
         return False

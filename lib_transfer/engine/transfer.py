@@ -211,6 +211,7 @@ def _write(member: Member, report: TransferReport, path: Path, replaced: Path | 
     metadata = output.metadata(request, member.adapter.metadata, member.pieces, target, summary, path.stem)
     sweep(path.parent)
     tensors = output.all_tensors(member.pieces, target, member.dtype)
+    tensors |= output.embeddings(member.planned.embeddings)
     warnings = list(write_adapter(path, tensors, metadata, overwrite=replaced == path).warnings)
     if replaced is not None and replaced != path:
         try:

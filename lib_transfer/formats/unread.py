@@ -65,7 +65,6 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 EMBEDDING = "bundle_emb."
-NOT_CARRIED = "A bundled textual-inversion embedding changes no weight; it is not carried."
 
 # Tensors that stand beside a group that is read.
 EXTRAS: dict[str, str] = {

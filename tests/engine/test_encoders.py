@@ -128,3 +128,28 @@ def test_what_is_no_encoder_of_the_architecture_is_named(world: tuple, tmp_path:
         request = lib_transfer.request(lora, source=whole["source"], target=[whole["target"], wrong], runtime=runtime)
         with pytest.raises(UnsupportedError, match=wrong.name):
             lib_transfer.analyse(request, runtime=runtime)
+
+
+@pytest.mark.parametrize(("change", "count"), [(0.0, 3), (0.1, 3), (0.0, 13)])
+def test_bundled_embeddings_go_along_with_the_same_encoders_only(change: float, count: int, tmp_path: Path) -> None:
+    """And not where there are so many that Forge would not load the file."""
+    source = tiny.weights("sd1", width=8)
+    moved = tiny.fine_tuned(source, change)
+    target = {key: moved[key] if change else w for key, w in source.items()}
+    target |= {key: w for key, w in tiny.fine_tuned(source).items() if key.startswith(UNET)}
+    paths = [tiny.save(tmp_path / f"{n}.safetensors", w) for n, w in (("source", source), ("target", target))]
+    words = {f"bundle_emb.word{n}.string_to_param.*": torch.randn(2, 768) for n in range(count)}
+    made = tiny.factors("lora_unet_conv_in", source[f"{UNET}input_blocks.0.0.weight"].shape)
+    lora = tiny.save(tmp_path / "style.safetensors", made | words)
+    (tmp_path / "out").mkdir()
+    runtime = lib_transfer.Runtime(device="cpu", cache_folder=tmp_path / "cache")
+    request = lib_transfer.request(lora, source=paths[0], target=paths[1], runtime=runtime, threshold=0.0)
+    result = lib_transfer.transfer(request, lib_transfer.Destination(folder=tmp_path / "out"), runtime=runtime)
+    assert result.path is not None and result.report is not None
+    carried = {key: w for key, w in load_file(result.path).items() if key.startswith("bundle_emb.")}
+    if change or count > 12:
+        assert not carried
+        assert {u.kind for u in result.report.unread} == {"embedding"} and len(result.report.unread) == count
+    else:
+        assert carried.keys() == words.keys() and all(torch.equal(carried[key], words[key]) for key in words)
+        assert result.report.unread == ()
