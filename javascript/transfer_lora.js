@@ -1,5 +1,5 @@
 // What the tab cannot do on the server: ask how far a job is, follow the WebUI's checkpoint list, hand a tag to the
-// prompt, and put a button on the LoRA cards. Presses our own hidden buttons; talks to nothing else.
+// prompt, read the settings of txt2img, and put a button on the LoRA cards. Presses our own hidden buttons; talks to nothing else.
 (function() {
     "use strict";
 
@@ -133,6 +133,21 @@
         openTab(where);
     }
 
+    // The values of txt2img, for the pictures of a comparison; the server looks at every one of them.
+    function take() {
+        const value = (inner) => app().querySelector("#txt2img_" + inner)?.value;
+        const taken = {
+            prompt: value("prompt textarea"),
+            negative: value("neg_prompt textarea"),
+            sampler: value("sampling input"),
+        };
+        for (const name of ["steps", "width", "height"]) taken[name] = value(name + " input[type=number]");
+        taken.cfg = value("cfg_scale input[type=number]");
+        taken.seed = value("seed :is(input, textarea)");
+        write("taken", JSON.stringify(taken));
+        setTimeout(() => press("take"), 100);
+    }
+
     function openTab(name) {
         const tabs = app().querySelector("#tabs");
         const page = tabs?.querySelector("#tab_" + name);
@@ -151,6 +166,8 @@
             write("card", button.dataset.name);
             openTab("transfer_lora");
             setTimeout(() => press("from_card"), 100);
+        } else if (action === "take") {
+            take();
         } else if (action === "copy") {
             copy(button.dataset.tag).then(() => {
                 button.textContent = "Copied";

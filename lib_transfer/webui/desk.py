@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,15 @@ def told(work: Callable[..., str]) -> Callable[..., str]:
             )
 
     return guarded
+
+
+@dataclass(frozen=True)
+class Start:
+    """A job that is ready to be started; ``in_turn`` says whether it needs the program's queue for itself."""
+
+    job: Job
+    work: Callable[[Job], None]
+    in_turn: bool
 
 
 class Desk:
@@ -141,23 +151,32 @@ class Desk:
     # Jobs.
 
     def start(self, kind: Kind, job_id: object, *values: Any) -> tuple[Any, ...]:
+        """Start a job on LoRAs; see :meth:`begin`."""
+
+        def prepare() -> Start:
+            asked_for = order(Asked(*values[:4], values=values[4:]), self.host)
+            work = Work(asked_for, self.host, self.index, self.once)
+            on_gpu = runtime(self.host).torch_device.type == "cuda"
+            return Start(Job(kind, tuple(asked_for.adapters)), work, on_gpu)
+
+        return self.begin(job_id, prepare)
+
+    def begin(self, job_id: object, prepare: Callable[[], Start]) -> tuple[Any, ...]:
         """Start a job: its id, its status, and empty results. A window whose last job goes on gets that job's status."""
         running = self.board.get(job_id)
         if running is not None and running.active:
             return gr.update(), status.status(running), gr.update(), gr.update(), gr.update()
         made: list[Job] = []
-        problem = self._start(made, kind, Asked(*values[:4], values=values[4:]))
+        problem = self._begin(made, prepare)
         state = status.status(made[0]) if made else status.refused(problem)
         return made[0].id if made else "", state, "", gr.update(choices=[], value=None, visible=False), ""
 
     @told
-    def _start(self, made: list[Job], kind: Kind, asked: Asked) -> str:
-        asked_for = order(asked, self.host)
-        job = Job(kind, tuple(asked_for.adapters))
-        on_gpu = runtime(self.host).torch_device.type == "cuda"
-        turn = functools.partial(self.host.gpu_turn, job.id) if on_gpu else None
-        self.board.start(job, Work(asked_for, self.host, self.index, self.once), turn)
-        made.append(job)
+    def _begin(self, made: list[Job], prepare: Callable[[], Start]) -> str:
+        start = prepare()
+        turn = functools.partial(self.host.gpu_turn, start.job.id) if start.in_turn else None
+        self.board.start(start.job, start.work, turn)
+        made.append(start.job)
         return ""
 
     def poll(self, job_id: object) -> str:

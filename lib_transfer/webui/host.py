@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lib_transfer.engine.source_checkpoint import Checkpoint
 from lib_transfer.webui import settings
+
+if TYPE_CHECKING:
+    from lib_transfer.webui.compare.scene import Scene
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class Turn(Protocol):
 
     def skipped(self) -> bool:
         """Whether the person pressed the program's own skip; it answers so once."""
+
+    def stop(self) -> None:
+        """Stop what the program itself does in this turn, such as a picture."""
 
 
 class Host(ABC):
@@ -75,6 +81,22 @@ class Host(ABC):
     @abstractmethod
     def gpu_turn(self, task: str) -> AbstractContextManager[Turn]:
         """Wait for a turn in the program's queue, and hold it."""
+
+    def listed_adapter(self, name: str) -> Path | None:
+        """The LoRA that ``name`` means in a tag; None where the program does not say."""
+        return None
+
+    def draws(self) -> bool:
+        """Whether it makes pictures."""
+        return False
+
+    def samplers(self) -> tuple[str, ...]:
+        """Names of the samplers that pictures can be made with."""
+        return ()
+
+    def draw(self, scene: Scene, prompt: str, checkpoint: Checkpoint) -> bytes:
+        """A picture of ``scene`` with another prompt, as a JPEG file. Only within a turn in the program's queue."""
+        raise NotImplementedError
 
     def setting(self, key: str) -> Any:
         """The value of one of our settings: the stored one if it is sound, else the default."""

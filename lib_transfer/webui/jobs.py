@@ -12,15 +12,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lib_transfer.engine.outcome import Outcome
 from lib_transfer.errors import CancelledError
 from lib_transfer.progress import WRITING
 from lib_transfer.webui.host import Turn
 
+if TYPE_CHECKING:
+    from lib_transfer.webui.compare.comparison import Shown
+
 State = Literal["waiting", "running", "stopping", "done", "stopped", "failed"]
-Kind = Literal["transfer", "analyse"]
+Kind = Literal["transfer", "analyse", "compare"]
 
 KEPT = 30
 """Finished jobs whose results can still be shown."""
@@ -33,7 +36,7 @@ class Job:
 
     Args:
         kind: what is done.
-        names: of the LoRAs, in order.
+        names: of the LoRAs, in order, and of what else is done one after another.
     """
 
     def __init__(self, kind: Kind, names: tuple[str, ...]) -> None:
@@ -45,6 +48,7 @@ class Job:
         self.on_gpu = False
         self.failure = ""
         self.outcomes: list[Outcome] = []
+        self.pictures: list[Shown] = []
         self.current = 0
         self._lock = threading.Lock()
         self._text, self._step, self._steps = "", 0, 0
@@ -125,6 +129,8 @@ class Job:
             if self.active:
                 self._stop = True
                 self.state = "stopping" if self._writing else "stopped"
+                if self.turn is not None:
+                    self.turn.stop()
 
     def skip(self) -> None:
         """Leave out the LoRA that is being worked on."""

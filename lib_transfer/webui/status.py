@@ -23,7 +23,7 @@ def status(job: Job) -> str:
     marks = {
         "state": job.state,
         "share": f"{share:.3f}",
-        "done": len(job.outcomes),
+        "done": len(job.outcomes) + len(job.pictures),
         "written": written,
         "tick": time.monotonic_ns(),
         **({"task": job.id} if job.on_gpu else {}),
@@ -63,7 +63,10 @@ def _done(job: Job) -> str:
         "left out": "skipped",
         "failed": "not transferred",
     }
-    return "Done: " + ", ".join(f"{n} {words[s]}" for s, n in counts.items()) + "."
+    said = [f"{n} {words[s]}" for s, n in counts.items()]
+    if job.pictures:
+        said.append(_count(len(job.pictures), "picture"))
+    return f"Done: {', '.join(said)}."
 
 
 def _count(number: int, what: str) -> str:

@@ -11,6 +11,8 @@ import gradio as gr
 from lib_transfer import method as registry
 from lib_transfer.method import Method
 from lib_transfer.webui import controls, results, status
+from lib_transfer.webui.compare import panel
+from lib_transfer.webui.compare.panel import Controls
 from lib_transfer.webui.desk import Desk
 from lib_transfer.webui.gradio_compat import HIDDEN, blocks, control, elem_id, on
 from lib_transfer.webui.order import ACTIVE, AUTOMATIC
@@ -34,9 +36,11 @@ class _Parts:
     values: list[Any]
     transfer: Any
     analyse: Any
+    compare: Controls
     interrupt: Any
     skip: Any
     status: Any
+    pictures: Any
     overview: Any
     picker: Any
     details: Any
@@ -119,12 +123,14 @@ def _inputs(desk: Desk, method: Method) -> dict[str, Any]:
         made["analyse"] = control(gr.Button, "analyse", value="Analyse")
         made["interrupt"] = control(gr.Button, "interrupt", value="Interrupt", variant="stop")
         made["skip"] = control(gr.Button, "skip", value="Skip this LoRA")
+    made["compare"] = panel.controls(desk.host)
     return made
 
 
 def _outputs() -> dict[str, Any]:
     return {
         "status": control(gr.HTML, "status", value=status.IDLE),
+        "pictures": control(gr.HTML, "pictures", value=""),
         "overview": control(gr.HTML, "overview", value=results.EMPTY),
         "picker": control(
             gr.Dropdown,
@@ -168,4 +174,5 @@ def _wire(desk: Desk, parts: _Parts) -> None:
     on(parts.skip.click, desk.skip, [signals["job"]], [parts.status])
     on(signals["poll"].click, desk.poll, [signals["job"]], [parts.status])
     on(signals["show"].click, desk.results, [signals["job"], parts.picker], results_of_job)
+    panel.Compare(desk).wire(parts.compare, signals["job"], parts.asked, started, parts.pictures, signals["show"])
     on(parts.picker.input, desk.details, [signals["job"], parts.picker], [parts.details])

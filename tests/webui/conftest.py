@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -13,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -55,6 +56,12 @@ class Server:
     url: str
     models: Path
     hold: Path
+
+    @property
+    def drawn(self) -> list[list[Any]]:
+        """What every picture so far was made of: prompt, negative prompt, sampler, seed, steps, checkpoint."""
+        log = self.hold.with_suffix(".drawn")
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
     @property
     def loras(self) -> Path:

@@ -85,12 +85,16 @@ class Tab:
         self.wait(" || ".join(f"status.state === '{state}'" for state in states))
         return self.page.locator("#transfer_lora_status .transfer-lora-status").first.inner_text()
 
-    def run(self, button: str, *states: str) -> str:
-        """Press a button that starts a job, and wait for the job's end and its results."""
+    def begin(self, button: str) -> None:
+        """Press a button that starts a job, and wait until it is another one than the last."""
         job = self.part("job").locator("textarea, input").first
         last = job.input_value()
         self.press(button)
         self.wait(f"document.querySelector('#transfer_lora_job textarea, #transfer_lora_job input').value !== {last!r}")
+
+    def run(self, button: str, *states: str) -> str:
+        """Press a button that starts a job, and wait for the job's end and its results."""
+        self.begin(button)
         said = self.until(*(states or ("done",)))
         self.part("overview").locator("tbody tr").first.wait_for()
         self.part("details").locator("h4").first.wait_for()

@@ -117,6 +117,7 @@ class Program:
                 "list_models": lambda: None,
                 "select_checkpoint": self.select_checkpoint,
             },
+            "modules.sd_samplers": {"samplers": [SimpleNamespace(name="Euler")]},
             "modules.scripts": {"Script": Script, "AlwaysVisible": object(), "scripts_data": []},
             "modules.call_queue": {"queue_lock": queue},
             "modules.progress": {

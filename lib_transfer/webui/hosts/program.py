@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from lib_transfer.webui import files
+from lib_transfer.webui.compare.scene import Scene
 from lib_transfer.webui.host import Active, Checkpoint, Host, Turn
+from lib_transfer.webui.hosts import drawing
 from lib_transfer.webui.settings import PREFIX
 
 logger = logging.getLogger("transfer_lora")
@@ -108,6 +110,18 @@ class Program(Host):
         info = _module("sd_models").get_closet_checkpoint_match(name)
         return _checkpoint(info) if info is not None else None
 
+    def draws(self) -> bool:
+        """Every WebUI does."""
+        return True
+
+    def samplers(self) -> tuple[str, ...]:
+        """Those that are not hidden in the WebUI's settings."""
+        return drawing.samplers()
+
+    def draw(self, scene: Scene, prompt: str, checkpoint: Checkpoint) -> bytes:
+        """As txt2img does, without scripts, saving nothing."""
+        return drawing.draw(scene, prompt, checkpoint.path)
+
     @contextmanager
     def within_generation(self, text: str) -> Iterator[Turn]:
         """Use the progress bar and the interrupt of the generation that is under way; its own numbers come back after."""
@@ -161,6 +175,10 @@ class _Turn:
         """Whether Skip was pressed since the last time."""
         skipped, self._state.skipped = bool(self._state.skipped), False
         return skipped
+
+    def stop(self) -> None:
+        """As Interrupt does."""
+        self._state.interrupted = True
 
 
 def _module(name: str) -> Any:

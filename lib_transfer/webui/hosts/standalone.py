@@ -134,3 +134,6 @@ class _NoTurn:
     def skipped(self) -> bool:
         """There is no button."""
         return False
+
+    def stop(self) -> None:
+        """It does nothing itself."""

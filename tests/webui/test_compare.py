@@ -1,0 +1,225 @@
+"""Compare: the same prompt and seed without a LoRA, with it and with its copy; in a browser, and what a program is asked for."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lib_transfer.errors import RequestError
+from lib_transfer.webui.compare.scene import Scene, scene
+from lib_transfer.webui.hosts.program import Program as Host
+from tests.webui import models
+from tests.webui.conftest import Server
+from tests.webui.driver import Tab
+from tests.webui.programs import Program
+from tests.webui.test_limits import keep
+
+
+def compare(tab: Tab, prompt: str, **numbers: int) -> None:
+    """Open the panel, fill it in and press the button."""
+    tab.part("comparison").locator(".label-wrap").click()
+    tab.part("prompt").locator("textarea").fill(prompt)
+    for name, value in numbers.items():
+        field = tab.part(name).locator("input[type=number]")
+        field.fill(str(value))
+        field.blur()
+    tab.begin("compare")
+
+
+def test_three_pictures_differ_in_the_lora_alone(tab: Tab, server: Server) -> None:
+    models.lora(server.models, "compared", seed=20)
+    tab.press("refresh")
+    before, drawn = server.files(), len(server.drawn)
+    tab.choose("compared", target=models.TUNED)
+    compare(tab, "a cat", seed=7, width=64, height=64)
+    assert tab.until("done") == "Done: 1 written, 3 pictures."
+    [new] = server.files() - before
+    copy = Path(new).stem
+    said = server.drawn[drawn:]
+    assert [made[0] for made in said] == ["a cat", "a cat <lora:compared:1>", f"a cat <lora:{copy}:1>"]
+    assert {tuple(made[1:]) for made in said} == {("", "Euler", 7, 20, models.TUNED)}
+    figures = tab.part("pictures").locator("figure")
+    figures.nth(2).locator("img").wait_for()
+    titles = ["Without compared", "With compared as it is", "With its copy for tuned"]
+    assert [text.split("\n")[0] for text in figures.locator("figcaption").all_inner_texts()] == titles
+    assert figures.locator("img").first.evaluate("picture => picture.naturalWidth") == 64
+    boxes = [figures.nth(number).bounding_box() for number in range(3)]
+    assert len({box["y"] for box in boxes if box}) == 1  # side by side
+    assert "differs by" in figures.nth(2).inner_text()
+
+    # The prompt's own tag keeps its weights; the copy is there already.
+    tab.part("prompt").locator("textarea").fill(f"<lora:{copy}:0.4:0.2> a cat <tlora:another:1>")
+    tab.begin("compare")
+    tab.until("done")
+    again = [made[0] for made in server.drawn[drawn + 3 :]]
+    assert again == [
+        " a cat <lora:another:1>",
+        "<lora:compared:0.4:0.2> a cat <lora:another:1>",
+        f"<lora:{copy}:0.4:0.2> a cat <lora:another:1>",
+    ]
+
+
+def test_interrupt_stops_between_pictures(tab: Tab, server: Server) -> None:
+    models.lora(server.models, "halted", seed=21)
+    tab.press("refresh")
+    tab.choose("halted", target=models.TUNED)
+    assert tab.run("transfer") == "Done: 1 written."
+    drawn = len(server.drawn)
+    server.hold.touch()
+    compare(tab, "a cat", width=64, height=64)
+    tab.part("status").get_by_text("the picture without halted").wait_for()
+    tab.press("interrupt")
+    tab.until("stopped")
+    server.hold.unlink()
+    tab.run("analyse")
+    assert len(server.drawn) == drawn + 1
+    assert tab.part("pictures").locator("figure").count() == 0
+
+
+def test_a_lora_of_the_target_itself_is_compared_with_nothing_but_its_absence(tab: Tab, server: Server) -> None:
+    models.lora(server.models, "at-home", seed=22)
+    tab.press("refresh")
+    tab.choose("at-home", target=models.BASE)
+    compare(tab, "a cat", width=64, height=64)
+    assert tab.until("done") == "Done: 1 not transferred, 2 pictures."
+    tab.part("details").get_by_text("This LoRA was trained on the target itself").wait_for()
+
+
+def test_the_settings_of_txt2img_can_be_taken(tab: Tab) -> None:
+    tab.part("comparison").locator(".label-wrap").click()
+    # As both WebUIs have them; a value that is none is left alone.
+    tab.page.evaluate(
+        """() => {
+            const fields = {prompt: ["textarea", "a <b>dog</b>"], neg_prompt: ["textarea", "blurry"], sampling: ["input", "Heun"],
+                steps: ["number", "31"], width: ["number", "832"], height: ["number", "nonsense"], cfg_scale: ["number", "4.5"],
+                seed: ["number", "12"]};
+            for (const [name, [kind, value]] of Object.entries(fields)) {
+                const place = document.createElement("div");
+                place.id = "txt2img_" + name;
+                const field = document.createElement(kind === "textarea" ? "textarea" : "input");
+                if (kind === "number") field.type = "number";
+                place.append(field);
+                document.body.append(place);
+                field.value = value;
+            }
+            document.querySelector("#transfer_lora_root").dataset.prompt = "yes";
+        }"""
+    )
+    tab.part("comparison").get_by_text("Take the settings of txt2img").click()
+    tab.wait("document.querySelector('#transfer_lora_prompt textarea').value === 'a <b>dog</b>'")
+    values = {
+        name: tab.part(name).locator(inner).first.input_value()
+        for name, inner in (
+            ("negative", "textarea"),
+            ("sampler", "input"),
+            ("steps", "input[type=number]"),
+            ("width", "input[type=number]"),
+            ("height", "input[type=number]"),
+            ("cfg", "input[type=number]"),
+            ("seed", "input[type=number]"),
+        )
+    }
+    assert values == {
+        "negative": "blurry",
+        "sampler": "Heun",
+        "steps": "31",
+        "width": "832",
+        "height": "512",
+        "cfg": "4.5",
+        "seed": "12",
+    }
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_pictures_fit_a_narrow_window_and_can_be_read(
+    server: Server, window: Callable[..., Tab], theme: str, tmp_path: Path
+) -> None:
+    models.lora(server.models, f"shown-{theme}", seed=23)
+    for width in (1280, 400):
+        tab = window(server.url, theme=theme, width=width).ready()
+        tab.choose(f"shown-{theme}", target=models.TUNED)
+        compare(tab, "a lighthouse in a storm, oil painting", seed=5)
+        tab.until("done")
+        tab.part("pictures").locator("figure").nth(2).wait_for()
+        tab.part("details").locator("h4").wait_for()
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+        tab.shot(tmp_path / "seen.png")
+        keep(tmp_path / "seen.png", f"compare-{theme}-{width}")
+
+
+# What the program is asked for.
+
+
+@pytest.fixture
+def painter(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The generations that the program was given."""
+    given: list[Any] = []
+
+    class Processing(SimpleNamespace):
+        def close(self) -> None:
+            self.closed = True
+
+    def process_images(p: Any) -> SimpleNamespace:
+        given.append(p)
+        return SimpleNamespace(
+            images=[] if program.state.interrupted else [Image.new("RGBA", (p.width, p.height), "red")]
+        )
+
+    module = ModuleType("modules.processing")
+    vars(module).update(StableDiffusionProcessingTxt2Img=Processing, process_images=process_images)
+    monkeypatch.setitem(sys.modules, "modules.processing", module)
+    program.add(tmp_path / "first.safetensors")
+    return given
+
+
+SCENE = Scene("a cat", "blurry", "Euler", 9, 5.0, 64, 72, 3, 1.0)
+
+
+def test_the_program_is_asked_for_a_picture_that_it_does_not_keep(painter: list[Any], tmp_path: Path) -> None:
+    host = Host()
+    [checkpoint] = host.checkpoints().values()
+    assert (host.draws(), host.samplers()) == (True, ("Euler",))
+    picture = Image.open(io.BytesIO(host.draw(SCENE, "a dog", checkpoint)))
+    assert (picture.format, picture.size) == ("JPEG", (64, 72))
+    [p] = painter
+    assert (p.prompt, p.negative_prompt, p.seed, p.sampler_name, p.steps, p.cfg_scale) == (
+        "a dog",
+        "blurry",
+        3,
+        "Euler",
+        9,
+        5.0,
+    )
+    assert (p.do_not_save_samples, p.do_not_save_grid, p.closed) == (True, True, True)
+    assert p.override_settings == {"sd_model_checkpoint": "first.safetensors"}
+
+
+def test_without_a_picture_there_is_a_sentence(painter: list[Any], program: Program) -> None:
+    [checkpoint] = Host().checkpoints().values()
+    program.state.interrupted = True
+    with pytest.raises(RequestError, match="interrupted"):
+        Host().draw(SCENE, "a dog", checkpoint)
+    program.infos.clear()
+    with pytest.raises(RequestError, match="not in the WebUI's list"):
+        Host().draw(SCENE, "a dog", checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(0, None), (0, "x" * 20_001), (1, 3), (2, "os.system"), (3, 0), (3, "many"), (5, None), (6, 10_000), (8, 2**40)],
+)
+def test_values_of_a_scene_are_checked(painter: list[Any], place: int, value: object) -> None:
+    values = ["a cat", "", "Euler", 20, 7, 1, 513, 512, -1]
+    good = scene(values, Host())
+    assert (good.width, good.height) == (512, 512)
+    assert 0 <= good.drawn().seed < 2**32
+    values[place] = value
+    with pytest.raises(RequestError):
+        scene(values, Host())
