@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     settings: dict[str, Any] = registry.settings(registry.get(registry.DEFAULT), given)
     wanted = Wanted(settings["energy"], settings["subspace_rank"])
     report = compare(options.source, options.target, wanted, runtime=terminal.runtime(options), progress=terminal.Bar())
-    print(report.to_text(), file=terminal.talk(options))
+    print(report.to_text(), file=terminal.talk(options.json))
     if options.json:
         terminal.write_json(options.json, report.to_dict())
     if options.plot:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import threading
 import time
@@ -18,11 +19,32 @@ from lib_transfer.formats.publish import write_bytes
 _MODEL_FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
 
 
+class Line:
+    """A line at the bottom of a terminal that is drawn again and again; nothing elsewhere."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+
+    def draw(self, share: float, text: str, left: float | None) -> None:
+        """A bar for ``share`` (0 to 1), the time left in seconds, and a text."""
+        if self._stream.isatty():
+            bar, time_left = "#" * round(20 * share), "" if left is None else f"{duration(left)} left  "
+            width = max(shutil.get_terminal_size().columns - 25, 20)
+            self._stream.write(f"\r\x1b[K[{bar:<20}] {f'{time_left}{text}'[:width]}")
+            self._stream.flush()
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._stream.isatty():
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
 class Bar:
     """A progress bar with the time left, on a terminal; silent elsewhere. Ctrl-C stops the job between two modules."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        self._line = Line(stream)
         self._lock = threading.Lock()
         self._total, self._done, self._began = 0, 0, 0.0
         self._what = ""
@@ -37,23 +59,25 @@ class Bar:
         with self._lock:
             self._done += 1
             self._draw(what)
-            if self._done == self._total and self._stream.isatty():
-                self._stream.write("\r\x1b[K")
-                self._stream.flush()
+            if self._done == self._total:
+                self._line.clear()
 
     def cancelled(self) -> bool:
         """Never: Ctrl-C interrupts the main thread."""
         return False
 
     def _draw(self, what: str) -> None:
-        if not self._stream.isatty():
-            return
         share = self._done / max(self._total, 1)
         elapsed = time.monotonic() - self._began
-        left = f"{elapsed / share - elapsed:4.0f} s left" if share > 0 else ""
-        bar = "#" * round(20 * share)
-        self._stream.write(f"\r\x1b[K[{bar:<20}] {self._done}/{self._total} {left}  {self._what}  {what[-50:]}")
-        self._stream.flush()
+        left = elapsed / share - elapsed if share > 0 else None
+        self._line.draw(share, f"{self._done}/{self._total}  {self._what}  {what[-50:]}", left)
+
+
+def duration(seconds: float) -> str:
+    """A time for a person."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def add_runtime(parser: argparse.ArgumentParser) -> None:
@@ -74,9 +98,9 @@ def runtime(options: argparse.Namespace) -> Runtime:
     return Runtime(device=getattr(options, "device", "auto"), cache_folder=options.cache_dir)
 
 
-def talk(options: argparse.Namespace) -> TextIO:
-    """Where the words go: the standard output, unless JSON goes there."""
-    return sys.stderr if str(options.json) == "-" else sys.stdout
+def talk(report: Path | None) -> TextIO:
+    """Where the words go: the standard output, unless the report goes there."""
+    return sys.stderr if str(report) == "-" else sys.stdout
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

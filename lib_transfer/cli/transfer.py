@@ -31,13 +31,7 @@ def add_to(commands: Any) -> None:
         "--target", type=Path, action="append", metavar="CKPT", required=True,
         help=f"the checkpoint it is to work on{again}",
     )  # fmt: skip
-    parser.add_argument(
-        "--method",
-        default=registry.DEFAULT,
-        metavar="METHOD",
-        help=f"{', '.join(m.id for m in METHODS)} (default {registry.DEFAULT}; see the command methods)",
-    )
-    add_settings(parser)
+    add_method(parser)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--output", type=Path, metavar="FILE", help="the file to write")
     output.add_argument("--output-dir", type=Path, metavar="DIR", help="the folder to write to (the LoRA's own)")
@@ -79,7 +73,7 @@ def _dry_run(
     request: TransferRequest, runtime: Runtime, options: argparse.Namespace
 ) -> tuple[TransferReport, dict[str, Any]]:
     report = analyse(request, runtime=runtime, progress=terminal.Bar())
-    print(report.to_text(), file=terminal.talk(options))
+    print(report.to_text(), file=terminal.talk(options.json))
     return report, {"status": "analysed", "output": None, "sidecars": [], "warnings": [], "request": report.request}
 
 
@@ -92,7 +86,7 @@ def _transfer(
     if result.path is not None:
         lines.append(f"{'Already done' if result.status == 'already done' else 'Written'}: {result.path}")
         lines += [f"  with {path.name}" for path in result.sidecars] + [f"  {text}" for text in result.warnings]
-    print("\n".join(lines), file=terminal.talk(options))
+    print("\n".join(lines), file=terminal.talk(options.json))
     return result.report, {
         "status": result.status,
         "output": None if result.path is None else str(result.path),
@@ -100,6 +94,17 @@ def _transfer(
         "warnings": list(result.warnings),
         "request": json.loads(request.to_json()),
     }
+
+
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """Add ``--method`` and a flag for every setting that some method declares."""
+    parser.add_argument(
+        "--method",
+        default=registry.DEFAULT,
+        metavar="METHOD",
+        help=f"{', '.join(m.id for m in METHODS)} (default {registry.DEFAULT}; see the command methods)",
+    )
+    add_settings(parser)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

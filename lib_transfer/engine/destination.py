@@ -8,7 +8,7 @@ from pathlib import Path
 from lib_transfer.engine.request import TransferRequest, files_of
 from lib_transfer.errors import BadFileError, OutputExistsError, RequestError, TransferError
 from lib_transfer.formats.identity import addnet_hash
-from lib_transfer.formats.metadata import PREFIX
+from lib_transfer.formats.metadata import DATA_HASH, PREFIX
 from lib_transfer.formats.naming import fill_template, safe_stem
 from lib_transfer.formats.safetensors_file import read_header
 
@@ -68,7 +68,7 @@ def is_done(path: Path, request: TransferRequest) -> bool:
         metadata = read_header(path).metadata
         if metadata.get(f"{PREFIX}request") != request.to_json():
             return False
-        return addnet_hash(path) == metadata.get("sshs_model_hash")
+        return addnet_hash(path) == metadata.get(DATA_HASH)
     except TransferError:
         return False
 

@@ -258,9 +258,10 @@ def _read_output(path: Path) -> OutputFacts:
 
 def _read_content(path: Path) -> ContentFacts:
     from lib_transfer.formats.identity import addnet_hash  # noqa: PLC0415
+    from lib_transfer.formats.metadata import DATA_HASH  # noqa: PLC0415
     from lib_transfer.formats.safetensors_file import read_header  # noqa: PLC0415
 
     try:
-        return ContentFacts(addnet_hash(path) == read_header(path).metadata.get("sshs_model_hash"))
+        return ContentFacts(addnet_hash(path) == read_header(path).metadata.get(DATA_HASH))
     except TransferError:
         return ContentFacts(False)

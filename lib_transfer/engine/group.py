@@ -174,6 +174,7 @@ def carry_all(
     cache: Cache,
     progress: Progress,
     left: Left = lambda _: False,
+    begins: float = 0.0,
 ) -> None:
     """Carry every module of every member; what goes wrong for one of them is its ``problem`` and nobody else's.
 
@@ -183,6 +184,7 @@ def carry_all(
         cache: where decompositions are kept.
         progress: is told of every module of the bases, and asked before every adapter's part of it whether to stop.
         left: asked as often, whether to leave out this member.
+        begins: at which share of the modules to begin; those before it come last. No result depends on it.
 
     Raises:
         CancelledError: the person asked to stop.
@@ -203,6 +205,8 @@ def carry_all(
                 member.carry(place, settings, relate, device)
 
     modules = _by_module(members)
+    first_module = int(begins * len(modules))
+    modules = [*modules[first_module:], *modules[:first_module]]
     one_adapter = f"{first.request.adapter_name} to {first.request.target_name}"
     words = one_adapter if len(members) == 1 else f"{len(members)} LoRAs to {first.request.target_name}"
     progress.start(len(modules), words)

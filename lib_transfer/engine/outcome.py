@@ -66,3 +66,14 @@ def summary_in(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return summary if isinstance(summary, dict) else {}
+
+
+def summary_of(path: Path) -> Mapping[str, Any]:
+    """The summary that the output at ``path`` says of itself.
+
+    Raises:
+        BadFileError, StorageError: it cannot be read.
+    """
+    from lib_transfer.formats.safetensors_file import read_header  # noqa: PLC0415 - the tab is built without it
+
+    return summary_in(read_header(path).metadata)

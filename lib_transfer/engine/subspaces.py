@@ -255,6 +255,11 @@ def _decomposition(weight: Weight, wanted: Wanted, cache: Cache, *, hopeful: boo
     return stored or _computed(weight, torch.float64, cache)
 
 
+def is_known(weight: Weight, cache: Cache) -> bool:
+    """Whether some decomposition of ``weight`` is in the cache. Reads nothing."""
+    return any(cache.path("weights", _entry(weight, p)).is_file() for p in (torch.float32, torch.float64))
+
+
 def _entry(weight: Weight, precision: torch.dtype) -> str:
     return entry_key(weight.key, precision)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -102,14 +103,19 @@ def transfer(
 
 
 def transfer_group(
-    orders: Sequence[Order], *, runtime: Runtime, progress: Progress, left: Left = lambda _: False
+    orders: Sequence[Order],
+    *,
+    runtime: Runtime,
+    progress: Progress,
+    left: Left = lambda _: False,
+    begins: float = 0.0,
 ) -> Iterator[tuple[Order, Ending]]:
     """Transfer several adapters together; each output is written whole, as soon as all modules were carried.
 
     Args:
         orders: their requests differ in the adapter alone.
         runtime, progress: as in :func:`transfer`.
-        left: asked between modules whether an adapter of the group is to be left out.
+        left, begins: as in :func:`~lib_transfer.engine.group.carry_all`.
 
     Yields:
         Every order with its ending, in no special order; a problem of one of them does not keep the others back.
@@ -117,7 +123,7 @@ def transfer_group(
     Raises:
         CancelledError: the person asked to stop. What was yielded is done.
         StorageError: an output could not be written, and so the next one could not be either.
-        TransferError: a checkpoint cannot be read, or there is too little memory.
+        NotEnoughMemoryError: there is too little memory for a module, or for all adapters together.
     """
     to_do: list[tuple[Order, Path | None]] = []
     for order in orders:
@@ -133,21 +139,40 @@ def transfer_group(
     if not to_do:
         return
     cache = runtime.cache
-    with opened(to_do[0][0].request, runtime, cache) as bases:
-        members: list[tuple[Member, Order, Path | None]] = []
-        for order, replaced in to_do:
-            member = _member(order, bases)
-            if isinstance(member, TransferError):
-                yield order, member
-            else:
-                members.append((member, order, replaced))
-        if not members:
+    with ExitStack() as stack:
+        try:
+            bases = stack.enter_context(opened(to_do[0][0].request, runtime, cache))
+        except NotEnoughMemoryError:
+            raise
+        except TransferError as error:
+            yield from ((order, error) for order, _ in to_do)
             return
-        carry_all([member for member, _, _ in members], runtime, cache, progress, left)
-        while members:
-            # Taken out of the list, so that its memory is free once it is written.
-            member, order, replaced = members.pop(0)
-            yield order, _ending(member, order, replaced, cache, progress)
+        yield from _carried(to_do, bases, runtime, cache, progress, left, begins)
+
+
+def _carried(
+    to_do: Sequence[tuple[Order, Path | None]],
+    bases: Bases,
+    runtime: Runtime,
+    cache: Cache,
+    progress: Progress,
+    left: Left,
+    begins: float,
+) -> Iterator[tuple[Order, Ending]]:
+    members: list[tuple[Member, Order, Path | None]] = []
+    for order, replaced in to_do:
+        member = _member(order, bases)
+        if isinstance(member, TransferError):
+            yield order, member
+        else:
+            members.append((member, order, replaced))
+    if not members:
+        return
+    carry_all([member for member, _, _ in members], runtime, cache, progress, left, begins)
+    while members:
+        # Taken out of the list, so that its memory is free once it is written.
+        member, order, replaced = members.pop(0)
+        yield order, _ending(member, order, replaced, cache, progress)
 
 
 def _member(order: Order, bases: Bases) -> Member | TransferError:

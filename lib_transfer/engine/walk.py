@@ -1,12 +1,30 @@
-"""Files in folders of LoRAs. Folders come with links of all kinds; nothing here goes round in circles."""
+"""The LoRA files in folders, and a name for each. Folders hold links of all kinds; nothing here goes round in circles."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 EXTENSIONS = (".safetensors", ".pt", ".ckpt")
+
+
+def adapters(folders: Iterable[Path]) -> dict[str, Path]:
+    """Every LoRA file by name: its path below the folder, without the ending.
+
+    Where two files would share a name, the later one keeps its ending, or is named after its folder too.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        # As texts: making paths of thousands of files takes longer than finding them.
+        start = len(os.path.join(folder, ""))  # noqa: PTH118
+        for path in sorted(walk(folder), key=str.casefold):
+            name = path[start:].replace(os.sep, "/")
+            stem = os.path.splitext(name)[0]  # noqa: PTH122
+            free = next((n for n in (stem, name, f"{folder.name}/{name}") if n not in found), None)
+            if free is not None:
+                found[free] = Path(path)
+    return found
 
 
 def walk(folder: Path) -> Iterator[str]:

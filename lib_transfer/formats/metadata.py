@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 PREFIX = "transfer_lora."
 
+DATA_HASH = f"{PREFIX}data_sha256"
+"""Of an output of ours: the SHA-256 of its tensors' bytes. Tools that change the tensors renew ``sshs_*``, but not this."""
+
 # Texts about the parent's own bytes or its base that would be untrue of the output.
 _STALE = frozenset({"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "ss_base_model"})
 _ABSENT = frozenset({"", "none", "null"})

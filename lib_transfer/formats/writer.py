@@ -14,6 +14,7 @@ from torch import Tensor
 from lib_transfer.errors import BadFileError, NumericError, StorageError
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.identity import addnet_hash
+from lib_transfer.formats.metadata import DATA_HASH, PREFIX
 from lib_transfer.formats.publish import publish
 from lib_transfer.formats.safetensors_file import read_header
 from lib_transfer.formats.serialise import Serialised, serialise, with_hashes
@@ -46,7 +47,7 @@ def write_adapter(
     Args:
         path: the file to make; its folder exists.
         tensors: by name, of any device.
-        metadata: texts; ``sshs_*`` are replaced.
+        metadata: texts; ``sshs_*`` are replaced, and an output of ours says the hash of its tensors once more.
         overwrite: whether a file that is there is replaced.
 
     Raises:
@@ -60,6 +61,8 @@ def write_adapter(
             raise NumericError(f"{name} would be written with NaN or infinity.")
     complete = with_hashes(tensors, metadata)
     model_hash = complete["sshs_model_hash"]
+    if f"{PREFIX}request" in metadata:
+        complete[DATA_HASH] = model_hash
     file = serialise(tensors, complete)
     digest = hashlib.sha256()
 

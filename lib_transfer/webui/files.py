@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from lib_transfer.engine.walk import walk
+from lib_transfer.engine.walk import adapters, walk
+
+__all__ = ["adapters", "by_card", "entry", "name_in", "walk"]
 
 # Between a name and what is known of it in a list; no tool writes two blanks into a file name.
 _MARK = "  ["
-
-
-def adapters(folders: Iterable[Path]) -> dict[str, Path]:
-    """Every LoRA file by name: its path below the folder, without the ending.
-
-    Where two files would share a name, the later one keeps its ending, or is named after its folder too.
-    """
-    found: dict[str, Path] = {}
-    for folder in folders:
-        # As texts: making paths of thousands of files takes longer than finding them.
-        start = len(os.path.join(folder, ""))  # noqa: PTH118
-        for path in sorted(walk(folder), key=str.casefold):
-            name = path[start:].replace(os.sep, "/")
-            stem = os.path.splitext(name)[0]  # noqa: PTH122
-            free = next((n for n in (stem, name, f"{folder.name}/{name}") if n not in found), None)
-            if free is not None:
-                found[free] = Path(path)
-    return found
 
 
 def entry(name: str, facts: str) -> str:

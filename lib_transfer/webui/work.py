@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib_transfer.engine.file_index import AdapterFacts, FileIndex
-from lib_transfer.engine.outcome import Outcome, summary_in
+from lib_transfer.engine.outcome import Outcome, summary_of
 from lib_transfer.engine.source_checkpoint import Checkpoint, doubts, find
 from lib_transfer.errors import CancelledError, MismatchError, OutputExistsError, RequestError, TransferError
 from lib_transfer.webui import files
@@ -119,7 +119,7 @@ class Work:
             return replace(so_far, status="analysed", report=analyse(request, runtime=run, progress=job), notes=notes)
         with self.once.making(request.digest, job.cancelled):
             result = self._written(lambda d: transfer(request, d, runtime=run, progress=job), request)
-        summary = _own_summary(result.path) if result.report is None and result.path else None
+        summary = summary_of(result.path) if result.report is None and result.path else None
         return replace(
             so_far,
             status=result.status,
@@ -174,9 +174,3 @@ def runtime(host: Host) -> Runtime:
 
     limit = int(float(host.setting("cache_size")) * 2**30)
     return Runtime(device=str(host.setting("device")), cache_folder=host.cache_folder(), cache_limit=limit)
-
-
-def _own_summary(path: Path) -> Mapping[str, Any]:
-    from lib_transfer.formats.safetensors_file import read_header  # noqa: PLC0415
-
-    return summary_in(read_header(path).metadata)

@@ -1,0 +1,244 @@
+"""``batch``: convert whole folders of LoRAs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from lib_transfer import method as registry
+from lib_transfer.cli import terminal
+from lib_transfer.cli.transfer import add_method, settings
+from lib_transfer.engine.batch.costs import Costs
+from lib_transfer.engine.batch.estimate import Estimate, estimate
+from lib_transfer.engine.batch.found import find
+from lib_transfer.engine.batch.plan import BatchPlan, plan
+from lib_transfer.engine.batch.processes import in_processes
+from lib_transfer.engine.batch.report import BatchReport, is_csv
+from lib_transfer.engine.batch.request import BatchRequest
+from lib_transfer.engine.batch.sources import described, installed
+from lib_transfer.engine.batch.task import MEMORY, Task, tasks
+from lib_transfer.engine.batch.watch import Tally
+from lib_transfer.engine.destination import need_folder
+from lib_transfer.engine.file_index import FileIndex
+from lib_transfer.engine.outcome import Outcome
+from lib_transfer.engine.run import Runtime
+from lib_transfer.errors import CancelledError, RequestError
+from lib_transfer.formats.publish import write_bytes
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("batch", help="transfer every LoRA of a folder")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders with LoRAs")
+    parser.add_argument("--target", type=Path, metavar="CKPT", required=True, help="the checkpoint they are to work on")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--source", type=Path, metavar="CKPT", help="the checkpoint that all of them were trained on")
+    source.add_argument(
+        "--source-from-metadata",
+        type=Path,
+        metavar="DIR",
+        help="a folder of checkpoints, in which each LoRA's own is found by what its metadata says",
+    )
+    parser.add_argument("--recursive", action="store_true", help="sub-folders too; their layout is kept")
+    for flag, which in (("--include", "only LoRAs that match"), ("--exclude", "no LoRAs that match")):
+        text = f"{which} the pattern: a file name or a path below DIR, with * and ?; may be repeated"
+        parser.add_argument(flag, metavar="GLOB", action="append", default=[], help=text)
+    add_method(parser)
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="the folder to write to (each LoRA's own)")
+    parser.add_argument(
+        "--existing",
+        choices=("skip", "overwrite", "both"),
+        default="skip",
+        help="what to do where an output of ours has the name that is wanted, and differs (skip)",
+    )
+    parser.add_argument("--workers", type=_count, metavar="N", help="processes (one per processor, at most four)")
+    parser.add_argument(
+        "--memory",
+        type=_gigabytes,
+        metavar="GB",
+        default=MEMORY,
+        help="what all workers together may take over Python with torch (2)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the plan, convert nothing")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="write what became of each as CSV or JSON, by the ending (- for stdout)",
+    )
+    terminal.add_runtime(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    terminal.check_report_path(options.report)
+    runtime = terminal.runtime(options)
+    found = find(options.folders, recursive=options.recursive, include=options.include, exclude=options.exclude)
+    if not found:
+        more = "" if options.recursive else " Sub-folders are looked into with --recursive."
+        raise RequestError("No LoRA was found.", hint=f"Check the folders and the patterns.{more}")
+    stream = terminal.talk(options.report)
+    planned = plan(
+        found,
+        _request(options, runtime),
+        index=FileIndex(runtime.cache.folder),
+        hashes=runtime.hashes,
+        progress=terminal.Bar(),
+    )
+    workers = options.workers or _usual_workers(runtime)
+    costs, how = Costs(planned.batch), dataclasses.replace(runtime, workers=1)
+    groups = tasks(planned, how, costs, memory=options.memory, workers=workers)
+    _tell_plan(planned, estimate(planned, groups, costs, how, workers=workers), stream, every=options.dry_run)
+    report = BatchReport(planned)
+    with _reported(report, options.report):
+        if groups and not options.dry_run and not _convert(groups, workers, report, stream):
+            return CancelledError.exit_code
+    return 1 if report.failed else 0
+
+
+def _request(options: argparse.Namespace, runtime: Runtime) -> BatchRequest:
+    method, hashes = registry.get(options.method), runtime.hashes
+    if method.needs_source and not (options.source or options.source_from_metadata):
+        raise RequestError(
+            f'The method "{method.id}" needs the checkpoint that each LoRA was trained on.',
+            hint="Name it with --source, or a folder of checkpoints with --source-from-metadata.",
+        )
+    if options.output_dir is not None:
+        need_folder(options.output_dir)
+    at_hand = installed(options.source_from_metadata, hashes) if options.source_from_metadata else ()
+    return BatchRequest(
+        described(options.target, options.target.name, hashes),
+        method.id,
+        registry.settings(method, settings(options)),
+        source=described(options.source, options.source.name, hashes) if options.source else None,
+        installed=at_hand,
+        output=options.output_dir,
+        existing=options.existing,
+        tree=(*options.folders, *([options.output_dir] if options.output_dir else [])),
+    )
+
+
+def _usual_workers(runtime: Runtime) -> int:
+    return 1 if runtime.torch_device.type == "cuda" else min(os.cpu_count() or 1, 4)
+
+
+def _convert(groups: list[Task], workers: int, report: BatchReport, stream: TextIO) -> bool:
+    """Convert, and tell what became of each; whether it went on to the end."""
+    screen = _Screen(report, stream)
+    try:
+        for outcome in in_processes(groups, screen, workers):
+            screen.settled(outcome)
+    except (KeyboardInterrupt, CancelledError):
+        written = sum(outcome.status == "written" for outcome in report.outcomes.values())
+        screen.say(f"Interrupted; {written} LoRAs had been written, nothing is half-written.")
+        return False
+    finally:
+        screen.clear()
+    screen.say("Done: " + ", ".join(f"{count} {status}" for status, count in report.counts.items()) + ".")
+    return True
+
+
+class _Screen:
+    """The watch of a batch on a terminal: a line for every adapter, and a bar below them."""
+
+    def __init__(self, report: BatchReport, stream: TextIO) -> None:
+        self._report, self._stream = report, stream
+        self._tally = Tally(len(report.plan.items))
+        self._bar = terminal.Line()
+
+    def group(self, worker: int, names: tuple[str, ...]) -> None:
+        self._tally.group(worker, names)
+
+    def stretch(self, worker: int, total: int, what: str) -> None:
+        self._tally.stretch(worker, total, what)
+        self._draw()
+
+    def step(self, worker: int) -> None:
+        self._tally.step(worker)
+        self._draw()
+
+    def settled(self, outcome: Outcome) -> None:
+        self._report.settled(outcome)
+        self._tally.settled(outcome.name)
+        self.say(_line(outcome))
+        self._draw()
+
+    def cancelled(self) -> bool:
+        """Never: Ctrl-C interrupts the main thread."""
+        return False
+
+    def left_out(self, name: str) -> bool:
+        """Never."""
+        return False
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._bar.clear()
+        print(text, file=self._stream, flush=True)
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        self._bar.clear()
+
+    def _draw(self) -> None:
+        share, text, left = self._tally.now()
+        self._bar.draw(share, text, left)
+
+
+def _tell_plan(planned: BatchPlan, costs: Estimate, stream: TextIO, *, every: bool) -> None:
+    lines = [_line(outcome) for outcome in planned.settled.values() if every or outcome.status != "already done"]
+    if every:
+        lines += [f"{'to convert':15} {item.name}" for item in planned.items]
+    counts = ", ".join(
+        f"{count} {status}" for status, count in planned.counts.items() if count or status == "to convert"
+    )
+    passed_over = f" {planned.copies} transferred copies are passed over." if planned.copies else ""
+    lines.append(f"{len(planned.facts)} LoRAs: {counts}.{passed_over}")
+    if planned.items:
+        free = "" if costs.free is None else f" of {costs.free / 1e9:.1f} GB that are free"
+        lines.append(f"About {terminal.duration(costs.seconds)}, and at most {_size(costs.disk)} of disk{free}.")
+        if costs.free is not None and costs.disk > costs.free:
+            lines.append("That may be too little room; what fits will be written.")
+    print("\n".join(lines), file=stream, flush=True)
+
+
+def _line(outcome: Outcome) -> str:
+    why = f": {outcome.message} {outcome.hint}".rstrip() if outcome.message else ""
+    where = f" -> {outcome.path}" if outcome.path is not None else ""
+    return f"{outcome.status:15} {outcome.name}{why}{where}"
+
+
+@contextmanager
+def _reported(report: BatchReport, path: Path | None) -> Iterator[None]:
+    """Write the report at the end, whatever the end is."""
+    try:
+        yield
+    finally:
+        if path is not None and str(path) == "-":
+            print(report.to_json(), end="")
+        elif path is not None:
+            text = report.to_csv() if is_csv(path) else report.to_json()
+            write_bytes(path, text.encode("utf-8", "replace"), overwrite=True)
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 256")
+    return int(text)
+
+
+def _gigabytes(text: str) -> int:
+    number = registry.as_number(text)
+    if not 0 < number < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of GB")
+    return int(number * 2**30)

@@ -1,0 +1,1 @@
+"""Whole folders of adapters: found, planned, converted in groups, here, in processes or on a cluster."""
