@@ -140,7 +140,7 @@ def _convert(groups: list[Task], workers: int, report: BatchReport, stream: Text
         return False
     finally:
         screen.clear()
-    screen.say("Done: " + ", ".join(f"{count} {status}" for status, count in report.counts.items()) + ".")
+    screen.say(f"Done: {_counts(report)}.")
     return True
 
 
@@ -195,9 +195,7 @@ def _tell_plan(planned: BatchPlan, costs: Estimate, stream: TextIO, *, every: bo
     lines = [_line(outcome) for outcome in planned.settled.values() if every or outcome.status != "already done"]
     if every:
         lines += [f"{'to convert':15} {item.name}" for item in planned.items]
-    counts = ", ".join(
-        f"{count} {status}" for status, count in planned.counts.items() if count or status == "to convert"
-    )
+    counts = _counts(BatchReport(planned)) or "none"
     passed_over = f" {planned.copies} transferred copies are passed over." if planned.copies else ""
     lines.append(f"{len(planned.facts)} LoRAs: {counts}.{passed_over}")
     if planned.items:
@@ -206,6 +204,10 @@ def _tell_plan(planned: BatchPlan, costs: Estimate, stream: TextIO, *, every: bo
         if costs.free is not None and costs.disk > costs.free:
             lines.append("That may be too little room; what fits will be written.")
     print("\n".join(lines), file=stream, flush=True)
+
+
+def _counts(report: BatchReport) -> str:
+    return ", ".join(f"{count} {status}" for status, count in report.counts.items())
 
 
 def _line(outcome: Outcome) -> str:

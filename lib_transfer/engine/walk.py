@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 EXTENSIONS = (".safetensors", ".pt", ".ckpt")
@@ -45,6 +45,13 @@ def walk(folder: Path) -> Iterator[str]:
                 listed = [entry for entry in entries if not entry.name.startswith(".")]
         except OSError:
             continue
-        # A broken link is neither a folder nor a file.
-        pending += [entry.path for entry in listed if entry.is_dir()]
-        yield from (e.path for e in listed if e.name.lower().endswith(EXTENSIONS) and e.is_file())
+        pending += [entry.path for entry in listed if _is(entry.is_dir)]
+        yield from (e.path for e in listed if e.name.lower().endswith(EXTENSIONS) and _is(e.is_file))
+
+
+def _is(ask: Callable[[], bool]) -> bool:
+    """The answer; a link that leads nowhere, or round in a circle, is neither a folder nor a file."""
+    try:
+        return ask()
+    except OSError:
+        return False

@@ -40,7 +40,7 @@ def _bytes(path: Path, **changed: torch.Tensor) -> bytes:
     given = tensors(1)
     first = next(iter(MODULES))
     given |= {f"{first}.{suffix.replace('__', '.')}": t for suffix, t in changed.items()}
-    made = tiny.save(path.with_suffix(".tmp"), given)
+    made = tiny.save(path.with_suffix(".tmp"), given, None, {"ss_sd_model_name": "base.safetensors"})
     content = made.read_bytes()
     made.unlink()
     return content

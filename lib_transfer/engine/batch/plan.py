@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,15 +60,9 @@ class BatchPlan:
     batch: BatchRequest
     facts: Mapping[str, AdapterFacts]
     items: tuple[Item, ...]
-    settled: Mapping[str, Outcome]
+    settled: dict[str, Outcome]
     taken: frozenset[str]
     copies: int
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many adapters there are of each status; ``to convert`` is one of them."""
-        found = Counter(outcome.status for outcome in self.settled.values())
-        return {"to convert": len(self.items), **dict(sorted(found.items()))}
 
 
 class _SettledError(Exception):
@@ -168,8 +161,10 @@ class _Decisions:
         target = self._batch.target
         facts = self._index.checkpoint(target.path)
         if facts is None or facts.problem:
-            problem = facts.problem if facts is not None else f"{target.path} does not exist or cannot be read."
-            raise RequestError(problem, hint="Choose another target.")
+            problem = facts.problem if facts is not None else "It does not exist, or cannot be read."
+            raise RequestError(
+                f"The target {target.path.name} cannot be used: {problem}", hint="Choose another target."
+            )
         return facts.architecture
 
     def _need_a_lora_for_the_target(self, facts: AdapterFacts) -> None:

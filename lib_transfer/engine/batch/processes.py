@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from lib_transfer.engine.outcome import Outcome
 from lib_transfer.errors import CancelledError, NotEnoughMemoryError, StorageError
 from lib_transfer.progress import WRITING
 
-GRACE = 0.4
+GRACE = 0.2
 """Seconds that a worker may go on with the module it is at, once it is to stop. An output being written is finished."""
 
 _LOOK_EVERY = 0.1
@@ -51,10 +52,8 @@ def in_processes(tasks: Sequence[Task], watch: Watch, workers: int) -> Iterator[
                 if waiting and not worker.busy:
                     worker.give(waiting.popleft())
             for worker in crew:
-                yield from worker.heard(watch)
-                if worker.dead:
-                    yield from _passed_on(worker.replaced(), waiting)
-            wait([worker.connection for worker in crew], timeout=_LOOK_EVERY)
+                yield from worker.heard(watch, waiting)
+            wait([worker.connection for worker in crew if worker.connection is not None], timeout=_LOOK_EVERY)
     finally:
         for worker in crew:
             worker.dismiss()
@@ -62,51 +61,46 @@ def in_processes(tasks: Sequence[Task], watch: Watch, workers: int) -> Iterator[
             worker.end()
 
 
-def _passed_on(rest: Task | None, waiting: deque[Task]) -> Iterator[Outcome]:
-    """Put what a worker that died left behind to what waits; an adapter that it died of alone has failed."""
-    if rest is not None and len(rest.items) == 1:
-        died = NotEnoughMemoryError("The process that was at it died: it was killed, or out of memory.")
-        yield failed(rest.items[0], rest, died)
-    elif rest is not None:
-        waiting.extendleft(dataclasses.replace(rest, items=(item,)) for item in rest.items[::-1])
-
-
 class _Worker:
     """A process and the group it is at, as this process sees them."""
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._start()
-
-    def _start(self) -> None:
-        self.dead = False
+        self._process: BaseProcess | None = None
+        self.connection: Connection | None = None
         self._task: Task | None = None
         self._left: dict[str, Item] = {}
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(theirs,), name=f"transfer-lora-{self._number}", daemon=True)
-        self._process.start()
-        # With this end closed here, the connection ends when the process does.
-        theirs.close()
 
     @property
     def busy(self) -> bool:
+        """Whether it has a group."""
         return self._task is not None
 
     def give(self, task: Task) -> None:
+        """Give it a group; its process is started with the first one."""
+        if self.connection is None:
+            context = multiprocessing.get_context("spawn")
+            self.connection, theirs = context.Pipe()
+            name = f"transfer-lora-{self._number}"
+            self._process = context.Process(target=work, args=(theirs,), name=name, daemon=True)
+            self._process.start()
+            # With this end closed here, the connection ends when the process does.
+            theirs.close()
         self._task = task
         self._left = {item.name: item for item in task.items}
         with contextlib.suppress(OSError):
             self.connection.send(task)
 
-    def heard(self, watch: Watch) -> Iterator[Outcome]:
+    def heard(self, watch: Watch, waiting: deque[Task]) -> Iterator[Outcome]:
         """Everything that the process has said since the last time.
+
+        What one that died had not finished is put to what waits, adapter by adapter.
 
         Raises:
             StorageError: it could not write an output.
         """
         try:
-            while self.connection.poll():
+            while self.connection is not None and self.connection.poll():
                 kind, *what = self.connection.recv()
                 if kind == "outcome":
                     self._left.pop(what[0].name, None)
@@ -118,27 +112,34 @@ class _Worker:
                 else:
                     getattr(watch, kind)(self._number, *what)
         except (EOFError, ConnectionError):
-            self.dead = True
+            yield from self._passed_on(waiting)
 
-    def replaced(self) -> Task | None:
-        """A new process in the place of one that died; what the old one had not finished."""
-        rest = dataclasses.replace(self._task, items=tuple(self._left.values())) if self._task and self._left else None
+    def _passed_on(self, waiting: deque[Task]) -> Iterator[Outcome]:
+        task, left = self._task, list(self._left.values())
         self.end()
-        self._start()
-        return rest
+        if task is not None and len(left) == 1:
+            died = NotEnoughMemoryError("The process that was at it died: it was killed, or out of memory.")
+            yield failed(left[0], task, died)
+        elif task is not None:
+            waiting.extendleft(dataclasses.replace(task, items=(item,)) for item in left[::-1])
 
     def dismiss(self) -> None:
         """Ask the process to stop."""
-        with contextlib.suppress(OSError):
-            self.connection.send(None)
+        if self.connection is not None:
+            with contextlib.suppress(OSError):
+                self.connection.send(None)
 
     def end(self) -> None:
-        """See to it that the process is no more."""
-        self._process.join(GRACE + 10)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        self.connection.close()
+        """See to it that the process is no more; the next group gets a new one."""
+        if self._process is not None:
+            self._process.join(GRACE + 10)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
+        if self.connection is not None:
+            self.connection.close()
+        self._process = self.connection = self._task = None
+        self._left = {}
 
 
 def work(connection: Connection) -> None:
@@ -152,6 +153,8 @@ def work(connection: Connection) -> None:
     with contextlib.suppress(CancelledError):
         while (task := inbox.get()) is not None:
             _convert(task, told)
+    # Taking an interpreter with torch down in good order takes long, and there is nothing left to put in order.
+    os._exit(0)
 
 
 def _convert(task: Task, told: _Told) -> None:

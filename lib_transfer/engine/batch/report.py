@@ -37,6 +37,8 @@ COLUMNS = (
 WAITING = "to convert"
 """The status of an adapter that nothing has become of yet."""
 
+ORDER: tuple[Any, ...] = (WAITING, "written", "already done", "nothing carried", "left out", "failed")
+
 
 @dataclass
 class BatchReport:
@@ -56,8 +58,10 @@ class BatchReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many adapters there are of each status."""
-        return dict(Counter(str(row["status"]) for row in self.rows()))
+        """How many adapters there are of each status, in the order of :data:`ORDER`."""
+        found = Counter(outcome.status for outcome in (self.plan.settled | self.outcomes).values())
+        waiting = len(self.plan.items) - len(self.outcomes)
+        return {status: n for status in ORDER if (n := waiting if status == WAITING else found[status])}
 
     @property
     def failed(self) -> bool:
