@@ -25,8 +25,10 @@ from lib_transfer.engine.batch.task import MEMORY, Task, tasks
 from lib_transfer.engine.batch.watch import Tally
 from lib_transfer.engine.destination import need_folder
 from lib_transfer.engine.file_index import FileIndex
+from lib_transfer.engine.hashes import Hashes
 from lib_transfer.engine.outcome import Outcome
 from lib_transfer.engine.run import Runtime
+from lib_transfer.engine.source_checkpoint import Checkpoint
 from lib_transfer.errors import CancelledError, RequestError
 from lib_transfer.formats.publish import write_bytes
 
@@ -35,9 +37,19 @@ def add_to(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("batch", help="transfer every LoRA of a folder")
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders with LoRAs")
-    parser.add_argument("--target", type=Path, metavar="CKPT", required=True, help="the checkpoint they are to work on")
+    again = "; again for a text encoder in a file of its own"
+    parser.add_argument(
+        "--target",
+        type=Path,
+        action="append",
+        metavar="CKPT",
+        required=True,
+        help=f"the checkpoint they are to work on{again}",
+    )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--source", type=Path, metavar="CKPT", help="the checkpoint that all of them were trained on")
+    source.add_argument(
+        "--source", type=Path, action="append", metavar="CKPT", help=f"the checkpoint all were trained on{again}"
+    )
     source.add_argument(
         "--source-from-metadata",
         type=Path,
@@ -113,15 +125,21 @@ def _request(options: argparse.Namespace, runtime: Runtime) -> BatchRequest:
         need_folder(options.output_dir)
     at_hand = installed(options.source_from_metadata, hashes) if options.source_from_metadata else ()
     return BatchRequest(
-        described(options.target, options.target.name, hashes),
+        _described(options.target, hashes),
         method.id,
         registry.settings(method, settings(options)),
-        source=described(options.source, options.source.name, hashes) if options.source else None,
+        source=_described(options.source, hashes) if options.source else None,
+        target_encoders=tuple(options.target[1:]),
+        source_encoders=tuple((options.source or [])[1:]),
         installed=at_hand,
         output=options.output_dir,
         existing=options.existing,
         tree=(*options.folders, *([options.output_dir] if options.output_dir else [])),
     )
+
+
+def _described(paths: list[Path], hashes: Hashes) -> Checkpoint:
+    return described(paths[0], paths[0].name, hashes)
 
 
 def _usual_workers(runtime: Runtime) -> int:

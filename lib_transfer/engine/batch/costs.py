@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from lib_transfer.architecture.module import Module
@@ -12,7 +13,6 @@ from lib_transfer.engine.batch.plan import Item
 from lib_transfer.engine.batch.request import BatchRequest
 from lib_transfer.engine.compact import LARGEST_RANK
 from lib_transfer.engine.output import DTYPES
-from lib_transfer.engine.plan import plan
 from lib_transfer.errors import TransferError
 from lib_transfer.formats.adapter import Group, outline_adapter
 from lib_transfer.formats.algorithms import LORA, lora
@@ -60,12 +60,14 @@ class Costs:
     def work(self, item: Item) -> list[Work]:
         """What the adapter changes; empty where its file cannot be read any more."""
         if item.name not in self._known:
-            try:
-                pairs = plan(outline_adapter(item.path), None, self._target).pairs
-            except TransferError:
-                pairs = ()
+            groups: Collection[Group] = ()
+            with contextlib.suppress(TransferError):
+                groups = outline_adapter(item.path).groups.values()
             self._known[item.name] = [
-                Work(pair.source, self._rank(pair.group)) for pair in pairs if len(pair.source.shape) > 1
+                Work(binding.module, self._rank(group))
+                for group in groups
+                for binding in self._target.by_adapter_name.get(group.name, ())
+                if len(binding.module.shape) > 1
             ]
         return self._known[item.name]
 

@@ -126,7 +126,7 @@ def _unknown(plan: BatchPlan, covered: Iterable[Module], cache: Cache) -> list[M
     for checkpoint in bases.values():
         with contextlib.suppress(TransferError), open_base(checkpoint.path, checkpoint.sha256 or "") as base:
             there = [base.by_name[name] for name in names if name in base.by_name]
-            weights = [Weight(base.checkpoint, base.sha256, module, torch.device("cpu")) for module in there]
+            weights = [Weight(base.checkpoint, base.identity(module), module, torch.device("cpu")) for module in there]
             found += [w.module for w in weights if not is_known(w, cache)]
     return found
 

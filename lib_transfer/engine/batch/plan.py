@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib_transfer.architecture import architectures
 from lib_transfer.engine.batch.found import Found
 from lib_transfer.engine.batch.naming import Names
 from lib_transfer.engine.batch.outputs import Outputs
@@ -170,7 +171,7 @@ class _Decisions:
     def _need_a_lora_for_the_target(self, facts: AdapterFacts) -> None:
         if facts.problem:
             raise _SettledError("left out" if facts.foreign else "failed", facts.problem)
-        if self._architecture not in facts.architectures:
+        if _kin(self._architecture).isdisjoint(_kin(*facts.architectures)):
             base = facts.base if facts.architectures else "a base that is not known"
             raise _SettledError("left out", f"It is for {base}, the target is {self._architecture}.")
 
@@ -193,7 +194,7 @@ class _Decisions:
         known = self._index.checkpoint(source.path)
         if known is None or known.problem:
             raise RequestError(f"Its source {source.name} cannot be used: {known.problem if known else 'it is gone.'}")
-        if known.architecture != self._architecture:
+        if _kin(known.architecture) != _kin(self._architecture):
             raise UnsupportedError(
                 f"Its source {source.name} is {known.architecture}, the target {self._architecture}."
             )
@@ -215,3 +216,8 @@ class _Decisions:
     def _outcome(self, found: Found, source: Checkpoint | None, status: Status, message: str, **more: Any) -> Outcome:
         source_name = source.name if source else ""
         return Outcome(found.name, source_name, self._batch.target.name, status, message, **more)
+
+
+def _kin(*titles: str) -> set[str]:
+    """What the architectures of these titles stem from: those that stem from one have weights that correspond."""
+    return {architecture.kin for architecture in architectures() if architecture.title in titles}

@@ -27,6 +27,7 @@ class BatchRequest:
         target: the checkpoint that they are to work on.
         method, settings: how they are carried; checked as in :func:`lib_transfer.engine.request.request`.
         source: the checkpoint that all of them were trained on; None to find each one's own among ``installed``.
+        target_encoders, source_encoders: text encoders of these two in files of their own.
         installed: checkpoints that are at hand.
         output: the folder below which the adapters' own folders are mirrored; None for each adapter's own folder.
         template: of the outputs' names.
@@ -39,6 +40,8 @@ class BatchRequest:
     method: str
     settings: Mapping[str, Value]
     source: Checkpoint | None = None
+    target_encoders: tuple[Path, ...] = ()
+    source_encoders: tuple[Path, ...] = ()
     installed: tuple[Checkpoint, ...] = ()
     output: Path | None = None
     template: str = TEMPLATE
@@ -61,8 +64,8 @@ class BatchRequest:
         """
         return engine.request(
             adapter,
-            target=self.target.path,
-            source=source.path if source else None,
+            target=(self.target.path, *self.target_encoders),
+            source=(source.path, *self.source_encoders) if source else None,
             method=self.method,
             settings=self.settings,
             hashes=hashes,
