@@ -62,7 +62,6 @@ def open_base(path: Path, sha256: str, encoders: Sequence[tuple[Path, str]] = ()
     with ExitStack() as stack:
         checkpoint = stack.enter_context(open_checkpoint(path))
         with _naming(path):
-            _refuse_quantised(checkpoint)
             architecture = recognise(checkpoint.shapes)
         identities: dict[str, str] = {}
         hidden: set[str] = set()
@@ -97,7 +96,6 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _need_encoder(architecture: Architecture, store: Store, path: Path) -> Encoder:
     with _naming(path):
-        _refuse_quantised(store)
         encoder = encoder_in(architecture, store.shapes)
         if encoder is None:
             wanted = " or ".join(layout.model for layout in architecture.text_encoders)
@@ -105,14 +103,3 @@ def _need_encoder(architecture: Architecture, store: Store, path: Path) -> Encod
                 f"it is no text encoder of {architecture.title}.", hint=f"Name the checkpoint first, then {wanted}."
             )
         return encoder
-
-
-def _refuse_quantised(checkpoint: Store) -> None:
-    """Raise for weights that are codes, not numbers: their plain names would pass for those of a sound checkpoint."""
-    marks = (".scale_weight", "scaled_fp8", ".absmax", ".quant_map")
-    coded = next((key for key in checkpoint.shapes if key.endswith(marks)), None)
-    if coded is not None:
-        raise UnsupportedError(
-            f"its weights are quantised (it holds {coded}), which is not supported.",
-            hint="Use the fp16 version of the checkpoint.",
-        )

@@ -27,6 +27,8 @@ def inspect(path: Path) -> dict[str, Any]:
         try:
             return _checkpoint(path)
         except UnsupportedError as no_checkpoint:
+            if no_checkpoint.message == no_adapter.message:
+                raise
             raise UnsupportedError(
                 f"{no_adapter.message} As a checkpoint: {no_checkpoint.message}", hint=no_checkpoint.hint
             ) from no_checkpoint

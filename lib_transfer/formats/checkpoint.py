@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from lib_transfer.errors import BadFileError
+from lib_transfer.errors import BadFileError, TransferError
 from lib_transfer.formats.regular_file import OpenFile
+from lib_transfer.formats.stores.coded import plain_numbers
 from lib_transfer.formats.stores.gguf_store import GgufStore
 from lib_transfer.formats.stores.safetensors_store import SafetensorsStore
 from lib_transfer.formats.stores.store import Contents, Store
@@ -26,10 +27,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Store:
         StorageError: the system does not let us read it.
     """
     store = _open(path)
-    if not store.contents.tensors:
+    try:
+        if not store.contents.tensors:
+            raise BadFileError(f"{store.path} holds no tensors.", reason="empty")
+        return plain_numbers(store)
+    except TransferError:
         store.close()
-        raise BadFileError(f"{store.path} holds no tensors.", reason="empty")
-    return store
+        raise
 
 
 # By the first four bytes. No safetensors file begins so: its first eight would be a header longer than any that is accepted.

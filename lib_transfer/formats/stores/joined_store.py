@@ -35,7 +35,7 @@ class JoinedStore(Store):
 
     def _load(self, key: str, rows: tuple[int, int] | None) -> Tensor:
         store, own = self._places[key]
-        return store.read(own, rows)
+        return store._load(own, rows)
 
     def close(self) -> None:
         for store in self._stores:
