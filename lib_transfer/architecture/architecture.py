@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from lib_transfer.architecture.layout import Core, Home, Layout, Share, Slot, Stored
@@ -69,13 +70,15 @@ class Architecture:
 
 
 def home_in(layout: Layout, tensors: Tensors) -> Home | None:
-    """Where this file keeps a part; None if it does not hold the part."""
-    return next((home for home in layout.homes if any(key in tensors for key in _keys(layout, home))), None)
+    """Where this file keeps a part: the home that most of its keys are at; None if it does not hold the part."""
+    found = {home: sum(key in tensors for key in _keys(layout, home)) for home in layout.homes}
+    home = max(found, key=lambda home: found[home])
+    return home if found[home] else None
 
 
 @lru_cache(maxsize=512)
 def _keys(layout: Layout, home: Home) -> tuple[str, ...]:
-    return tuple(home.prefix + stored.weight for slot in layout.slots() if (stored := slot.stored_as(home.style)))
+    return tuple(home.prefix + stored.weight for slot in layout.slots() for stored in slot.stored_as(home.style))
 
 
 def modules(architecture: Architecture, tensors: Tensors) -> tuple[Module, ...]:
@@ -108,8 +111,8 @@ class _Named(NamedTuple):
 def _modules_of(layout: Layout, home: Home, families: tuple[Family, ...], tensors: Tensors) -> Iterator[Module]:
     canonical = layout.homes[0].prefix
     for slot, names, output in _named_slots(layout, families):
-        stored = slot.stored_as(home.style)
-        if stored is None or stored.transposed or home.prefix + stored.weight not in tensors:
+        stored = next((way for way in slot.stored_as(home.style) if home.prefix + way.weight in tensors), None)
+        if stored is None or stored.transposed:
             continue
         weight, bias = home.prefix + stored.weight, home.prefix + (stored.bias or "")
         shape, rows = _cut(slot, stored, weight, tensors[weight])
@@ -173,8 +176,7 @@ def reference(
         sized = layout if width is None else layout.scaled(width)
         home = sized.homes[0] if style is None else _home_beside(sized, style)
         for slot in sized.slots():
-            stored = slot.stored_as(home.style)
-            if stored is not None:
+            for stored in slot.stored_as(home.style)[:1]:
                 shape = _whole(slot, stored)
                 tensors[home.prefix + stored.weight] = shape
                 if stored.bias is not None:
@@ -184,7 +186,7 @@ def reference(
 
 def _home_beside(layout: Layout, style: str) -> Home:
     """Where a folder with a diffusion model of this style keeps the part."""
-    subfolders = ("unet.", "transformer.", "text_encoder")
+    subfolders = ("unet.", "transformer.", "text_encoder.", "text_encoder_")
     found = [home for home in layout.homes if home.prefix.startswith(subfolders)]
     return next((home for home in found if home.style == style), found[0])
 
@@ -209,3 +211,17 @@ def name_index(modules: Iterable[Module]) -> dict[str, tuple[Binding, ...]]:
         for name in module.names:
             index.setdefault(name.text, []).append(Binding(module, name.rows))
     return {text: tuple(bindings) for text, bindings in index.items()}
+
+
+@cache
+def full_shapes(architecture: Architecture) -> dict[str, tuple[int, int]]:
+    """Adapter module name -> ``(out, in)`` of all that it stands for in a checkpoint of the real, full size."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for layout in architecture.layouts:
+        style = layout.homes[0].style
+        for slot, names, _ in _named_slots(layout, architecture.families):
+            if not any(stored.transposed for stored in slot.stored_as(style)):
+                out, into = slot.shape[0], math.prod(slot.shape[1:])
+                for name in names:
+                    shapes[name] = (shapes.get(name, (0, 0))[0] + out, into)
+    return shapes

@@ -17,14 +17,9 @@ TOKENS = 49408
 TEXT_LENGTH = 77
 
 # Of a text encoder, both hosts load these places of a layer and nothing else (Forge maps no norms and no embeddings).
-LOADED_BY_BOTH = {
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.out_proj",
-    "mlp.fc1",
-    "mlp.fc2",
-}
+LOADED_BY_BOTH = frozenset(
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+)
 
 # Hugging Face's role and OpenCLIP's path (within a layer, if the role is a layer's).
 OPENCLIP_PATHS = {
@@ -60,6 +55,7 @@ class Clip:
         layers: how many transformer layers it has.
         projection: whether it ends with a text projection.
         tokens: size of the vocabulary.
+        loaded: roles of the places that the hosts load.
     """
 
     part: str
@@ -69,6 +65,7 @@ class Clip:
     layers: int
     projection: bool = False
     tokens: int = TOKENS
+    loaded: frozenset[str] = LOADED_BY_BOTH
 
     def slots(self) -> tuple[Slot, ...]:
         """Every slot, in the order of the forward pass."""
@@ -171,7 +168,7 @@ def _slot(clip: Clip, place: _Place, depth: int) -> Slot:
         position=Position(clip.part, "layers", place.block, depth, place.role, unit),
         stored=tuple(stored[-1:] + stored[:-1] if openclip else stored),
         spellings=tuple(_spellings(place)),
-        output="hf" if place.role in LOADED_BY_BOTH else None,
+        output="hf" if place.role in clip.loaded else None,
         fused=f"{place.above}attn" if together else None,
     )
 

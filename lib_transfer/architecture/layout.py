@@ -98,9 +98,9 @@ class Slot:
     output: str | None
     fused: str | None = None
 
-    def stored_as(self, style: str) -> Stored | None:
-        """How files of this style keep it, if they do."""
-        return next((stored for stored in self.stored if stored.style == style), None)
+    def stored_as(self, style: str) -> tuple[Stored, ...]:
+        """The ways in which files of this style keep it, the usual one first; none where they do not."""
+        return tuple(stored for stored in self.stored if stored.style == style)
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,9 @@ class Core(Layout, Protocol):
         """Paths of the slots that even a pruned relative has."""
 
 
-def shrink(size: int, width: int) -> int:
-    """``size`` in a model whose first block is ``width`` wide instead of 320; a multiple of 8, rounded up.
+def shrink(size: int, width: int, of: int = 320) -> int:
+    """``size`` in a model whose first block is ``width`` wide instead of ``of``; a multiple of 8, rounded up.
 
     Sizes that must add up (the two halves of SDXL's context) are shrunk one by one and added afterwards.
     """
-    return 8 * max(1, -(-size * width // (320 * 8)))
+    return 8 * max(1, -(-size * width // (of * 8)))

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 
-from lib_transfer.architecture.architecture import Architecture, Tensors, home_in, modules, name_index, reference
+from lib_transfer.architecture.architecture import Architecture, Tensors, full_shapes, home_in
+from lib_transfer.architecture.chroma import CHROMA
+from lib_transfer.architecture.flux import FLUX_DEV, FLUX_SCHNELL
 from lib_transfer.architecture.lookalikes import lookalike
-from lib_transfer.architecture.module import Binding
 from lib_transfer.architecture.sd1 import SD1
 from lib_transfer.architecture.sd2 import SD2
+from lib_transfer.architecture.sd3 import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM
 from lib_transfer.architecture.sdxl import KOALA_1B, KOALA_700M, REFINER, SDXL, SSD_1B, VEGA
 from lib_transfer.errors import UnsupportedError
 
-ARCHITECTURES = (SD1, SD2, SDXL, SSD_1B, VEGA, KOALA_700M, KOALA_1B, REFINER)
+ARCHITECTURES = (
+    SD1,
+    SD2,
+    *(SDXL, SSD_1B, VEGA, KOALA_700M, KOALA_1B, REFINER),
+    *(SD3_MEDIUM, SD35_MEDIUM, SD35_LARGE),
+    *(FLUX_DEV, FLUX_SCHNELL, CHROMA),
+)
 
 
 def architectures() -> tuple[Architecture, ...]:
@@ -72,10 +79,10 @@ def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None
         for key, shape in tensors.items()
         if key.startswith(home.prefix) and key.endswith(".weight")
     }
-    kept = {slot.path: slot.stored_as(home.style) for slot in architecture.core.slots()}
-    dimensions = {slot.path: len(slot.shape) for slot in architecture.core.slots()}
-    expected = {stored.weight: dimensions[path] for path, stored in kept.items() if stored is not None}
-    essential = sorted(stored.weight for path in architecture.core.essential if (stored := kept[path]) is not None)
+    slots = architecture.core.slots()
+    ways = {slot.path: [stored.weight for stored in slot.stored_as(home.style)] for slot in slots}
+    expected = {key: len(slot.shape) for slot in slots for key in ways[slot.path]}
+    essential = sorted(ways[path][0] for path in architecture.core.essential if ways[path])
     strange = [f"{key} is not part of it" for key in present if key not in expected]
     missing = [f"{key} is missing" for key in essential if key not in present]
     other = [
@@ -83,7 +90,7 @@ def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None
         for key, ndim in present.items()
         if ndim != expected.get(key, ndim)
     ]
-    lacking = sum(key not in present for key in expected)
+    lacking = sum(not any(home.prefix + key in tensors for key in keys) for keys in ways.values() if keys)
     return _Comparison(architecture, (*strange, *missing, *other), lacking)
 
 
@@ -112,17 +119,6 @@ def _score(
     architecture: Architecture, names: Collection[str], shapes: Mapping[str, tuple[int, int]]
 ) -> tuple[int, int]:
     """How many of the names the architecture knows, and how many of the shapes are its own."""
-    known = _reference_index(architecture)
+    known = full_shapes(architecture)
     hits = [name for name in names if name in known]
-    return len(hits), sum(name in shapes and _shape(known[name]) == tuple(shapes[name]) for name in hits)
-
-
-def _shape(bindings: tuple[Binding, ...]) -> tuple[int, int]:
-    """``(out, in)`` of all that a name stands for, one module below the other."""
-    shapes = [binding.module.matrix_shape for binding in bindings]
-    return sum(out for out, _ in shapes), shapes[0][1]
-
-
-@cache
-def _reference_index(architecture: Architecture) -> dict[str, tuple[Binding, ...]]:
-    return name_index(modules(architecture, reference(architecture)))
+    return len(hits), sum(name in shapes and known[name] == tuple(shapes[name]) for name in hits)

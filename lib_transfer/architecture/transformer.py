@@ -1,0 +1,166 @@
+"""What the diffusion transformers have in common: places that single files keep fused and diffusers keeps apart.
+
+A place is written in the words of the single file (``native``: the module paths of the model's own repository) and of
+diffusers. Where several places share one native weight, each has a share of its rows and a word of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from lib_transfer.architecture.layout import SWAPPED, Home, Share, Slot, Spelling, Stored, third
+from lib_transfer.architecture.module import Kind, Position
+from lib_transfer.architecture.names import Family, dotted
+
+PART = "transformer"
+
+FREQUENCIES = 256  # of the sinusoids that time (and Flux' guidance) come as; no width that shrinks with the model
+
+HOMES = (
+    Home("model.diffusion_model.", "native"),
+    Home("diffusion_model.", "native"),
+    Home("", "native"),
+    Home("transformer.", "diffusers"),
+    Home("", "diffusers"),
+)
+
+FAMILIES = (
+    # kohya's sd-scripts and LyCORIS. Forge loads lora_unet_ for all of these models.
+    *(Family(PART, "native", prefix) for prefix in ("lora_unet_", "oft_unet_", "lycoris_")),
+    # ComfyUI's own names, also of parameters that are not called weight. Black Forest Labs and OneTrainer write the bare
+    # path, PEFT puts base_model.model. before it.
+    *dotted(PART, "native", "diffusion_model.", "model.diffusion_model.", "", "base_model.model."),
+    *dotted(PART, "parameter", "diffusion_model.", ""),
+    # OneTrainer until 2026, SimpleTuner's LyCORIS; diffusers, ai-toolkit and SimpleTuner.
+    *(Family(PART, "diffusers", prefix) for prefix in ("lora_transformer_", "lycoris_")),
+    *dotted(PART, "diffusers", "transformer.", "", "base_model.model.", "transformer.base_model.model."),
+    *dotted(PART, "xlabs", "", "diffusion_model."),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A slot before it knows its depth in the pass.
+
+    Attributes:
+        native: module path in the single file.
+        diffusers: module path in diffusers.
+        role: what it does in its block.
+        shape: of its own weight.
+        bias: whether it has one.
+        share: its rows of the native weight; None for all.
+        word: its own word (``q``) where it is a share.
+        swapped: whether diffusers keeps its halves the other way round.
+        parameter: what the native weight is called.
+        others: more spellings that adapters have of it.
+    """
+
+    native: str
+    diffusers: str
+    role: str
+    shape: tuple[int, ...]
+    bias: bool = True
+    share: Share | None = None
+    word: str = ""
+    swapped: bool = False
+    parameter: str = "weight"
+    others: tuple[Spelling, ...] = ()
+    stage: str = ""
+    block: str = ""
+    unit: str = ""
+
+    @property
+    def order(self) -> Share | None:
+        """Which rows diffusers keeps, and in which order; None for all, as they are."""
+        return SWAPPED if self.swapped else None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What diffusers calls one of the two rows of tokens that a block attends to together.
+
+    Attributes:
+        norm: the normalisation whose scale and shift the time decides.
+        parts: query, key and value projections.
+        out: output projection.
+        norms: of queries and of keys.
+        feed_forward: after the attention.
+    """
+
+    norm: str
+    parts: tuple[str, str, str]
+    out: str
+    norms: tuple[str, str]
+    feed_forward: str
+
+
+IMAGE = Stream("norm1", ("attn.to_q", "attn.to_k", "attn.to_v"), "attn.to_out.0", ("attn.norm_q", "attn.norm_k"), "ff")
+TEXT = Stream(
+    "norm1_context",
+    ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "attn.to_add_out",
+    ("attn.norm_added_q", "attn.norm_added_k"),
+    "ff_context",
+)
+
+
+def fused(native: str, names: Iterable[str], role: str, width: int, *xlabs: str) -> Iterator[Place]:
+    """The query, key and value projections of one native weight, under diffusers' names.
+
+    ``xlabs`` are names of the whole weight that XLabs and its heirs have.
+    """
+    for number, (word, name) in enumerate(zip("qkv", names, strict=True)):
+        share = third(number)
+        others = tuple(Spelling("xlabs", path, share) for path in xlabs)
+        yield Place(native, name, f"{role}.{word}", (width, width), share=share, word=word, others=others)
+
+
+def feed_forward(native: tuple[str, str], name: str, roles: tuple[str, str], width: int) -> Iterator[Place]:
+    """Both layers of a feed-forward four times as wide as its input.
+
+    SimpleTuner's newer names, ``linear_in`` and ``linear_out``, are those of later transformers in diffusers.
+    """
+    leaves = (("net.0.proj", "linear_in", (4 * width, width)), ("net.2", "linear_out", (width, 4 * width)))
+    for path, role, (leaf, newer, shape) in zip(native, roles, leaves, strict=True):
+        yield Place(path, f"{name}.{leaf}", role, shape, others=(Spelling("diffusers", f"{name}.{newer}"),))
+
+
+def at(stage: str, block: str, places: Iterable[Place], unit: str = "") -> Iterator[Place]:
+    """The places, in this stretch and block."""
+    return (replace(place, stage=stage, block=block, unit=unit) for place in places)
+
+
+def slots(places: Iterable[Place]) -> tuple[Slot, ...]:
+    """The slots at these places, which come in the order of the forward pass."""
+    return tuple(_slot(place, depth) for depth, place in enumerate(places))
+
+
+def _slot(place: Place, depth: int) -> Slot:
+    kinds: dict[int, Kind] = {1: "norm", 2: "linear", 4: "convolution"}
+    return Slot(
+        path=f"{place.native}.{place.word}" if place.word else place.native,
+        kind=kinds[len(place.shape)],
+        shape=place.shape,
+        position=Position(PART, place.stage, place.block, depth, place.role, place.unit),
+        stored=tuple(_stored(place)),
+        spellings=tuple(_spellings(place)),
+        # Of what is not called weight, Forge knows ComfyUI's name alone.
+        output="native" if place.parameter == "weight" else "parameter",
+    )
+
+
+def _stored(place: Place) -> Iterator[Stored]:
+    native_bias, bias = (f"{path}.bias" if place.bias else None for path in (place.native, place.diffusers))
+    # Newer versions of ComfyUI save the scale of a norm as its weight.
+    for parameter in dict.fromkeys((place.parameter, "weight")):
+        yield Stored("native", f"{place.native}.{parameter}", native_bias, place.share)
+    yield Stored("diffusers", f"{place.diffusers}.weight", bias, place.order)
+
+
+def _spellings(place: Place) -> Iterator[Spelling]:
+    yield Spelling("native", place.native, place.share)
+    if place.parameter != "weight":
+        yield Spelling("parameter", f"{place.native}.{place.parameter}", place.share)
+    yield Spelling("diffusers", place.diffusers, place.order)
+    yield from place.others

@@ -1,0 +1,109 @@
+"""What sets checkpoints of one architecture apart although their modules are the same: what they predict and what they see.
+
+Markers of the prediction: top-level tensors that ComfyUI, Forge and reForge look for. Input channels: the models' own
+repositories. Of Stable Diffusion 2 only the weights tell (ComfyUI's rule).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lib_transfer.architecture.architecture import Architecture, Tensors, home_in
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant of an architecture. Adapters fit all of them, but were trained for one.
+
+    Attributes:
+        prediction: what the model predicts, for people; None where only the weights tell (see :func:`telltale`).
+        input: what it sees beside the noisy image, for people; empty where it sees nothing else.
+    """
+
+    prediction: str | None
+    input: str
+
+
+EPSILON, V, FLOW = "noise (epsilon)", "velocity (v)", "flow"
+
+# Sets of marker tensors -> what they say; the first that are all there counts.
+MARKERS = (
+    (("edm_vpred.sigma_max",), "velocity (v) in EDM's scaling"),
+    (("edm_mean", "edm_std"), "EDM"),
+    (("v_pred", "ztsnr"), "velocity (v) with zero terminal SNR"),
+    (("v_pred",), V),
+)
+
+# Path of the first layer -> its input channels -> what they are beside the noisy image.
+INPUTS = {
+    "input_blocks.0.0": {
+        4: "",
+        5: "the depth of a picture",
+        7: "a smaller picture (upscaler)",
+        8: "the picture to edit (pix2pix)",
+        9: "the picture to fill and its mask (inpainting)",
+    },
+    "x_embedder.proj": {16: ""},
+    "img_in": {
+        64: "",
+        128: "a control picture (Canny or Depth)",
+        384: "the picture to fill and its mask (Fill)",
+    },
+}
+
+SPREAD_OF_V = 0.09
+"""A spread above this of :func:`telltale`'s weight says that Stable Diffusion 2 predicts the velocity."""
+
+_TELLTALE = "output_blocks.11.1.transformer_blocks.0.norm1"
+
+
+def variant(architecture: Architecture, tensors: Tensors) -> Variant:
+    """The variant that a checkpoint's keys and shapes say it is.
+
+    Args:
+        architecture: what :func:`lib_transfer.architecture.recognise` says the checkpoint is.
+        tensors: its keys and shapes.
+    """
+    return Variant(_prediction(architecture, tensors), _input(architecture, tensors))
+
+
+def telltale(architecture: Architecture, tensors: Tensors) -> str | None:
+    """The tensor whose spread (standard deviation) tells what the model predicts; None where the keys tell it."""
+    if variant(architecture, tensors).prediction is not None:
+        return None
+    return _key(architecture, tensors, _TELLTALE, bias=True)
+
+
+def settled(found: Variant, spread: float) -> Variant:
+    """The variant, where :func:`telltale`'s tensor spreads so much."""
+    return replace(found, prediction=V if spread > SPREAD_OF_V else EPSILON)
+
+
+def _prediction(architecture: Architecture, tensors: Tensors) -> str | None:
+    if architecture.core.part == "transformer":
+        return FLOW
+    for keys, says in MARKERS:
+        if all(key in tensors for key in keys):
+            return says
+    # Those that see more than the noisy image were made from the base model, which predicts the noise.
+    plain = architecture.id == "sd2" and not _input(architecture, tensors)
+    return None if plain else EPSILON
+
+
+def _input(architecture: Architecture, tensors: Tensors) -> str:
+    for path, known in INPUTS.items():
+        key = _key(architecture, tensors, path)
+        if key is not None:
+            channels = tensors[key][1]
+            return known.get(channels, f"{channels} channels instead of {min(known)}")
+    return ""
+
+
+def _key(architecture: Architecture, tensors: Tensors, path: str, *, bias: bool = False) -> str | None:
+    """The weight (or bias) at this path of the diffusion model, if the file holds it."""
+    home = home_in(architecture.core, tensors)
+    slot = next((slot for slot in architecture.core.slots() if slot.path == path), None)
+    if home is None or slot is None:
+        return None
+    keys = (stored.bias if bias else stored.weight for stored in slot.stored_as(home.style))
+    return next((home.prefix + key for key in keys if key is not None and home.prefix + key in tensors), None)
