@@ -31,10 +31,47 @@ def test_adapters_of_tiny_models(architecture: Architecture) -> None:
 
 
 def test_text_encoders_alone() -> None:
-    assert identify_adapter(_adapter(SD1, "te1"), _adapter(SD1, "te1")) == (SD1,)
-    assert identify_adapter(_adapter(SDXL, "te2")) == (SDXL, known("sdxl-refiner"))
+    """Many models read the same encoders, and name them alike."""
+    sd3s = tuple(known(name) for name in ("sd3-medium", "sd3.5-medium", "sd3.5-large"))
+    first = _adapter(SD1, "te1")
+    assert identify_adapter(first, first) == (SD1, *sd3s, known("flux-dev"))
+    second = _adapter(SDXL, "te2")
+    assert identify_adapter(second, second) == (SDXL, known("sdxl-refiner"), *sd3s)
     first = _adapter(SDXL, "te1")
-    assert identify_adapter(first, first) == (SD1, SDXL), "lora_te1_ names and shapes are those of both"
+    assert identify_adapter(first, first) == (SD1, SDXL, *sd3s, known("flux-dev"))
+    names = ["lora_te_encoder_block_0_layer_0_SelfAttention_q"]
+    assert identify_adapter(names) == (known("chroma"),), "OneTrainer's"
+
+
+def _joined(name: str, *, style: str = "native") -> dict[str, tuple[int, int]]:
+    """An adapter for a transformer's linear layers: fused ones have one name for all their rows."""
+    prefix, fused = ("lora_unet_", True) if style == "native" else ("transformer.", False)
+    reading = reference(known(name), style=None if fused else "diffusers")
+    start = "model.diffusion_model." if fused else "transformer."
+    paths = {
+        key.removeprefix(start).removesuffix(".weight"): (shape[0], shape[1])
+        for key, shape in reading.items()
+        if key.startswith(start) and key.endswith(".weight") and len(shape) == 2
+    }
+    return {prefix + (path.replace(".", "_") if fused else path): shape for path, shape in paths.items()}
+
+
+@pytest.mark.parametrize("style", ["native", "diffusers"])
+def test_adapters_of_transformers(style: str) -> None:
+    for name in ("sd3-medium", "sd3.5-medium", "sd3.5-large", "flux-dev", "chroma"):
+        shapes = _joined(name, style=style)
+        assert known(name) in identify_adapter(shapes)
+        assert identify_adapter(shapes, shapes) == (known(name),)
+    shapes = _joined("flux-schnell", style=style)
+    assert identify_adapter(shapes, shapes) == (known("flux-dev"),), "all that schnell has, dev has too"
+
+
+def test_widths_tell_the_sizes_of_stable_diffusion_3_apart() -> None:
+    name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    medium, newer, large = (known(name) for name in ("sd3-medium", "sd3.5-medium", "sd3.5-large"))
+    assert identify_adapter([name]) == (medium, newer, large)
+    assert identify_adapter([name], {name: (3 * 1536, 1536)}) == (medium, newer)
+    assert identify_adapter([name], {name: (3 * 2432, 2432)}) == (large,)
 
 
 def test_shapes_decide_between_names_that_both_know() -> None:
@@ -47,10 +84,7 @@ def test_shapes_decide_between_names_that_both_know() -> None:
 
 def test_one_foreign_name_does_not_matter_and_only_foreign_names_are_nobodys() -> None:
     assert identify_adapter([*_adapter(SDXL, "unet"), "lora_unet_no_such_module"]) == (SDXL,)
-    assert (
-        identify_adapter(["lora_unet_double_blocks_0_img_attn_qkv", "lora_te2_encoder_block_0_layer_0_SelfAttention_q"])
-        == ()
-    )
+    assert identify_adapter(["lora_unet_blocks_0_self_attn_q", "diffusion_model.layers.0.attention.qkv"]) == ()
     assert identify_adapter([]) == ()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from lib_transfer.architecture import Architecture, Module, modules, reference
 from tests.architecture.known import BOTH, known
 
@@ -106,3 +108,77 @@ def test_some_roles_by_hand() -> None:
     }
     assert {name: position[name].role for name in expected} == expected
     assert position["input_blocks.4.1.transformer_blocks.1.attn2.to_k"].block == "IN04"
+
+
+TRANSFORMERS = ("sd3-medium", "sd3.5-medium", "sd3.5-large", "flux-dev", "flux-schnell", "chroma")
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_blocks_of_a_transformer(name: str) -> None:
+    """The unit is the block's path; within a unit no job is done twice."""
+    letters = {"double_blocks": "D", "single_blocks": "S", "joint_blocks": "J"}
+    seen: set[tuple[str, str, str]] = set()
+    for module in modules(known(name), reference(known(name))):
+        if module.position.part != "transformer":
+            continue
+        kind, *rest = module.name.removeprefix("model.diffusion_model.").split(".")
+        position = module.position
+        if kind in letters:
+            number = rest[0]
+            assert position.unit == f"{kind}.{number}"
+            assert position.block == f"{letters[kind]}{int(number):02}"
+            assert position.stage == kind.removesuffix("_blocks")
+        elif position.unit:
+            assert position.stage == "guidance"
+        assert (position.stage, position.unit, position.role) not in seen
+        seen.add((position.stage, position.unit, position.role))
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_parts_and_depths_of_a_transformer(name: str) -> None:
+    found = modules(known(name), reference(known(name)))
+    parts = list(dict.fromkeys(module.position.part for module in found))
+    encoders = ["te3"] if name == "chroma" else ["te1", "te2", "te3"] if name.startswith("sd3") else ["te1", "te3"]
+    assert parts == [*encoders, "transformer"]
+    for part in parts:
+        depths = [module.position.depth for module in found if module.position.part == part]
+        assert depths == list(range(len(depths)))
+    stages = list(dict.fromkeys(m.position.stage for m in found if m.position.part == "transformer"))
+    blocks = ["joint"] if name.startswith("sd3") else ["double", "single"]
+    assert stages == ["embedding", *(["guidance"] if name == "chroma" else []), *blocks, "final"]
+
+
+def test_chroma_does_the_same_jobs_as_flux() -> None:
+    flux, chroma = (
+        {m.name: m.position for m in modules(known(name), reference(known(name))) if m.position.part == "transformer"}
+        for name in ("flux-dev", "chroma")
+    )
+    for name in flux.keys() & chroma.keys():
+        for word in ("stage", "block", "role", "unit"):
+            assert getattr(flux[name], word) == getattr(chroma[name], word)
+    only = {position.role for position in chroma.values()} - {position.role for position in flux.values()}
+    assert only == {"in_proj", "out_proj", "norm", "in_layer", "out_layer"}
+
+
+def test_some_roles_of_transformers_by_hand() -> None:
+    core = "model.diffusion_model."
+    for name, expected in {
+        "flux-dev": {
+            "double_blocks.3.img_attn.qkv.q": "img_attn.q",
+            "double_blocks.3.txt_attn.qkv.v": "txt_attn.v",
+            "double_blocks.3.txt_mlp.2": "txt_mlp.2",
+            "double_blocks.3.img_attn.norm.key_norm": "img_attn.norm.key_norm",
+            "single_blocks.9.linear1.mlp": "linear1.mlp",
+            "single_blocks.9.norm.query_norm": "norm.query_norm",
+            "time_in.in_layer": "time_in.in_layer",
+            "final_layer.linear": "linear",
+        },
+        "sd3.5-medium": {
+            "joint_blocks.2.x_block.attn2.qkv.k": "x_block.attn2.k",
+            "joint_blocks.2.x_block.attn2.ln_k": "x_block.attn2.ln_k",
+            "joint_blocks.2.context_block.mlp.fc1": "context_block.mlp.fc1",
+            "x_embedder.proj": "x_embedder.proj",
+        },
+    }.items():
+        roles = {m.name: m.position.role for m in modules(known(name), reference(known(name)))}
+        assert {path: roles[core + path] for path in expected} == expected

@@ -94,6 +94,47 @@ def test_an_exact_architecture_wins_over_the_subset_rule_wherever_it_is_listed(
         assert recognise_among(order, tensors) is architecture
 
 
+TRANSFORMERS = ("sd3-medium", "sd3.5-medium", "sd3.5-large", "flux-dev", "flux-schnell", "chroma")
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("prefix", [UNET, "diffusion_model.", "", "transformer."])
+def test_transformers_alone(name: str, prefix: str) -> None:
+    style = "diffusers" if prefix == "transformer." else None
+    whole = reference(known(name), width=8, style=style)
+    core = (prefix if style else UNET,)
+    tensors = {prefix + key.removeprefix(core[0]): shape for key, shape in whole.items() if key.startswith(core)}
+    assert recognise(tensors) is known(name)
+    found = modules(known(name), tensors)
+    assert {module.weight for module in found} | {module.bias for module in found} - {None} == set(tensors)
+    bare = {key.removeprefix(prefix): shape for key, shape in tensors.items()}
+    assert recognise(bare) is known(name)
+    assert [(m.name, m.shape) for m in modules(known(name), bare)] == [(m.name, m.shape) for m in found]
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_pruned_transformers_are_what_they_were(name: str) -> None:
+    """Flux Lite has 8 of 19 double blocks; others lack single or joint ones."""
+    lacking = re.compile(rf"{UNET}(double_blocks\.(8|9|1\d)|single_blocks\.(2|3)\d|joint_blocks\.(1[4-9]|2[0-2]))\.")
+    whole = reference(known(name), width=8)
+    tensors = {key: shape for key, shape in whole.items() if not lacking.match(key)}
+    assert len(tensors) < len(whole)
+    assert recognise(tensors) is known(name)
+
+
+def test_what_comes_with_a_transformer_does_not_matter() -> None:
+    tensors = {
+        **reference(known("flux-dev"), width=8),
+        "vae.decoder.conv_in.weight": (512, 16, 3, 3),
+        "text_encoders.t5xxl.logit_scale": (),
+        f"{UNET}scaled_fp8": (2,),
+        f"{UNET}img_in.scale_weight": (),
+    }
+    assert recognise(tensors) is known("flux-dev")
+    tensors = {**reference(known("sd3.5-medium"), width=8), f"{UNET}pos_embed": (1, 147456, 1536)}
+    assert recognise(tensors) is known("sd3.5-medium")
+
+
 def _keys(*keys: str) -> dict[str, tuple[int, ...]]:
     return dict.fromkeys(keys, (8, 8))
 
@@ -129,13 +170,38 @@ ZOO: dict[str, tuple[Tensors, str]] = {
         {**reference(known("sd2")), f"{UNET}label_emb.0.0.weight": (1280, 1536)},
         "a Stable Diffusion 2.x unCLIP checkpoint, which is not supported yet",
     ),
-    "sd3": (_keys(f"{UNET}joint_blocks.0.context_block.attn.qkv.weight"), "a Stable Diffusion 3 checkpoint"),
-    "flux": (_keys(f"{UNET}double_blocks.0.img_attn.norm.key_norm.scale"), "a Flux checkpoint, which is not"),
-    "bare flux": (_keys("double_blocks.0.img_attn.qkv.weight", "guidance_in.in_layer.weight"), "a Flux checkpoint"),
     "flux 2": (_keys("double_blocks.0.img_attn.qkv.weight", "double_stream_modulation_img.lin.weight"), "a Flux.2"),
-    "chroma": (
-        _keys("distilled_guidance_layer.norms.0.scale", "double_blocks.0.img_attn.norm.key_norm.scale"),
-        "a Chroma checkpoint, which is not supported yet",
+    "chroma radiance": (
+        {
+            **reference(known("chroma"), width=8),
+            f"{UNET}nerf_blocks.0.norm.scale": (8,),
+            f"{UNET}img_in_patch.weight": (),
+        },
+        "a Chroma Radiance checkpoint, which is not supported yet",
+    ),
+    "hunyuan": (
+        _keys("double_blocks.0.img_attn.qkv.weight", "txt_in.individual_token_refiner.blocks.0.norm1.weight"),
+        "a HunyuanVideo or HunyuanImage checkpoint, which is not",
+    ),
+    "hidream": (_keys("caption_projection.0.linear.weight", "pos_embed.proj.weight"), "a HiDream checkpoint"),
+    "auraflow": (_keys("double_layers.0.attn.w1q.weight"), "an AuraFlow checkpoint"),
+    "pixart": (_keys("t_block.1.weight", "y_embedder.y_proj.fc1.weight"), "a PixArt checkpoint"),
+    "z-image": (_keys("cap_embedder.1.weight", "noise_refiner.0.attention.k_norm.weight"), "a Lumina 2 or Z-Image"),
+    "qwen": (_keys("transformer_blocks.0.img_mod.1.weight", "proj_out.weight"), "a Qwen-Image checkpoint"),
+    "wan": (_keys("head.modulation", "blocks.0.self_attn.q.weight"), "a Wan checkpoint"),
+    "ltx": (_keys("adaln_single.emb.timestep_embedder.linear_1.bias", "proj_out.weight"), "an LTX-Video checkpoint"),
+    "cascade": (_keys("clip_txt_mapper.weight", "clf.1.weight"), "a Stable Cascade checkpoint"),
+    "redux": (_keys("redux_up.weight", "redux_down.weight"), "a Flux Redux model, not a checkpoint"),
+    "flux controlnet": (_keys("controlnet_blocks.0.weight", "double_blocks.0.img_attn.qkv.weight"), "a ControlNet"),
+    "xlabs lora": (_keys("double_blocks.0.processor.qkv_lora1.down.weight"), "a LoRA, not a checkpoint"),
+    "control lora": (_keys("img_in.lora_A.weight", "single_blocks.0.norm.key_norm.scale"), "a LoRA, not a checkpoint"),
+    "one flux module more": (
+        {**reference(known("flux-dev"), width=8), f"{UNET}double_blocks.0.img_mlp.gate_proj.weight": (8, 8)},
+        "Flux.1 dev comes nearest, but double_blocks.0.img_mlp.gate_proj.weight is not part of it",
+    ),
+    "half of flux": (
+        {key: shape for key, shape in reference(known("flux-schnell")).items() if ".final_layer." not in key},
+        "is missing (and ",
     ),
     "some of a diffusers unet": (
         _keys("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),

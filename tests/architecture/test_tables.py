@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -165,11 +166,12 @@ def test_canonical_names_are_the_checkpoints_own_module_paths() -> None:
             if module.rows is None and module.weight.endswith(".weight"):
                 assert module.name + ".weight" == module.weight
             elif module.rows is None:
-                assert module.name == module.weight and module.name.endswith(".positional_embedding")
-            elif module.position.part.startswith("te"):
-                [(first, _)] = module.rows
-                part = "qkv"[first // module.shape[0]]
-                assert module.name == module.weight.removesuffix("_weight") + f".{part}"
+                bare = module.name == module.weight and module.name.endswith(".positional_embedding")
+                assert bare or (module.kind == "norm" and module.name + ".scale" == module.weight)
+            else:
+                [(first, last)] = module.rows
+                part = "mlp" if last == 7 * first // 3 else "qkv"[first // module.shape[0]]
+                assert module.name == re.sub(r"[._]weight$", "", module.weight) + f".{part}"
 
 
 def test_fused_attention_is_four_modules_that_belong_together() -> None:

@@ -1,0 +1,418 @@
+"""Stable Diffusion 3, Flux and Chroma against sd-mecha's tables, diffusers' and transformers' models and conversions.
+
+The oracles convert whole state dicts. They are given tensors whose rows are numbered, one column wide, so that whatever they
+cut, swap or copy can be told; modules and names of ours must then stand for the same rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lib_transfer.architecture import Architecture, Rows, modules, name_index, recognise, reference
+from tests.architecture.known import known
+
+SD3S = ("sd3-medium", "sd3.5-medium", "sd3.5-large")
+FLUXES = ("flux-dev", "flux-schnell", "chroma")
+EACH = pytest.mark.parametrize("architecture", [known(name) for name in (*SD3S, *FLUXES)], ids=(*SD3S, *FLUXES))
+CORE = "model.diffusion_model."
+
+
+@pytest.mark.parametrize(("name", "identifier"), [("sd3-medium", "sd3-comfyui"), ("flux-dev", "flux-flux")])
+def test_reference_is_the_real_key_list(name: str, identifier: str) -> None:
+    configs = pytest.importorskip("sd_mecha.extensions.model_configs")
+    real = {key: tuple(tensor.shape) for key, tensor in configs.resolve(identifier).keys().items()}
+    prefixes, untouched = (CORE, "text_encoders."), ("pos_embed", "logit_scale")
+    expected = {key: s for key, s in real.items() if key.startswith(prefixes) and not key.endswith(untouched)}
+    assert reference(known(name)) == expected
+
+
+def _diffusers_model(architecture: Architecture, sizes: Mapping[str, tuple[int, ...]]) -> Any:
+    """diffusers' own model of this kind, as wide as a reference in its keys."""
+    diffusers = pytest.importorskip("diffusers")
+    if architecture.id.startswith("sd3"):
+        width, context = sizes["transformer.context_embedder.weight"]
+        head = sizes.get("transformer.transformer_blocks.0.attn.norm_q.weight", (64 if width == 1536 else 8,))[0]
+        heads = {"attention_head_dim": head, "num_attention_heads": width // head}
+        pooled = sizes["transformer.time_text_embed.text_embedder.linear_1.weight"][1]
+        return diffusers.SD3Transformer2DModel(
+            **heads, num_layers={"sd3.5-large": 38}.get(architecture.id, 24), caption_projection_dim=width,
+            joint_attention_dim=context, pooled_projection_dim=pooled, pos_embed_max_size=4, sample_size=8,
+            dual_attention_layers=tuple(range(13)) if architecture.id == "sd3.5-medium" else (),
+            qk_norm=None if architecture.id == "sd3-medium" else "rms_norm",
+        )  # fmt: skip
+    (head,) = sizes["transformer.transformer_blocks.0.attn.norm_q.weight"]
+    width, context = sizes["transformer.context_embedder.weight"]
+    shared = {
+        "attention_head_dim": head, "num_attention_heads": width // head, "joint_attention_dim": context,
+        "axes_dims_rope": (16, 56, 56) if head == 128 else (2, 2, 4),
+    }  # fmt: skip
+    if architecture.id == "chroma":
+        inner = sizes["transformer.distilled_guidance_layer.in_proj.weight"][0]
+        return diffusers.ChromaTransformer2DModel(**shared, approximator_hidden_dim=inner)
+    pooled = sizes["transformer.time_text_embed.text_embedder.linear_1.weight"][1]
+    guidance = architecture.id == "flux-dev"
+    return diffusers.FluxTransformer2DModel(**shared, pooled_projection_dim=pooled, guidance_embeds=guidance)
+
+
+@EACH
+@pytest.mark.parametrize("width", [None, 8, 20])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_diffusers_builds_the_same_model(architecture: Architecture, width: int | None) -> None:
+    ours = reference(architecture, width=width, style="diffusers")
+    with torch.device("meta"):
+        model = _diffusers_model(architecture, ours)
+    theirs = {f"transformer.{key}": tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    theirs.pop("transformer.pos_embed.pos_embed", None)
+    assert {key: shape for key, shape in ours.items() if key.startswith("transformer.")} == theirs
+
+
+@pytest.mark.parametrize("width", [None, 8])
+def test_transformers_builds_the_same_t5(width: int | None) -> None:
+    transformers = pytest.importorskip("transformers")
+    prefix = "text_encoder_2."
+    ours = {
+        key.removeprefix(prefix): shape
+        for key, shape in reference(known("flux-dev"), width=width, style="diffusers").items()
+        if key.startswith(prefix)
+    }
+    tokens, size = ours["shared.weight"]
+    heads, inner = (
+        ours["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"][1],
+        ours["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
+    )
+    config = transformers.T5Config(
+        vocab_size=tokens, d_model=size, d_kv=size // heads, d_ff=inner, num_layers=24, num_heads=heads,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    with torch.device("meta"):
+        theirs = transformers.T5EncoderModel(config).state_dict()
+    tied = theirs.pop("encoder.embed_tokens.weight", None)
+    assert ours == {key: tuple(tensor.shape) for key, tensor in theirs.items()}
+    assert tied is None or tuple(tied.shape) == ours["shared.weight"]
+
+
+@cache
+def _numbered(architecture: Architecture) -> dict[str, Tensor]:
+    """A single-file diffusion model, real in its rows, one column wide, with a number of its own in every row."""
+    tensors: dict[str, Tensor] = {}
+    at = 0
+    for key, shape in reference(architecture).items():
+        if key.startswith(CORE):
+            rows = torch.arange(at, at + shape[0])
+            tensors[key] = rows.reshape(-1, *(1 for _ in shape[1:]))
+            at += shape[0]
+    return tensors
+
+
+def _converted(architecture: Architecture) -> dict[str, Tensor]:
+    """What diffusers makes of it."""
+    single_file = pytest.importorskip("diffusers.loaders.single_file_utils")
+    kind = "sd3" if architecture.id.startswith("sd3") else architecture.id.split("-")[0]
+    convert = getattr(single_file, f"convert_{kind}_transformer_checkpoint_to_diffusers")
+    tensors = {key.removeprefix(CORE): tensor for key, tensor in _numbered(architecture).items()}
+    position = {"pos_embed": torch.zeros(1)} if kind == "sd3" else {}
+    converted: dict[str, Tensor] = convert({**tensors, **position})
+    converted.pop("pos_embed.pos_embed", None)
+    return converted
+
+
+def _taken(tensor: Tensor, rows: Rows | None) -> Tensor:
+    numbers = tensor.flatten()
+    return numbers if rows is None else torch.cat([numbers[first:last] for first, last in rows])
+
+
+def _rows_of_modules(architecture: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Per module the rows of its weight, and of its bias."""
+    found: dict[str, Tensor] = {}
+    for module in modules(architecture, {key: tuple(tensor.shape) for key, tensor in tensors.items()}):
+        found[module.name] = _taken(tensors[module.weight], module.rows)
+        assert module.shape[0] == len(found[module.name])
+        if module.bias is not None:
+            found[f"{module.name} bias"] = _taken(tensors[module.bias], module.rows)
+    return found
+
+
+def _assert_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+@EACH
+def test_modules_are_the_same_rows_in_both_layouts(architecture: Architecture) -> None:
+    single = _rows_of_modules(architecture, _numbered(architecture))
+    converted = _converted(architecture)
+    for prefix in ("transformer.", ""):
+        _assert_equal(_rows_of_modules(architecture, {prefix + k: t for k, t in converted.items()}), single)
+    slots = [slot for layout in architecture.layouts if layout.part == "transformer" for slot in layout.slots()]
+    assert {name for name in single if not name.endswith(" bias")} == {CORE + slot.path for slot in slots}
+
+
+def _rows_of_names(architecture: Architecture, updates: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Per module what an adapter holds for it; no module is named twice."""
+    index = name_index(modules(architecture, reference(architecture)))
+    bound = [(module.name, update, rows) for name, update in updates.items() for module, rows in index[name]]
+    found = {name: _taken(update, rows) for name, update, rows in bound}
+    assert len(found) == len(bound)
+    return found
+
+
+def _same_rows(architecture: Architecture, given: Mapping[str, Tensor], converted: Mapping[str, Tensor]) -> int:
+    """Assert that both name the same rows of the same modules; says how many modules these are."""
+    ours = _rows_of_names(architecture, given)
+    _assert_equal(ours, _rows_of_names(architecture, converted))
+    return len(ours)
+
+
+def _adapter(names: Mapping[str, int], down: str, up: str) -> dict[str, Tensor]:
+    """An adapter for modules with so many rows; the rows of its ups are numbered."""
+    tensors: dict[str, Tensor] = {}
+    at = 1
+    for name, rows in names.items():
+        tensors[f"{name}.{down}"] = torch.ones(2, 1)
+        tensors[f"{name}.{up}"] = torch.arange(at, at + rows, dtype=torch.float64).reshape(-1, 1)
+        at += rows
+    return tensors
+
+
+def _ups(tensors: Mapping[str, Tensor], suffix: str) -> dict[str, Tensor]:
+    return {key.removesuffix(suffix): tensor for key, tensor in tensors.items() if key.endswith(suffix)}
+
+
+def _fused(architecture: Architecture, *starts: str) -> dict[str, int]:
+    """Module paths of the single file's linear layers and their rows."""
+    return {
+        key.removeprefix(CORE).removesuffix(".weight"): shape[0]
+        for key, shape in reference(architecture).items()
+        if key.startswith(tuple(CORE + start for start in starts)) and len(shape) == 2 and key.endswith(".weight")
+    }
+
+
+def _check(convert: str, paths: Mapping[str, int], name: Callable[[str], str], *suffixes: str) -> int:
+    utils = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
+    given = _adapter({name(path): rows for path, rows in paths.items()}, *suffixes)
+    norms = {f"{path.removesuffix('.weight')}": torch.zeros(1) for path in _norm_scales()} if "bfl" in convert else {}
+    converted = getattr(utils, convert)({**given, **norms})
+    return _same_rows(FLUX, _ups(given, f".{suffixes[1]}"), _ups(converted, ".lora_B.weight"))
+
+
+FLUX = known("flux-dev")
+BLOCKS = 19 * 2 * 7 + 38 * 6
+"""Linear modules of the blocks: modulation, q, k, v, output and two of the feed-forward; q, k, v, mlp and two more."""
+
+
+def _norm_scales() -> list[str]:
+    return [key.removeprefix(CORE) for key in reference(FLUX) if key.startswith(CORE) and key.endswith(".scale")]
+
+
+def test_kohya_names_are_those_of_diffusers_conversion() -> None:
+    paths = _fused(FLUX, "double_blocks", "single_blocks")
+    convert = "_convert_kohya_flux_lora_to_diffusers"
+    found = _check(
+        convert, paths, lambda path: "lora_unet_" + path.replace(".", "_"), "lora_down.weight", "lora_up.weight"
+    )
+    assert found == BLOCKS
+    assert (
+        _check(convert, paths, lambda path: f"diffusion_model.{path}", "lora_down.weight", "lora_up.weight") == BLOCKS
+    )
+
+
+def test_the_last_layer_under_kohya_names_is_swapped_as_in_diffusers_conversion() -> None:
+    utils = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
+    names = {"lora_unet_final_layer_adaLN_modulation_1": 6144, "lora_unet_final_layer_linear": 64}
+    given = _adapter(names, "lora_down.weight", "lora_up.weight")
+    converted = utils._convert_kohya_flux_lora_to_diffusers(dict(given))
+    assert _same_rows(FLUX, _ups(given, ".lora_up.weight"), _ups(converted, ".lora_B.weight")) == 2
+    assert converted["norm_out.linear.lora_B.weight"][0, 0] == 1 + 3072
+
+
+def test_control_names_are_those_of_diffusers_conversion() -> None:
+    found = _check(
+        "_convert_bfl_flux_control_lora_to_diffusers", _fused(FLUX, ""), str, "lora_A.weight", "lora_B.weight"
+    )
+    assert found == BLOCKS + 10
+
+
+def test_control_norms_are_modules_with_and_without_their_parameter() -> None:
+    index = name_index(modules(FLUX, reference(FLUX)))
+    for key in _norm_scales():
+        for name in (key, key.removesuffix(".scale")):
+            [(module, rows)] = index[name]
+            assert module.weight == CORE + key and rows is None and module.kind == "norm"
+
+
+def test_kontext_names_are_those_of_diffusers_conversion() -> None:
+    paths = _fused(FLUX, "double_blocks", "single_blocks", "final_layer.linear")
+    convert = "_convert_fal_kontext_lora_to_diffusers"
+    found = _check(convert, paths, lambda path: f"base_model.model.{path}", "lora_A.weight", "lora_B.weight")
+    assert found == BLOCKS + 1
+
+
+@pytest.mark.parametrize("prefix", ["", "diffusion_model."])
+def test_xlabs_names_are_those_of_diffusers_conversion(prefix: str) -> None:
+    double = {f"double_blocks.{n}.processor.{part}": rows for n in range(19) for part, rows in (
+        ("qkv_lora1", 9216), ("proj_lora1", 3072), ("qkv_lora2", 9216), ("proj_lora2", 3072)
+    )}  # fmt: skip
+    single = {f"single_blocks.{n}.processor.{part}": rows for n in range(38) for part, rows in (
+        ("qkv_lora", 9216), ("proj_lora", 3072)
+    )}  # fmt: skip
+    convert = "_convert_xlabs_flux_lora_to_diffusers"
+    found = _check(convert, {**double, **single}, lambda path: prefix + path, "down.weight", "up.weight")
+    assert found == 19 * 8 + 38 * 4
+
+
+def test_onetrainer_names_are_those_of_diffusers_conversion() -> None:
+    """Of the blocks, diffusers takes only the attention of such files."""
+    utils = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
+    paths = [
+        key.removeprefix("transformer.").removesuffix(".weight")
+        for key in reference(FLUX, style="diffusers")
+        if re.match(r"transformer\..*(attn\.(to|add)_|embedder|norm_out|^transformer\.proj_out).*\.weight$", key)
+    ]
+    names = {f"lora_transformer_{path.replace('.', '_')}": 6144 if "norm_out" in path else 3072 for path in paths}
+    given = _adapter(names, "lora_down.weight", "lora_up.weight")
+    alphas = {f"{name}.alpha": torch.tensor(2.0) for name in names}
+    converted = utils._convert_kohya_flux_lora_to_diffusers({**given, **alphas})
+    found = _same_rows(FLUX, _ups(given, ".lora_up.weight"), _ups(converted, ".lora_B.weight"))
+    assert found == 19 * 8 + 38 * 3 + 8 + 1
+
+
+@EACH
+def test_names_of_diffusers_are_its_keys(architecture: Architecture) -> None:
+    index = name_index(modules(architecture, reference(architecture)))
+    for key in reference(architecture, style="diffusers"):
+        path = key.removeprefix("transformer.").removesuffix(".weight")
+        if not key.startswith("transformer.") or not key.endswith(".weight"):
+            continue
+        joined = path.replace(".", "_")
+        dotted = (f"transformer.{path}", path, f"base_model.model.{path}", f"transformer.base_model.model.{path}")
+        found = {index[name] for name in (f"lora_transformer_{joined}", f"lycoris_{joined}", *dotted)}
+        [[(module, rows)]] = found
+        halves = ((module.shape[0] // 2, module.shape[0]), (0, module.shape[0] // 2))
+        ends = "context_block.adaLN" in module.name and module.shape[0] == 2 * module.shape[1]
+        swapped = module.name.endswith("final_layer.adaLN_modulation.1") or ends
+        assert rows == (halves if swapped else None)
+
+
+@EACH
+def test_names_of_the_single_file_are_its_keys(architecture: Architecture) -> None:
+    """And under each of them, the modules of a fused weight have the rows that they have in the weight."""
+    found = modules(architecture, reference(architecture))
+    index = name_index(found)
+    for module in found:
+        if module.position.part == "transformer":
+            path = re.sub(r"\.(weight|scale)$", "", module.weight.removeprefix(CORE))
+            joined = (prefix + path.replace(".", "_") for prefix in ("lora_unet_", "oft_unet_", "lycoris_"))
+            dotted = (prefix + path for prefix in ("diffusion_model.", CORE, "", "base_model.model."))
+            for name in (*joined, *dotted):
+                assert (module, module.rows) in index[name]
+
+
+def test_other_names_by_hand() -> None:
+    index = name_index(modules(FLUX, reference(FLUX)))
+    block = "transformer_blocks.3."
+    assert index[f"transformer.{block}ff.linear_in"] == index[f"transformer.{block}ff.net.0.proj"]
+    assert index[f"lycoris_{block}ff_context.linear_out".replace(".", "_")] == index[f"{block}ff_context.net.2"]
+    single = f"{CORE}single_blocks.7.linear1."
+    assert [(m.name, rows) for m, rows in index["diffusion_model.single_blocks.7.linear1_qkv"]] == [
+        (single + "q", ((0, 3072),)),
+        (single + "k", ((3072, 6144),)),
+        (single + "v", ((6144, 9216),)),
+    ]
+    assert [(m.name, rows) for m, rows in index["lora_unet_single_blocks_7_linear1"]] == [
+        (single + "q", ((0, 3072),)),
+        (single + "k", ((3072, 6144),)),
+        (single + "v", ((6144, 9216),)),
+        (single + "mlp", ((9216, 21504),)),
+    ]
+
+
+T5_NAMES = {
+    "sd3-medium": ("lora_te3_", "text_encoder_3."),
+    "flux-dev": ("lora_te3_", "lora_te2_", "text_encoder_2."),
+    "chroma": ("lora_te3_", "lora_te_", "text_encoder."),
+}
+
+
+@pytest.mark.parametrize("name", T5_NAMES)
+def test_names_of_t5_are_its_keys(name: str) -> None:
+    """kohya's, OneTrainer's and diffusers', and ComfyUI's for all."""
+    index = name_index(modules(known(name), reference(known(name))))
+    prefix = "text_encoders.t5xxl.transformer."
+    keys = [key for key in reference(known(name)) if key.startswith(prefix)]
+    assert len(keys) == 2 + 24 * 9 + 1
+    for key in keys:
+        path = key.removeprefix(prefix).removesuffix(".weight")
+        for start in (*T5_NAMES[name], prefix):
+            [(module, rows)] = index[start + (path.replace(".", "_") if start.endswith("_") else path)]
+            assert module.weight == key and rows is None
+
+
+def test_clip_and_t5_names_of_one_number_do_not_meet() -> None:
+    index = name_index(modules(known("sd3-medium"), reference(known("sd3-medium"))))
+    weights = {
+        "lora_te2_text_model_encoder_layers_31_mlp_fc1": "clip_g.transformer.text_model.encoder.layers.31.mlp.fc1",
+        "lora_te2_encoder_block_23_layer_1_DenseReluDense_wo": "t5xxl.transformer.encoder.block.23.layer.1.DenseReluDense.wo",
+        "lora_te1_text_projection": "clip_l.transformer.text_projection",
+        "text_encoders.clip_g.transformer.text_projection": "clip_g.transformer.text_projection",
+    }
+    for name, path in weights.items():
+        [(module, _)] = index[name]
+        assert module.weight == f"text_encoders.{path}.weight"
+
+
+GGUF_LEAVES = {
+    "attn_q": "layer.0.SelfAttention.q", "attn_k": "layer.0.SelfAttention.k", "attn_v": "layer.0.SelfAttention.v",
+    "attn_o": "layer.0.SelfAttention.o", "attn_norm": "layer.0.layer_norm", "ffn_norm": "layer.1.layer_norm",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0", "ffn_up": "layer.1.DenseReluDense.wi_1",
+    "ffn_down": "layer.1.DenseReluDense.wo",
+    "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias",
+}  # fmt: skip
+
+
+def test_t5_under_the_names_of_gguf_files() -> None:
+    """Forge's loader renames them word by word; this is that table."""
+    shapes = reference(FLUX)
+    start = "text_encoders.t5xxl.transformer."
+    gguf = {
+        f"{start}enc.blk.{layer}.{short}.weight": f"{start}encoder.block.{layer}.{leaf}"
+        for layer in range(24)
+        for short, leaf in GGUF_LEAVES.items()
+        if layer == 0 or short != "attn_rel_b"
+    }
+    gguf[f"{start}token_embd.weight"], gguf[f"{start}enc.output_norm.weight"] = (
+        f"{start}shared", f"{start}encoder.final_layer_norm",
+    )  # fmt: skip
+    tensors = {key: shapes[f"{path}.weight"] for key, path in gguf.items()}
+    found = {module.weight: module.name for module in modules(FLUX, tensors)}
+    assert found == gguf
+
+
+def test_a_table_that_only_the_encoder_holds_is_the_shared_one() -> None:
+    start = "text_encoders.t5xxl.transformer."
+    tensors = reference(FLUX)
+    tensors[f"{start}encoder.embed_tokens.weight"] = tensors[f"{start}shared.weight"]
+    names = [module.name for module in modules(FLUX, tensors)]
+    assert names == [module.name for module in modules(FLUX, reference(FLUX))], "both are one module"
+    del tensors[f"{start}shared.weight"]
+    found = {module.name: module.weight for module in modules(FLUX, tensors)}
+    assert found[f"{start}shared"] == f"{start}encoder.embed_tokens.weight"
+
+
+def test_norms_that_are_called_weight() -> None:
+    """As ComfyUI saves them by now."""
+    for name in FLUXES:
+        architecture = known(name)
+        tensors = {re.sub(r"\.scale$", ".weight", key): shape for key, shape in reference(architecture).items()}
+        assert recognise(tensors) is architecture
+        found = modules(architecture, tensors)
+        before = modules(architecture, reference(architecture))
+        renamed = [replace(m, weight=re.sub(r"\.scale$", ".weight", m.weight)) for m in before]
+        assert list(found) == renamed
