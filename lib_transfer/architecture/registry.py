@@ -90,7 +90,7 @@ def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None
         for key, ndim in present.items()
         if ndim != expected.get(key, ndim)
     ]
-    lacking = sum(not any(home.prefix + key in tensors for key in keys) for keys in ways.values() if keys)
+    lacking = sum(not any(home.prefix + key in tensors for key in keys) for keys in ways.values())
     return _Comparison(architecture, (*strange, *missing, *other), lacking)
 
 

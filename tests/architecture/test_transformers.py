@@ -99,6 +99,14 @@ def test_transformers_builds_the_same_t5(width: int | None) -> None:
     assert tied is None or tuple(tied.shape) == ours["shared.weight"]
 
 
+@EACH
+def test_kinds(architecture: Architecture) -> None:
+    kinds = {1: "norm", 2: "linear", 4: "convolution"}
+    for module in modules(architecture, reference(architecture)):
+        table = module.name.endswith(("_embedding", ".shared", ".relative_attention_bias"))
+        assert module.kind == ("embedding" if table else kinds[len(module.shape)])
+
+
 @cache
 def _numbered(architecture: Architecture) -> dict[str, Tensor]:
     """A single-file diffusion model, real in its rows, one column wide, with a number of its own in every row."""
