@@ -41,7 +41,8 @@ def _unsupported(what: str, *patterns: str) -> Lookalike:
 
 def _alone(what: str, *patterns: str) -> Lookalike:
     """A part that full checkpoints hold too, beside a diffusion model."""
-    return Lookalike(f"{what} alone, not a checkpoint", patterns, "Choose a full checkpoint.", r"diffusion_model\.")
+    beside = r"diffusion_model\.|^unet\.|^transformer\.(single_)?transformer_blocks\."
+    return Lookalike(f"{what} alone, not a checkpoint", patterns, "Choose a full checkpoint.", beside)
 
 
 _UNET = r"^(model\.)?(diffusion_model\.)?"

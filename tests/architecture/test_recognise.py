@@ -122,6 +122,35 @@ def test_pruned_transformers_are_what_they_were(name: str) -> None:
     assert recognise(tensors) is known(name)
 
 
+@pytest.mark.parametrize("style", [None, "diffusers"])
+@pytest.mark.parametrize(
+    ("name", "lacking"),
+    [
+        ("flux-dev", ("time_in.", "timestep_embedder.")),
+        ("flux-dev", ("vector_in.", "text_embedder.")),
+        ("flux-dev", ("img_in.", "x_embedder.")),
+        ("flux-schnell", ("final_layer.adaLN", "norm_out.")),
+        ("chroma", ("guidance_layer.out_proj.", "guidance_layer.out_proj.")),
+        ("chroma", ("txt_in.", "context_embedder.")),
+        ("sd3-medium", ("t_embedder.", "timestep_embedder.")),
+        ("sd3.5-medium", ("y_embedder.", "text_embedder.")),
+        ("sd3.5-large", ("final_layer.linear.", "transformer.proj_out.")),
+    ],
+)
+def test_a_transformer_without_its_ends_is_none(name: str, lacking: tuple[str, str], style: str | None) -> None:
+    part = lacking[0 if style is None else 1]
+    whole = reference(known(name), width=8, style=style)
+    tensors = {key: shape for key, shape in whole.items() if part not in key}
+    assert len(tensors) < len(whole)
+    with pytest.raises(UnsupportedError, match="is missing"):
+        recognise(tensors)
+
+
+def test_flux_dev_without_guidance_is_schnell() -> None:
+    tensors = {key: shape for key, shape in reference(known("flux-dev")).items() if "guidance_in" not in key}
+    assert recognise(tensors) is known("flux-schnell")
+
+
 def test_what_comes_with_a_transformer_does_not_matter() -> None:
     tensors = {
         **reference(known("flux-dev"), width=8),
