@@ -32,4 +32,5 @@ CHROMA = Architecture(
             comfy="t5xxl",
         ),
     ),
+    hosts="Forge",
 )

@@ -215,6 +215,7 @@ FLUX_DEV = Architecture(
             "te3", underscored=("lora_te3_", "lora_te2_", "lora_te1_"), folder="text_encoder_2.", comfy="t5xxl"
         ),
     ),
+    hosts="Forge",
 )
 
 FLUX_SCHNELL = replace(

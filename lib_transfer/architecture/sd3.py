@@ -187,6 +187,7 @@ SD3_MEDIUM = Architecture(
             "te3", underscored=("lora_te3_", "lora_te2_", "lora_te1_"), folder="text_encoder_3.", comfy="t5xxl"
         ),
     ),
+    hosts="Forge",
 )
 
 SD35_MEDIUM = replace(

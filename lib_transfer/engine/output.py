@@ -128,7 +128,8 @@ def tensors_of(module: Module | None, update: Factors | Dense | Norm | None, dty
     """What is written of one module, under the name that both hosts load; empty where nothing is.
 
     A1111 reads a bias difference only beside ``diff``, and ``w_norm`` only beside ``b_norm``: a missing partner is
-    written as zeros.
+    written as zeros. A norm without a bias gets none: Forge looks for what it belongs to, and leaves out everything where
+    that is missing too often.
     """
     if module is None or module.output_name is None or update is None:
         return {}
@@ -139,10 +140,9 @@ def tensors_of(module: Module | None, update: Factors | Dense | Norm | None, dty
     elif isinstance(update, Norm):
         given = update.weight if update.weight is not None else update.bias
         assert given is not None
-        named = {
-            f"{name}.w_norm": torch.zeros_like(given) if update.weight is None else update.weight,
-            f"{name}.b_norm": torch.zeros_like(given) if update.bias is None else update.bias,
-        }
+        named = {f"{name}.w_norm": torch.zeros_like(given) if update.weight is None else update.weight}
+        if module.bias is not None:
+            named[f"{name}.b_norm"] = torch.zeros_like(given) if update.bias is None else update.bias
     else:
         return lora_tensors(name, update.up, update.down, _kernel(module), dtype)
     return {key: tensor.to(dtype).contiguous() for key, tensor in named.items() if tensor is not None}

@@ -58,22 +58,27 @@ def pairing(source: Base, target: Base, sketches: Sketches, *, forced: bool = Fa
 
 def _of_relatives(source: Base, target: Base, sketches: Sketches) -> Pairing:
     units = _aligned_units(source, target, sketches)
-    inside = {(m.position.unit, m.position.role): m for m in target.modules if m.position.unit}
+    inside = {(*_unit(m), m.position.role): m for m in target.modules if m.position.unit}
     outside = _by_place(target.modules)
 
     def find(module: Module) -> Counterpart:
-        unit = module.position.unit
+        unit = _unit(module)
         if unit in units:
             counterpart = units[unit]
             if counterpart is None:
                 return Counterpart(None, "aligned", DEEPER)
             how: How = "by name" if counterpart == unit else "aligned"
-            found = inside.get((counterpart, module.position.role))
+            found = inside.get((*counterpart, module.position.role))
             return Counterpart(found, how, "" if found else MISSING)
         found = target.by_name.get(module.name) or outside.get(_place(module))
         return Counterpart(found, "by name", "" if found else MISSING)
 
     return find
+
+
+def _unit(module: Module) -> tuple[str, str]:
+    """Part and unit: two text encoders have layers of one name."""
+    return module.position.part, module.position.unit
 
 
 def _place(module: Module) -> tuple[str, str, str, str]:
@@ -90,34 +95,36 @@ def _by_place(modules: Iterable[Module]) -> dict[tuple[str, str, str, str], Modu
     return {place: same[0] for place, same in found.items() if len(same) == 1}
 
 
-Unit = tuple[str, tuple[Module, ...]]
+Unit = tuple[tuple[str, str], tuple[Module, ...]]
 
 
 def _units(base: Base) -> dict[tuple[str, str, str], list[Unit]]:
     """The units of a base in forward order, by part, stage and kind (their path without numbers)."""
-    members: dict[str, list[Module]] = {}
+    members: dict[tuple[str, str], list[Module]] = {}
     for module in base.modules:
         if module.position.unit:
-            members.setdefault(f"{module.position.part} {module.position.unit}", []).append(module)
+            members.setdefault(_unit(module), []).append(module)
     found: dict[tuple[str, str, str], list[Unit]] = {}
-    for modules in members.values():
+    for unit, modules in members.items():
         position = modules[0].position
         key = (position.part, position.stage, re.sub(r"\d+", "", position.unit))
-        found.setdefault(key, []).append((position.unit, tuple(modules)))
+        found.setdefault(key, []).append((unit, tuple(modules)))
     return found
 
 
-def _aligned_units(source: Base, target: Base, sketches: Sketches) -> dict[str, str | None]:
+def _aligned_units(
+    source: Base, target: Base, sketches: Sketches
+) -> dict[tuple[str, str], tuple[str, str] | None]:
     """The target's unit for every unit of the source whose stage has other units than the target's."""
     others = _units(target)
-    found: dict[str, str | None] = {}
+    found: dict[tuple[str, str], tuple[str, str] | None] = {}
     for key, units in _units(source).items():
         candidates = others.get(key, [])
-        if [path for path, _ in units] == [path for path, _ in candidates]:
+        if [unit for unit, _ in units] == [unit for unit, _ in candidates]:
             continue
         scores = sketches.scores([modules for _, modules in units], [modules for _, modules in candidates])
-        for (path, _), column in zip(units, align(scores), strict=True):
-            found[path] = None if column is None else candidates[column][0]
+        for (unit, _), column in zip(units, align(scores), strict=True):
+            found[unit] = None if column is None else candidates[column][0]
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lib_transfer.architecture import Architecture, identify_adapter, modules, reference
 from tests.architecture.known import BOTH, known
 

@@ -112,6 +112,25 @@ def test_koala_whose_blocks_have_other_numbers(opened: Open, tmp_path: Path) -> 
     assert {goes_to(deep.format(7, n)) for n in range(5, 10)} == {None}
 
 
+@pytest.mark.parametrize(
+    ("name", "lacking", "kept"),
+    [("sdxl", "conditioner.embedders.1.", "te1"), ("flux-dev", "text_encoders.t5xxl.", "te1")],
+)
+def test_a_text_encoder_that_is_not_there_takes_no_other_with_it(
+    opened: Open, tmp_path: Path, name: str, lacking: str, kept: str
+) -> None:
+    """Layers of two encoders have the same numbers."""
+    weights = tiny.weights(name, width=8)
+    fewer = {key: w for key, w in tiny.fine_tuned(weights).items() if not key.startswith(lacking)}
+    source, target = opened(weights, "whole"), opened(fewer, "fewer")
+    find = found(source, target, tmp_path)
+    for module in source.modules:
+        expected = None if module.name.startswith(lacking) else module.name
+        counterpart = find(module).module
+        assert (counterpart and counterpart.name) == expected
+    assert any(m.position.part == kept for m in target.modules)
+
+
 def test_modules_of_one_architecture_go_by_name(opened: Open, tmp_path: Path) -> None:
     weights = tiny.weights("sd1", width=8)
     source, target = opened(weights, "a"), opened(tiny.fine_tuned(weights), "b")
