@@ -46,7 +46,7 @@ def encoder_in(architecture: Architecture, tensors: Tensors) -> Encoder | None:
 def _holds(layout: Layout, home: Home, tensors: Tensors) -> bool:
     """Whether the weights of all layers are there, and no others."""
     slots = [slot for slot in layout.slots() if slot.position.unit]
-    expected = {home.prefix + stored.weight for slot in slots if (stored := slot.stored_as(home.style))}
+    expected = {home.prefix + stored.weight for slot in slots for stored in slot.stored_as(home.style)}
     # Diffusers leaves out a last layer that the model does not read, so some may lack; a layer too much is another model.
     lacking = [key for key in expected if key not in tensors]
     layers = _root(home, layout)
@@ -56,9 +56,8 @@ def _holds(layout: Layout, home: Home, tensors: Tensors) -> bool:
 
 def _root(home: Home, layout: Layout) -> str:
     """What the keys of all layers begin with: everything before the first number."""
-    slot = next(slot for slot in layout.slots() if slot.position.unit and slot.stored_as(home.style))
-    stored = slot.stored_as(home.style)
-    assert stored is not None
+    kept = (stored for slot in layout.slots() if slot.position.unit for stored in slot.stored_as(home.style))
+    stored = next(kept)
     words = stored.weight.split(".")
     number = next(place for place, word in enumerate(words) if word.isdigit())
     return home.prefix + ".".join(words[:number]) + "."

@@ -112,9 +112,7 @@ def _units(base: Base) -> dict[tuple[str, str, str], list[Unit]]:
     return found
 
 
-def _aligned_units(
-    source: Base, target: Base, sketches: Sketches
-) -> dict[tuple[str, str], tuple[str, str] | None]:
+def _aligned_units(source: Base, target: Base, sketches: Sketches) -> dict[tuple[str, str], tuple[str, str] | None]:
     """The target's unit for every unit of the source whose stage has other units than the target's."""
     others = _units(target)
     found: dict[tuple[str, str], tuple[str, str] | None] = {}

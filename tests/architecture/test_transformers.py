@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.architecture import Architecture, Rows, modules, name_index, recognise, reference
+from lib_transfer.architecture.encoders import encoder_in
 from tests.architecture.known import known
 
 SD3S = ("sd3-medium", "sd3.5-medium", "sd3.5-large")
@@ -412,6 +413,19 @@ def test_a_table_that_only_the_encoder_holds_is_the_shared_one() -> None:
     del tensors[f"{start}shared.weight"]
     found = {module.name: module.weight for module in modules(FLUX, tensors)}
     assert found[f"{start}shared"] == f"{start}encoder.embed_tokens.weight"
+
+
+@pytest.mark.parametrize("name", ["sd3-medium", "flux-dev", "chroma"])
+def test_text_encoders_in_files_of_their_own(name: str) -> None:
+    """As they are published: clip_l, clip_g and t5xxl, without what a single file puts before their keys."""
+    for comfy, part in {"clip_l": "te1", "clip_g": "te2", "t5xxl": "te3"}.items():
+        start = f"text_encoders.{comfy}.transformer."
+        keys = {k.removeprefix(start): shape for k, shape in reference(known(name)).items() if k.startswith(start)}
+        found = encoder_in(known(name), keys)
+        assert (found and found.layout.part) == (part if keys else None)
+        assert found is None or found.home.prefix == start
+    other = {"encoder.block.0.layer.0.SelfAttention.q.weight": (512, 512)}
+    assert encoder_in(known(name), other) is None, "a smaller T5"
 
 
 def test_norms_that_are_called_weight() -> None:
