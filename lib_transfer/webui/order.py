@@ -108,17 +108,21 @@ def chosen_names(lines: object, names: Mapping[str, Path]) -> list[str]:
     return list(dict.fromkeys(name for name in found if name is not None))
 
 
+def sub_folder(host: Host) -> Path | None:
+    """The folder that the settings name for new files, whether it is there or not; None for each LoRA's own."""
+    parts = [part for part in str(host.setting("output_folder")).replace("\\", "/").split("/") if part.strip()]
+    return host.adapter_folders()[0].joinpath(*map(safe_stem, parts)) if parts else None
+
+
 def output_folder(host: Host) -> Path | None:
     """The folder that new files go to; None for each LoRA's own.
 
     Raises:
         RequestError: the sub-folder in the settings leads out of the LoRA folder, or cannot be made.
     """
-    parts = [part for part in str(host.setting("output_folder")).replace("\\", "/").split("/") if part.strip()]
-    if not parts:
+    folder, root = sub_folder(host), host.adapter_folders()[0]
+    if folder is None:
         return None
-    root = host.adapter_folders()[0]
-    folder = root.joinpath(*map(safe_stem, parts))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

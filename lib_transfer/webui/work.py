@@ -93,8 +93,7 @@ class Work:
     def _carried(
         self, job: Job, path: Path, source: Checkpoint | None, facts: AdapterFacts, so_far: Outcome
     ) -> Outcome:
-        from lib_transfer.engine import request as engine  # noqa: PLC0415 - torch is imported when it is used
-        from lib_transfer.engine.transfer import analyse, transfer  # noqa: PLC0415
+        from lib_transfer.engine.transfer import analyse, transfer  # noqa: PLC0415 - torch is imported when it is used
 
         order = self.order
         if source is None and order.method.needs_source:
@@ -105,15 +104,7 @@ class Work:
                 hint="Use it as it is, or choose another target.",
             )
         run = runtime(self.host)
-        request = engine.request(
-            path,
-            target=order.target.path,
-            source=source.path if source else None,
-            method=order.method.id,
-            settings=order.settings,
-            hashes=run.hashes,
-            cancelled=job.cancelled,
-        )
+        request = requested(order, path, source, run, job.cancelled)
         notes = doubts(facts, source, request.source_sha256)
         if job.kind == "analyse":
             return replace(so_far, status="analysed", report=analyse(request, runtime=run, progress=job), notes=notes)
@@ -166,6 +157,27 @@ class Work:
 def facts_asked(facts: AdapterFacts) -> str:
     """What the LoRA asks for, in words."""
     return find(facts, ()).asks_for
+
+
+def requested(
+    order: Order, adapter: Path, source: Checkpoint | None, run: Runtime, cancelled: Callable[[], bool]
+) -> TransferRequest:
+    """What ``order`` asks of the engine for one LoRA.
+
+    Raises:
+        TransferError: a file cannot be read, or ``cancelled`` said to stop.
+    """
+    from lib_transfer.engine import request as engine  # noqa: PLC0415 - torch is imported when it is used
+
+    return engine.request(
+        adapter,
+        target=order.target.path,
+        source=source.path if source else None,
+        method=order.method.id,
+        settings=order.settings,
+        hashes=run.hashes,
+        cancelled=cancelled,
+    )
 
 
 def runtime(host: Host) -> Runtime:

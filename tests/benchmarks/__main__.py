@@ -18,7 +18,13 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "transfer-lora-benchmarks")
     parser.add_argument("--memory", action="store_true", help="measure memory alone")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth module, for a quicker look")
+    parser.add_argument("--prompt", type=int, metavar="LORAS", help="measure prompt time alone, with so many LoRAs")
     options = parser.parse_args()
+    if options.prompt is not None:
+        from tests.benchmarks import prompt  # needs gradio
+
+        prompt.run(options.prompt)
+        return
     if options.memory:
         speed.memory(options.dir, options.architecture, options.spectrum)
         return

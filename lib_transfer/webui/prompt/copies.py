@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib_transfer.engine.file_index import FileIndex
+from lib_transfer.errors import TransferError
 from lib_transfer.webui import files
 from lib_transfer.webui.host import Host
+from lib_transfer.webui.order import sub_folder
 
 if TYPE_CHECKING:
     from lib_transfer.engine.request import TransferRequest
@@ -30,13 +32,13 @@ class Copies:
         """An undamaged output of an equal request; None where there is none."""
         wanted = request.to_json()
         with self._lock:
-            found = self._there(wanted)
+            found = self._says(self._places.get(wanted), wanted) or self._says(self._usual(request), wanted)
             if found is None:
                 if self._places.pop(wanted, None) is not None:
                     # It is gone; another one like it may have been passed over.
                     self._seen.clear()
                 self._look()
-                found = self._there(wanted)
+                found = self._says(self._places.get(wanted), wanted)
         return found if found is not None and self._index.intact(found) else None
 
     def made(self, request: TransferRequest, path: Path) -> None:
@@ -46,8 +48,17 @@ class Copies:
         self._index.intact(path)
         self._index.save()
 
-    def _there(self, wanted: str) -> Path | None:
-        place = self._places.get(wanted)
+    def _usual(self, request: TransferRequest) -> Path | None:
+        """Where the settings would put it today: nearly always, nothing else has to be looked at."""
+        from lib_transfer.engine.destination import Destination, output_path  # noqa: PLC0415 - torch comes with it
+
+        with contextlib.suppress(TransferError):
+            template = str(self._host.setting("template"))
+            return output_path(request, Destination(sub_folder(self._host), template=template))
+        return None
+
+    def _says(self, place: Path | None, wanted: str) -> Path | None:
+        """``place``, if it is there and says that it is the output of the request ``wanted``."""
         facts = self._index.output(place) if place is not None else None
         return place if facts is not None and facts.request == wanted else None
 

@@ -18,7 +18,7 @@ from lib_transfer.webui.order import Order
 from lib_transfer.webui.prompt.copies import Copies
 from lib_transfer.webui.prompt.wish import Wish
 from lib_transfer.webui.settings import USE_ORIGINAL
-from lib_transfer.webui.work import Work, runtime
+from lib_transfer.webui.work import Work, requested, runtime
 
 if TYPE_CHECKING:
     from lib_transfer.engine.request import TransferRequest
@@ -100,7 +100,7 @@ class Resolver:
         source = match.checkpoint if method.needs_source else None
         order = Order({original.name: path}, target, None, method, settings)
         with self._host.within_generation(f"looking for the copy of {original.name}") as turn:
-            request = self._request(order, path, source, turn)
+            request = requested(order, path, source, runtime(self._host), turn.interrupted)
             if request.source_sha256 == request.target_sha256:
                 return original
             found = self._copies.find(request) or self._made(order, request, turn)
@@ -110,19 +110,6 @@ class Resolver:
         doubt = doubts(facts, source, request.source_sha256) if facts.source_sha256 else ()
         problem = " ".join((f"{original.name}:", *doubt)) if doubt else ""
         return Resolved(original.name, found.stem, method.id, request.target_sha256[:10], problem)
-
-    def _request(self, order: Order, path: Path, source: Checkpoint | None, turn: Turn) -> TransferRequest:
-        from lib_transfer.engine import request as engine  # noqa: PLC0415 - torch is imported when it is used
-
-        return engine.request(
-            path,
-            target=order.target.path,
-            source=source.path if source else None,
-            method=order.method.id,
-            settings=order.settings,
-            hashes=runtime(self._host).hashes,
-            cancelled=turn.interrupted,
-        )
 
     def _made(self, order: Order, request: TransferRequest, turn: Turn) -> Path:
         """A missing copy, made now.
