@@ -55,6 +55,13 @@ PARENT = """
     def whole(out):
         return {name: data for name, data in contents(out).items() if not name.endswith(".part")}
 
+    def one_more(out, took):
+        "Wait for one more output, and then a little."
+        before, limit = len(contents(out)), time.monotonic() + 2 * took
+        while len(contents(out)) == before and time.monotonic() < limit:
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.01))
+
     undisturbed = folder("undisturbed")
     once(*undisturbed)  # also fills what a process looks up once, so that the children begin with the work
     expected = contents(undisturbed[1])
@@ -67,7 +74,10 @@ PARENT = """
         where = folder(f"series-{series}")
         while done < int(kills):
             child = start(*where)
-            time.sleep(random.uniform(0, 0.8) * took)
+            if done % 2:
+                time.sleep(random.uniform(0, 0.9) * took)
+            else:
+                one_more(where[1], took)
             os.kill(child, signal.SIGKILL)
             killed = ended(child) == -signal.SIGKILL
             done += killed
