@@ -24,6 +24,7 @@ from lib_transfer.engine.report import TransferReport
 from lib_transfer.engine.request import TransferRequest, files_of
 from lib_transfer.engine.run import Relations, Runtime, over_modules
 from lib_transfer.engine.sketches import Sketches, same_encoders
+from lib_transfer.engine.variants import differences
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
 from lib_transfer.formats.adapter import read_adapter
 from lib_transfer.formats.identity import FileStamp, stamp
@@ -155,6 +156,7 @@ class Member:
             target_architecture=self.bases.target.architecture.title,
             modules=tuple(piece.report for piece in self.pieces),
             unread=self.planned.unread,
+            notes=differences(self.bases.source, self.bases.target) if self.bases.source else (),
         )
 
     def still_the_same(self) -> None:

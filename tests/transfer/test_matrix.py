@@ -137,8 +137,15 @@ def _text() -> Iterator[tuple[str, str, Name]]:
             yield base, "diffusers", Name(f"{folder}text_model.{leaf}", key, rows, "peft")
             yield base, "diffusers, transformers 5", Name(f"{folder}{leaf}", key, rows, "peft")
             yield base, "ComfyUI", Name(f"text_encoders.{comfy}.transformer.text_model.{leaf}", key, rows, "peft")
-    t5, leaf = "text_encoders.t5xxl.transformer.encoder.block.1.layer.0.SelfAttention.k", "encoder_block_1_layer_0_SelfAttention_k"
-    for base, prefixes in (("sd3-medium", ("lora_te3_",)), ("flux-dev", ("lora_te2_", "lora_te3_")), ("chroma", ("lora_te3_",))):
+    t5, leaf = (
+        "text_encoders.t5xxl.transformer.encoder.block.1.layer.0.SelfAttention.k",
+        "encoder_block_1_layer_0_SelfAttention_k",
+    )
+    for base, prefixes in (
+        ("sd3-medium", ("lora_te3_",)),
+        ("flux-dev", ("lora_te2_", "lora_te3_")),
+        ("chroma", ("lora_te3_",)),
+    ):
         for prefix in prefixes:
             yield base, "kohya", Name(prefix + leaf, f"{t5}.weight")
 
@@ -250,7 +257,11 @@ ALGORITHMS: Mapping[str, Callable[[Matrix], Made]] = {
 }
 
 RENAMED = {
-    "peft": {"lora_up.weight": "lora_B.weight", "lora_down.weight": "lora_A.weight", "dora_scale": "lora_magnitude_vector"},
+    "peft": {
+        "lora_up.weight": "lora_B.weight",
+        "lora_down.weight": "lora_A.weight",
+        "dora_scale": "lora_magnitude_vector",
+    },
     "old": {"lora_up.weight": "up.weight", "lora_down.weight": "down.weight"},
     "xlabs": {"lora_up.weight": "up.weight", "lora_down.weight": "down.weight"},
 }
@@ -274,7 +285,11 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
 
 def _key(name: Name, weights: tiny.Weights) -> str:
     """The key in this file: a transformer's stands bare in some."""
-    return next(key for key in (name.key, f"model.diffusion_model.{name.key}", name.key.removeprefix("model.diffusion_model.")) if key in weights)
+    return next(
+        key
+        for key in (name.key, f"model.diffusion_model.{name.key}", name.key.removeprefix("model.diffusion_model."))
+        if key in weights
+    )
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -296,7 +311,10 @@ def test_read_onto_the_right_rows(
         renamed = RENAMED.get(name.suffixes, {})
         if name.suffixes in ("old", "xlabs"):
             tensors, change = {k: t for k, t in tensors.items() if k != "alpha"}, change * RANK / ALPHA
-        file = {f"{name.text}.{renamed.get(suffix, suffix)}": t.float() if t.is_floating_point() else t for suffix, t in tensors.items()}
+        file = {
+            f"{name.text}.{renamed.get(suffix, suffix)}": t.float() if t.is_floating_point() else t
+            for suffix, t in tensors.items()
+        }
         adapter = read_adapter(tiny.save(tmp_path / "a.safetensors", file))
         assert adapter.accounted and not adapter.unsupported, (family, name.text, adapter.unsupported)
         planned = plan(adapter, opened, opened, find, lambda: True)
@@ -305,7 +323,10 @@ def test_read_onto_the_right_rows(
         for pair in planned.pairs:
             source = pair.source
             assert source.weight == key, (family, name.text)
-            update = share_of(pair.group.update(whole_weight(pair.bound, lambda m: read_weight(opened.checkpoint, m))), pair.bound[pair.share].rows)
+            update = share_of(
+                pair.group.update(whole_weight(pair.bound, lambda m: read_weight(opened.checkpoint, m))),
+                pair.bound[pair.share].rows,
+            )
             assert not isinstance(update, Norm)
             part = update.up @ update.down if isinstance(update, LowRank) else update.weight
             assert isinstance(update, LowRank | Dense) and part is not None
