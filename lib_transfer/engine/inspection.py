@@ -11,6 +11,7 @@ from lib_transfer.engine.report import SCHEMA
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.formats.adapter import describe, read_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
+from lib_transfer.formats.matrix_shapes import matrix_shapes
 from lib_transfer.formats.metadata import PREFIX, source_hints
 
 
@@ -53,7 +54,7 @@ def _adapter(path: Path) -> dict[str, Any]:
     adapter = read_adapter(path)
     description = describe(adapter)
     hints = source_hints(adapter.metadata)
-    found = identify_adapter(list(adapter.groups))
+    found = identify_adapter(list(adapter.groups), matrix_shapes(adapter))
     return {
         "schema": SCHEMA,
         "file": path.name,
