@@ -7,10 +7,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 import lib_transfer
 from lib_transfer.engine import group
+from lib_transfer.webui.prompt.infotext import BOX
 from lib_transfer.webui.settings import PREFIX, USE_ORIGINAL
 from tests.webui import models
 from tests.webui.generations import Generations, Pass, Processing, Txt2Img, generation, request_of, target_of
@@ -363,3 +365,27 @@ def test_progress_is_shown_in_the_generations_own_bar(made: Generations, monkeyp
     hold_first_module(monkeypatch, look)
     made.generate("<tlora:cat:1>")
     assert seen == [(1, 0, models.MODULES, "Transfer LoRA: cat to tuned")]
+
+
+def test_the_box_can_be_made_again_and_again_and_is_unticked(made: Generations) -> None:
+    ids = []
+    for is_img2img in (False, True, False):
+        with gr.Blocks() as page:
+            [box] = made.script.ui(is_img2img)
+        assert (box.label, box.value, made.script.infotext_fields) == (BOX, False, [(box, BOX)])
+        assert made.script.paste_field_names == [BOX]
+        # Its default may be changed in ui-config.json, as the others' there.
+        assert not getattr(box, "do_not_save_to_config", False)
+        ids.append(sorted(block.elem_id for block in page.blocks.values() if getattr(block, "elem_id", None)))
+    assert ids[0] == ids[2] == ["transfer_lora_txt2img", "transfer_lora_txt2img_use"]
+    assert ids[1] == ["transfer_lora_img2img", "transfer_lora_img2img_use"]
+    assert made.script.title().lower() == "transfer lora"  # what an API client calls it
+
+
+@pytest.mark.parametrize("arguments", [(), (None,), (False, "of a newer version")])
+def test_calls_of_older_and_newer_clients_are_understood(made: Generations, arguments: tuple[object, ...]) -> None:
+    made.script.args_to = made.script.args_from + len(arguments)
+    p = Txt2Img(made, "<lora:cat:1> <tlora:cat:0.5>", script_args=(0, *arguments))
+    with generation(made.program):
+        made.run(p)
+    assert [name for name, _, _ in made.last] == ["cat.safetensors", made.copies()[0].name]

@@ -46,7 +46,7 @@ class Hooks:
         with gr.Accordion(TITLE, open=False, elem_id=elem_id(where)):
             box = gr.Checkbox(
                 label=BOX,
-                info="of every LoRA in the prompt, for the checkpoint in use; <tlora:name:1> asks for that of one",
+                info="for every LoRA in the prompt; for one alone, write <tlora:name:1>",
                 value=False,
                 elem_id=elem_id(f"{where}_use"),
             )
