@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from lib_transfer.architecture import Architecture, modules, name_index, recognise
@@ -13,6 +14,7 @@ from lib_transfer.architecture.encoders import Encoder, encoder_in
 from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.errors import TransferError, UnsupportedError
 from lib_transfer.formats.checkpoint import Store, open_checkpoint
+from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.formats.stores.joined_store import JoinedStore
 
 
@@ -92,6 +94,29 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except TransferError as error:
         raise type(error)(f"{path.name}: {error.message}", hint=error.hint) from error
+
+
+def encoders_among(path: Path, files: Sequence[Path]) -> tuple[Path, ...]:
+    """Those of ``files`` that hold a text encoder of the checkpoint at ``path``; whatever else they are plays no part.
+
+    Raises:
+        BadFileError, StorageError: the checkpoint cannot be read.
+        UnsupportedError: it is no checkpoint of a supported architecture.
+    """
+    return _encoders_among(stamp(path), tuple(map(stamp, files)))
+
+
+@lru_cache(maxsize=64)
+def _encoders_among(checkpoint: FileStamp, files: tuple[FileStamp, ...]) -> tuple[Path, ...]:
+    """Asked with every picture, and the same for as long as no file changes."""
+    with open_checkpoint(checkpoint.path) as opened, _naming(Path(checkpoint.path)):
+        architecture = recognise(opened.shapes)
+    found = []
+    for file in files:
+        with suppress(TransferError), open_checkpoint(file.path) as store:
+            if encoder_in(architecture, store.shapes) is not None:
+                found.append(Path(file.path))
+    return tuple(found)
 
 
 def _need_encoder(architecture: Architecture, store: Store, path: Path) -> Encoder:

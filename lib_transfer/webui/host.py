@@ -66,6 +66,24 @@ class Host(ABC):
     def active(self) -> Active:
         """The active checkpoint. Loads nothing."""
 
+    def encoders(self) -> tuple[Path, ...]:
+        """Files that the program loads beside every checkpoint, text encoders among them."""
+        return ()
+
+    def files_of(self, checkpoint: Checkpoint) -> tuple[Path, ...]:
+        """The checkpoint's file, and those of the text encoders that the program loads beside it.
+
+        Raises:
+            TransferError: text encoders are to be looked for, and the checkpoint cannot be read.
+        """
+        beside = self.encoders()
+        if not beside:
+            return (checkpoint.path,)
+        # torch is imported when it is used
+        from lib_transfer.engine.base import encoders_among  # noqa: PLC0415
+
+        return (checkpoint.path, *encoders_among(checkpoint.path, beside))
+
     @abstractmethod
     def stored(self, key: str) -> Any:
         """The stored value of the setting ``key``; None where nothing is stored."""

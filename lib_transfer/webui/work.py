@@ -104,7 +104,7 @@ class Work:
                 hint="Use it as it is, or choose another target.",
             )
         run = runtime(self.host)
-        request = requested(order, path, source, run, job.cancelled)
+        request = requested(order, path, source, self.host, job.cancelled)
         notes = doubts(facts, source, request.source_sha256)
         if job.kind == "analyse":
             return replace(so_far, status="analysed", report=analyse(request, runtime=run, progress=job), notes=notes)
@@ -160,7 +160,7 @@ def facts_asked(facts: AdapterFacts) -> str:
 
 
 def requested(
-    order: Order, adapter: Path, source: Checkpoint | None, run: Runtime, cancelled: Callable[[], bool]
+    order: Order, adapter: Path, source: Checkpoint | None, host: Host, cancelled: Callable[[], bool]
 ) -> TransferRequest:
     """What ``order`` asks of the engine for one LoRA.
 
@@ -171,11 +171,11 @@ def requested(
 
     return engine.request(
         adapter,
-        target=order.target.path,
-        source=source.path if source else None,
+        target=host.files_of(order.target),
+        source=host.files_of(source) if source else None,
         method=order.method.id,
         settings=order.settings,
-        hashes=run.hashes,
+        hashes=runtime(host).hashes,
         cancelled=cancelled,
     )
 

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from lib_transfer.errors import CancelledError
 from lib_transfer.progress import WRITING
@@ -17,6 +18,7 @@ from lib_transfer.webui import extension
 from lib_transfer.webui.hosts.program import Program as Host
 from lib_transfer.webui.jobs import Board, Job
 from lib_transfer.webui.settings import PREFIX, settings
+from tests import tiny
 from tests.webui import models
 from tests.webui.conftest import ROOT
 from tests.webui.programs import Program
@@ -205,3 +207,22 @@ def test_nothing_begins_to_be_written_after_a_stop() -> None:
     assert job.state == "stopped"
     with pytest.raises(CancelledError):
         job.start(1, WRITING)
+
+
+def test_forges_additional_modules_are_the_text_encoders_that_lie_beside(program: Program, tmp_path: Path) -> None:
+    """A VAE among them plays no part; and A1111, which has no such option, has none."""
+    host = Host()
+    unet, text = "model.diffusion_model.", "conditioner.embedders.0.transformer."
+    weights = tiny.weights("sdxl", width=8)
+    beside = {
+        "vae": {"decoder.conv_in.weight": torch.zeros(4, 4, 3, 3)},
+        "clip_l": {key.removeprefix(text): w for key, w in weights.items() if key.startswith(text)},
+    }
+    paths = {name: tiny.save(tmp_path / f"{name}.safetensors", tensors) for name, tensors in beside.items()}
+    info = program.add(
+        tiny.save(tmp_path / "unet.safetensors", {k: w for k, w in weights.items() if k.startswith(unet)})
+    )
+    checkpoint = host.checkpoint_of(info)
+    assert host.files_of(checkpoint) == (checkpoint.path,)
+    program.opts.data["forge_additional_modules"] = [str(path) for path in (*paths.values(), tmp_path / "gone")]
+    assert host.files_of(checkpoint) == (checkpoint.path, paths["clip_l"])

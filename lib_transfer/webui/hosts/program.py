@@ -62,6 +62,11 @@ class Program(Host):
         known = getattr(models, "checkpoint_aliases", {}).get(wanted) is info or wanted in _names(info)
         return Active(_checkpoint(info), wanted, fallback=bool(wanted) and not known)
 
+    def encoders(self) -> tuple[Path, ...]:
+        """Forge's additional modules (VAE and text encoders), which other programs do not have."""
+        chosen = getattr(_module("shared").opts, "forge_additional_modules", None) or ()
+        return tuple(path for path in map(Path, chosen) if path.is_file())
+
     def stored(self, key: str) -> Any:
         """From the WebUI's settings."""
         return getattr(_module("shared").opts, PREFIX + key, None)

@@ -18,7 +18,7 @@ from lib_transfer.webui.order import Order
 from lib_transfer.webui.prompt.copies import Copies
 from lib_transfer.webui.prompt.wish import Wish
 from lib_transfer.webui.settings import USE_ORIGINAL
-from lib_transfer.webui.work import Work, requested, runtime
+from lib_transfer.webui.work import Work, requested
 
 if TYPE_CHECKING:
     from lib_transfer.engine.request import TransferRequest
@@ -100,7 +100,7 @@ class Resolver:
         source = match.checkpoint if method.needs_source else None
         order = Order({original.name: path}, target, None, method, settings)
         with self._host.within_generation(f"looking for the copy of {original.name}") as turn:
-            request = requested(order, path, source, runtime(self._host), turn.interrupted)
+            request = requested(order, path, source, self._host, turn.interrupted)
             if request.source_sha256 == request.target_sha256:
                 return original
             found = self._copies.find(request) or self._made(order, request, turn)
