@@ -110,7 +110,8 @@ class Member:
         # A file that was rewritten after it was hashed would be carried, and cached, under the name of the old one.
         hashed = files_of(request).stamps
         if hashed and hashed != self.stamps:
-            raise changed_error(next(s.path for s, was in zip(self.stamps, hashed, strict=True) if s != was))
+            others = set(hashed) ^ set(self.stamps)  # a folder may have more files now, or fewer
+            raise changed_error(min(stamp.path for stamp in others))
         self.planned = plan(self.adapter, bases.origin, bases.target, bases.find, bases.read_alike)
         self.dtype = output.output_dtype(request.setting("dtype"), self.adapter)
         self._writes = writes

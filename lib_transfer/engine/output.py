@@ -109,7 +109,7 @@ def metadata(
         base=BaseFacts(
             name=target.path.name,
             sha256=request.target_sha256,
-            legacy_hash=legacy_a1111_hash(target.path),
+            legacy_hash=None if target.path.is_dir() else legacy_a1111_hash(target.path),
             base_model_version=architecture.base_model_version,
             v2=architecture.v2,
             architecture=architecture.modelspec_architecture,

@@ -14,7 +14,8 @@ from typing import Any
 from lib_transfer import method as registry
 from lib_transfer.engine.hashes import Hashes
 from lib_transfer.errors import RequestError
-from lib_transfer.formats.identity import FileStamp, stamp
+from lib_transfer.formats.checkpoint import checkpoint_stamps, model_name
+from lib_transfer.formats.identity import FileStamp
 from lib_transfer.method import Method, Value
 
 Model = str | Path | Sequence[str | Path]
@@ -54,7 +55,7 @@ class TransferRequest:
     :func:`request`; ``files`` takes no part in equality.
 
     Attributes:
-        adapter_name, source_name, target_name: file names without extension.
+        adapter_name, source_name, target_name: file names without extension, names of folders.
         adapter_sha256, source_sha256, target_sha256: of the files' contents, hex. Source is None where the method needs
             no source checkpoint.
         method: its id.
@@ -137,15 +138,15 @@ def request(
     chosen = registry.get(method)
     checked = registry.settings(chosen, settings)
     files = Files(Path(adapter), _source(chosen, source), _paths(target))
-    files = dataclasses.replace(files, stamps=tuple(map(stamp, files.all)))
+    files = dataclasses.replace(files, stamps=tuple(s for path in files.all for s in checkpoint_stamps(path)))
     with ThreadPoolExecutor(len(files.all)) as pool:
         digests = dict(zip(files.all, pool.map(lambda path: hashes.sha256(path, cancelled), files.all), strict=True))
     return TransferRequest(
         adapter_name=files.adapter.stem,
         adapter_sha256=digests[files.adapter],
-        source_name=files.source[0].stem if files.source else None,
+        source_name=model_name(files.source[0]) if files.source else None,
         source_sha256=digests[files.source[0]] if files.source else None,
-        target_name=files.target[0].stem,
+        target_name=model_name(files.target[0]),
         target_sha256=digests[files.target[0]],
         method=chosen.id,
         settings=tuple(sorted(checked.items())),

@@ -18,6 +18,7 @@ from lib_transfer.engine.run import Relations, Runtime, over_modules
 from lib_transfer.engine.sketches import Sketches
 from lib_transfer.engine.subspaces import Similarity, Wanted
 from lib_transfer.errors import MismatchError
+from lib_transfer.formats.checkpoint import model_name
 from lib_transfer.method.declaration import LINEAR_AND_CONVOLUTION
 from lib_transfer.progress import Progress
 
@@ -90,7 +91,7 @@ def compare(source: Path, target: Path, wanted: Wanted, *, runtime: Runtime, pro
         if not pairs:
             raise MismatchError(f"{source.name} and {target.name} share no weight.")
         relate = Relations(one, other, wanted, cache, device)
-        progress.start(len(pairs), f"{source.stem} and {target.stem}")
+        progress.start(len(pairs), f"{model_name(source)} and {model_name(target)}")
         similarities = over_modules(
             pairs, lambda pair: relate(*pair).similarity, lambda pair: pair[0].name, runtime.threads, progress
         )

@@ -83,7 +83,7 @@ def doubts(facts: AdapterFacts, source: Checkpoint | None, sha256: str | None) -
 def _stem(name: str) -> str:
     """A checkpoint's file name without ending, for comparing."""
     stem = name.casefold()
-    for ending in (".safetensors", ".ckpt"):
+    for ending in (".safetensors", ".ckpt", ".gguf"):
         stem = stem.removesuffix(ending)
     return stem
 

@@ -12,7 +12,7 @@ from lib_transfer.engine.source_checkpoint import Checkpoint, SourceMatch, find
 from lib_transfer.errors import RequestError, TransferError
 from lib_transfer.formats.identity import legacy_a1111_hash
 
-_ENDINGS = (".safetensors", ".ckpt")
+_ENDINGS = (".safetensors", ".ckpt", ".gguf")
 
 
 def installed(folder: Path, hashes: Hashes) -> tuple[Checkpoint, ...]:

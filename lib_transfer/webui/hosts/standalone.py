@@ -17,7 +17,7 @@ from lib_transfer.formats.identity import legacy_a1111_hash, stamp
 from lib_transfer.formats.publish import write_bytes
 from lib_transfer.webui.host import Active, Checkpoint, Host, Turn
 
-_CHECKPOINTS = (".safetensors", ".ckpt")
+_CHECKPOINTS = (".safetensors", ".ckpt", ".gguf")
 
 
 class Standalone(Host):
