@@ -7,6 +7,18 @@ from lib_transfer.architecture.clip import clip_l, hf_homes
 from lib_transfer.architecture.text_names import text_families
 from lib_transfer.architecture.unet import UNet, unet_families
 
+SD1_UNET = UNet(
+    input_depths=((1, 1), (1, 1), (1, 1), (0, 0)),
+    middle_depth=1,
+    output_depths=((0, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    multipliers=(1, 2, 4, 4),
+    context=(768,),
+    vector=(),
+    linear_projection=False,
+    output="diffusers",
+    model="sd1-unet",
+)
+
 SD1 = Architecture(
     id="sd1",
     title="Stable Diffusion 1.x",
@@ -16,17 +28,7 @@ SD1 = Architecture(
     v2=False,
     modelspec_architecture="stable-diffusion-v1/lora",
     modelspec_implementation="diffusers",
-    core=UNet(
-        input_depths=((1, 1), (1, 1), (1, 1), (0, 0)),
-        middle_depth=1,
-        output_depths=((0, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
-        multipliers=(1, 2, 4, 4),
-        context=(768,),
-        vector=(),
-        linear_projection=False,
-        output="diffusers",
-        model="sd1-unet",
-    ),
+    core=SD1_UNET,
     text_encoders=(clip_l("te1", *hf_homes("cond_stage_model.transformer.", "text_encoder.")),),
     families=(
         *unet_families("diffusers"),

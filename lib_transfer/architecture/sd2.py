@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.clip import clip_h, hf_homes
 from lib_transfer.architecture.layout import Home
+from lib_transfer.architecture.sd1 import SD1_UNET
 from lib_transfer.architecture.text_names import text_families
-from lib_transfer.architecture.unet import UNet, unet_families
+from lib_transfer.architecture.unet import unet_families
 
 SD2 = Architecture(
     id="sd2",
@@ -17,17 +20,7 @@ SD2 = Architecture(
     v2=True,
     modelspec_architecture="stable-diffusion-v2-768-v/lora",
     modelspec_implementation="diffusers",
-    core=UNet(
-        input_depths=((1, 1), (1, 1), (1, 1), (0, 0)),
-        middle_depth=1,
-        output_depths=((0, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
-        multipliers=(1, 2, 4, 4),
-        context=(1024,),
-        vector=(),
-        linear_projection=True,
-        output="diffusers",
-        model="sd2-unet",
-    ),
+    core=replace(SD1_UNET, context=(1024,), linear_projection=True, model="sd2-unet"),
     text_encoders=(
         clip_h(
             "te1",
