@@ -207,16 +207,15 @@ def _restored(facts: type[Facts], entry: Any, state: list[int]) -> Facts | None:
 
 def _read_adapter(path: Path) -> AdapterFacts:
     # The engine is imported where a file is first looked into, not when the WebUI starts.
-    from lib_transfer.architecture import identify_adapter  # noqa: PLC0415
+    from lib_transfer.engine.identification import identify  # noqa: PLC0415
     from lib_transfer.formats.adapter import describe, outline_adapter  # noqa: PLC0415
-    from lib_transfer.formats.matrix_shapes import matrix_shapes  # noqa: PLC0415
     from lib_transfer.formats.metadata import PREFIX, source_hints  # noqa: PLC0415
 
     try:
         adapter = outline_adapter(path)
         about = describe(adapter)
         hints = source_hints(adapter.metadata)
-        found = identify_adapter(list(adapter.groups), matrix_shapes(adapter))
+        found = identify(adapter)
         parent = adapter.metadata.get(f"{PREFIX}parent_name") if f"{PREFIX}request" in adapter.metadata else None
         return AdapterFacts(
             architectures=tuple(a.title for a in found),

@@ -6,12 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lib_transfer.architecture import identify_adapter, modules, recognise
+from lib_transfer.architecture import modules, recognise
+from lib_transfer.engine.identification import identify
 from lib_transfer.engine.report import SCHEMA
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.formats.adapter import describe, read_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
-from lib_transfer.formats.matrix_shapes import matrix_shapes
 from lib_transfer.formats.metadata import PREFIX, source_hints
 
 
@@ -54,7 +54,7 @@ def _adapter(path: Path) -> dict[str, Any]:
     adapter = read_adapter(path)
     description = describe(adapter)
     hints = source_hints(adapter.metadata)
-    found = identify_adapter(list(adapter.groups), matrix_shapes(adapter))
+    found = identify(adapter)
     return {
         "schema": SCHEMA,
         "file": path.name,

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lib_transfer.architecture import Architecture, identify_adapter
 from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.engine.base import Base
+from lib_transfer.engine.identification import candidates
 from lib_transfer.engine.pairing import Counterpart, How, Pairing
 from lib_transfer.engine.report import Decision
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.adapter import Adapter, Group
-from lib_transfer.formats.matrix_shapes import matrix_shapes
 from lib_transfer.formats.unread import EMBEDDING, Unread
 
 MOST_EMBEDDINGS = 12
@@ -112,7 +111,7 @@ def plan(adapter: Adapter, origin: Base, target: Base, find: Pairing, reads_alik
             pairs.append(Pair(group, bound, share, found.module, found.how, obstacle))
         taken.update(module.name for module, _ in bound)
     # Architectures share names (the first encoder, many blocks): those of a wrong one must not come through in part.
-    if not pairs or origin.architecture.kin not in {a.kin for a in _belongs_to(adapter)}:
+    if not pairs or origin.architecture.kin not in {a.kin for a in candidates(adapter)}:
         raise MismatchError(_belongs_elsewhere(adapter, origin, len(pairs)))
     if origin.architecture.kin != target.architecture.kin and all(pair.target is None for pair in pairs):
         raise MismatchError(
@@ -161,15 +160,11 @@ def _obstacle(found: Counterpart, target: Base) -> Obstacle | None:
     return None
 
 
-def _belongs_to(adapter: Adapter) -> tuple[Architecture, ...]:
-    return identify_adapter(list(adapter.groups), matrix_shapes(adapter))
-
-
 def _belongs_elsewhere(adapter: Adapter, origin: Base, known: int) -> str:
     if not adapter.groups:
         first = adapter.unsupported[0]
         return f"Nothing of the adapter can be used. {first.name}: {first.reason}"
-    found = _belongs_to(adapter)
+    found = candidates(adapter)
     what = " or ".join(a.title for a in found) if found else "another kind of model"
     share = (
         f"only {known} of the adapter's {len(adapter.groups)} modules are"

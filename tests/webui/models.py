@@ -45,7 +45,7 @@ def lora(folder: Path, name: str, *, trained_on: str | None = BASE, seed: int = 
     tensors = {}
     for module in linear if whole else attention:
         tensors |= tiny.factors(str(module.output_name), module.shape, seed=seed)
-    metadata = {"ss_network_module": "networks.lora"}
+    metadata = {"ss_network_module": "networks.lora", "ss_base_model_version": "sd_v1"}
     if trained_on is not None:
         checkpoint = folder / "Stable-diffusion" / trained_on
         digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest() if checkpoint.exists() else "ab" * 32
