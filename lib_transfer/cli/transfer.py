@@ -22,7 +22,7 @@ from lib_transfer.method import METHODS, Parameter, Value
 def add_to(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("transfer", help="transfer a LoRA from one checkpoint to another")
-    parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="the LoRA (.safetensors)")
+    parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="the LoRA (.safetensors, .pt)")
     again = "; again for a text encoder in a file of its own"
     parser.add_argument(
         "--source", type=Path, action="append", metavar="CKPT", help=f"the checkpoint it was trained on{again}"

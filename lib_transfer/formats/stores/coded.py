@@ -48,7 +48,7 @@ def plain_numbers(store: Store) -> Store:
     tensors = store.contents.tensors
     if (found := _code(store)) is not None:
         raise UnsupportedError(
-            f"{store.path} has quantised weights, {found[0]} (it holds {found[1]}), which cannot be read.",
+            f"{store.path} has quantised weights, {found[0]} (it holds {found[1]}); only their own library decodes them.",
             hint="Use the fp16, fp8 or GGUF version of the same model.",
         )
     scales = {weight: scale for weight, scale, _ in _scales(store)}

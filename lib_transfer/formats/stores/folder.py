@@ -138,12 +138,10 @@ def _part(folder: Path, prefix: str) -> Part:
     return Part(prefix, tuple(sorted(set(shards.values()))), path, shards)
 
 
-def _preference(match: re.Match[str]) -> tuple[bool, str, bool, bool, int]:
+def _preference(match: re.Match[str]) -> tuple[str, bool, bool, int]:
     """What is preferred comes first; see the module."""
-    variant = match["early"] or match["late"]
     return (
-        variant is not None,
-        variant or "",
+        match["early"] or match["late"] or "",
         match["kind"] != "safetensors",
         match["index"] is not None,
         _STEMS.index(match["stem"]),

@@ -365,6 +365,7 @@ ARCHIVES: dict[str, tuple[bytes, str]] = {
     "no data.pkl": (zipped(PARTS[1:]), "zip_member"),
     "two of one name": (zipped([*PARTS, PARTS[1]]), "zip_member"),
     "outside of the folder": (zipped([*PARTS, ("data/1", FOUR)]), "zip_member"),
+    "all in the parent folder": (archive(TINY, root=".."), "zip_member"),
     "parent folder": (zipped([*PARTS, ("archive/../x", b"")]), "zip_member"),
     "absolute": (zipped([*PARTS, ("/etc/passwd", b"")]), "zip_member"),
     "backslash": (patched(b"archive/version", 7, b"\\", patched(b"archive/version", 7, b"\\"), 0), "zip_member"),
