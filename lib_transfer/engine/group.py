@@ -26,7 +26,7 @@ from lib_transfer.engine.run import Relations, Runtime, over_modules
 from lib_transfer.engine.sketches import Sketches, same_encoders
 from lib_transfer.engine.variants import differences
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
-from lib_transfer.formats.adapter import read_adapter
+from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.formats.regular_file import changed_error
 from lib_transfer.progress import Progress, check
@@ -43,11 +43,13 @@ class Bases:
         source: None where the method needs none; the target stands for it then.
         target: the checkpoint that the group goes to.
         find: what each module of the source corresponds to in the target.
+        adapters: closes the adapters of the group together with them.
     """
 
     source: Base | None
     target: Base
     find: Pairing
+    adapters: ExitStack
 
     @property
     def origin(self) -> Base:
@@ -79,7 +81,8 @@ def opened(request: TransferRequest, runtime: Runtime, cache: Cache) -> Iterator
             source = stack.enter_context(_opened(files.source, request.source_sha256, runtime))
         target = stack.enter_context(_opened(files.target, request.target_sha256, runtime))
         sketches = Sketches(source or target, target, cache, runtime.torch_device)
-        yield Bases(source, target, pairing(source or target, target, sketches, forced=Settings.of(request).force))
+        find = pairing(source or target, target, sketches, forced=Settings.of(request).force)
+        yield Bases(source, target, find, stack)
 
 
 def _opened(paths: Sequence[Path], sha256: str, runtime: Runtime) -> AbstractContextManager[Base]:
@@ -106,7 +109,7 @@ class Member:
         self.request = request
         self.bases = bases
         self.problem: TransferError | None = None
-        self.adapter = read_adapter(files_of(request).adapter)
+        self.adapter = bases.adapters.enter_context(open_adapter(files_of(request).adapter))
         # A file that was rewritten after it was hashed would be carried, and cached, under the name of the old one.
         hashed = files_of(request).stamps
         if hashed and hashed != self.stamps:

@@ -10,7 +10,7 @@ from lib_transfer.architecture import modules, recognise
 from lib_transfer.engine.identification import identify
 from lib_transfer.engine.report import SCHEMA
 from lib_transfer.errors import UnsupportedError
-from lib_transfer.formats.adapter import describe, read_adapter
+from lib_transfer.formats.adapter import describe, open_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.metadata import PREFIX, source_hints
 
@@ -51,8 +51,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _adapter(path: Path) -> dict[str, Any]:
-    adapter = read_adapter(path)
-    description = describe(adapter)
+    with open_adapter(path) as adapter:
+        description = describe(adapter)
     hints = source_hints(adapter.metadata)
     found = identify(adapter)
     return {
@@ -65,6 +65,7 @@ def _adapter(path: Path) -> dict[str, Any]:
         "convolutions": description.convolutions,
         "dtype": description.dtype,
         "names": description.prefixes,
+        "embeddings": sorted(adapter.embeddings),
         "not_read": dict(Counter(unread.reason for unread in adapter.unsupported)),
         "trained_on": {
             "name": hints.name,

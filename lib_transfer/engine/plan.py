@@ -14,6 +14,7 @@ from lib_transfer.engine.pairing import Counterpart, How, Pairing
 from lib_transfer.engine.report import Decision
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.adapter import Adapter, Group
+from lib_transfer.formats.algorithms.lora import BIASES
 from lib_transfer.formats.unread import EMBEDDING, Unread
 
 MOST_EMBEDDINGS = 12
@@ -122,9 +123,9 @@ def plan(adapter: Adapter, origin: Base, target: Base, find: Pairing, reads_alik
     reason = f"No module of {origin.path.name} goes by this name."
     strangers = [Unread(g.name, tuple(g.keys.values()), "no module", reason) for g in unknown]
     beside = [
-        Unread(g.name, (g.keys["diff_b"],), "extra", "A1111 does not read a bias difference beside a LoRA.")
-        for g in (pair.group for pair in pairs)
-        if g.algorithm.id == "lora" and "diff_b" in g.keys
+        Unread(g.name, keys, "extra", "A1111 does not read a bias difference beside a LoRA.")
+        for g in {pair.group.name: pair.group for pair in pairs}.values()
+        if g.algorithm.id == "lora" and (keys := tuple(g.keys[suffix] for suffix in BIASES if suffix in g.keys))
     ]
     embeddings, left = _embeddings(adapter, reads_alike)
     return Plan(tuple(pairs), (*adapter.unsupported, *strangers, *beside, *left), embeddings)

@@ -15,7 +15,8 @@ from lib_transfer import method as registry
 from lib_transfer.engine.hashes import Hashes
 from lib_transfer.errors import RequestError
 from lib_transfer.formats.checkpoint import checkpoint_stamps, model_name
-from lib_transfer.formats.identity import FileStamp
+from lib_transfer.formats.identity import FileStamp, file_sha256
+from lib_transfer.formats.peft_config import config_beside
 from lib_transfer.method import Method, Value
 
 Model = str | Path | Sequence[str | Path]
@@ -60,6 +61,7 @@ class TransferRequest:
             no source checkpoint.
         method: its id.
         settings: every setting of the method, sorted by name.
+        config_sha256: of the configuration that PEFT wrote beside the adapter; None where there is none.
         algorithm: :data:`ALGORITHM` when it was made.
         source_encoders, target_encoders: SHA-256 of text encoders in files of their own.
         files: where the inputs lie.
@@ -73,6 +75,7 @@ class TransferRequest:
     target_sha256: str
     method: str
     settings: tuple[tuple[str, Value], ...]
+    config_sha256: str | None = None
     algorithm: int = ALGORITHM
     source_encoders: tuple[str, ...] = ()
     target_encoders: tuple[str, ...] = ()
@@ -84,8 +87,9 @@ class TransferRequest:
 
     def to_json(self) -> str:
         """The request as it is written into the output: one line of JSON, the same for equal requests."""
+        adapter = {"name": self.adapter_name, "sha256": self.adapter_sha256}
         identity = {
-            "adapter": {"name": self.adapter_name, "sha256": self.adapter_sha256},
+            "adapter": adapter if self.config_sha256 is None else {**adapter, "config_sha256": self.config_sha256},
             "source": _base(self.source_name, self.source_sha256, self.source_encoders) if self.source_sha256 else None,
             "target": _base(self.target_name, self.target_sha256, self.target_encoders),
             "method": self.method,
@@ -139,6 +143,7 @@ def request(
     checked = registry.settings(chosen, settings)
     files = Files(Path(adapter), _source(chosen, source), _paths(target))
     files = dataclasses.replace(files, stamps=tuple(s for path in files.all for s in checkpoint_stamps(path)))
+    config = config_beside(files.adapter)
     with ThreadPoolExecutor(len(files.all)) as pool:
         digests = dict(zip(files.all, pool.map(lambda path: hashes.sha256(path, cancelled), files.all), strict=True))
     return TransferRequest(
@@ -150,6 +155,7 @@ def request(
         target_sha256=digests[files.target[0]],
         method=chosen.id,
         settings=tuple(sorted(checked.items())),
+        config_sha256=None if config is None else file_sha256(config),
         source_encoders=tuple(sorted(digests[path] for path in files.source[1:])),
         target_encoders=tuple(sorted(digests[path] for path in files.target[1:])),
         files=files,

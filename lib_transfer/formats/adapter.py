@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,14 +16,17 @@ from lib_transfer.errors import BadFileError, NumericError, UnsupportedError
 from lib_transfer.formats.algorithms import algorithm_for, lora
 from lib_transfer.formats.algorithms.algorithm import Algorithm
 from lib_transfer.formats.algorithms.dora import MAGNITUDES
+from lib_transfer.formats.algorithms.peft_oft import ONETRAINER
 from lib_transfer.formats.algorithms.scales import SCALES
-from lib_transfer.formats.checkpoint import Contents, Store, open_checkpoint
+from lib_transfer.formats.checkpoint import Contents, open_checkpoint
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.foreign import what_it_is
+from lib_transfer.formats.peft_config import PeftConfig, peft_config
 from lib_transfer.formats.tensor_names import split_names
 from lib_transfer.formats.unread import (
     EMBEDDING,
     EXTRAS,
+    LONELY_BIAS,
     LONELY_MAGNITUDE,
     LONELY_SCALE,
     UNKNOWN,
@@ -42,18 +46,20 @@ class Group:
     Attributes:
         name: the module as the file names it: prefix, dots and all; nothing here takes the name apart.
         keys: the full names of its tensors in the file, by suffix as :mod:`~.tensor_names` has it.
-        tensors: by the same suffixes, in the file's own dtypes.
+        tensors: by the same suffixes, in the file's own dtypes; where the file is still open, read when asked for.
         algorithm: what the tensors are written in; ``algorithm.needs_base`` says whether :meth:`update` needs a weight.
+        given: what the file says in place of tensors, such as PEFT's scale, by suffix.
     """
 
     name: str
     keys: Mapping[str, str]
     tensors: Mapping[str, Tensor]
     algorithm: Algorithm
+    given: Mapping[str, Tensor] = field(default_factory=dict)
 
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         """Why this cannot be the change of a weight of this shape, before it is formed; None when it can."""
-        return self.algorithm.misfit(self.tensors, shape)
+        return self.algorithm.misfit({**self.given, **self.tensors}, shape)
 
     def update(self, base_weight: Tensor | None = None) -> Update:
         """The change of the module, in float32, with every scale folded in.
@@ -62,7 +68,7 @@ class Group:
             NumericError: a number does not fit in float32; the message names the module.
         """
         try:
-            return self.algorithm.update(self.tensors, base_weight)
+            return self.algorithm.update({**self.given, **self.tensors}, base_weight)
         except NumericError as error:
             raise NumericError(f"{self.name}: {error.message}") from error
 
@@ -140,20 +146,46 @@ _PREFIXES = (
 )
 
 
-def read_adapter(path: str | os.PathLike[str]) -> Adapter:
-    """Read the LoRA file at ``path``.
+@contextmanager
+def open_adapter(path: str | os.PathLike[str]) -> Iterator[Adapter]:
+    """The LoRA file at ``path``, of which no more is in memory than what is asked for; closed at the end.
 
     A module that is broken or written in an algorithm that is not supported is reported in ``unsupported``; the others
-    are read.
+    can be read. Every number is looked at once, tensor by tensor, before anything is done with any.
 
     Raises:
-        BadFileError: the file is damaged or beyond the limits (see :func:`~.checkpoint.open_checkpoint`).
+        BadFileError: the file is damaged or beyond the limits (see :func:`~.checkpoint.open_checkpoint`); reading a
+            tensor raises it when the file changed meanwhile.
         UnsupportedError: it is a sound file of another kind, as its tensor names tell; no tensor was loaded.
         NumericError: a tensor holds NaN or infinity.
         StorageError: the file cannot be read.
     """
     with open_checkpoint(path) as file:
-        return _assembled(file.contents, lambda key, idle: file.read(key) if idle else _finite(key, file))
+
+        def read(key: str) -> Tensor:
+            file.need_unchanged()
+            return file.read(key)
+
+        adapter = _assembled(file.contents, read)
+        for key in _that_matter(adapter):
+            if not is_finite(read(key)):
+                raise NumericError(
+                    f"{key} in {file.path} holds NaN or infinity.",
+                    hint="The file is damaged; its training broke down.",
+                )
+        yield adapter
+
+
+def read_adapter(path: str | os.PathLike[str]) -> Adapter:
+    """The LoRA file at ``path``, all of it in memory.
+
+    Raises:
+        BadFileError, UnsupportedError, NumericError, StorageError: as :func:`open_adapter`.
+    """
+    with open_adapter(path) as adapter:
+        groups = {name: replace(group, tensors=dict(group.tensors)) for name, group in adapter.groups.items()}
+        embeddings = {name: dict(tensors) for name, tensors in adapter.embeddings.items()}
+        return replace(adapter, groups=groups, embeddings=embeddings)
 
 
 def outline_adapter(path: str | os.PathLike[str]) -> Adapter:
@@ -166,11 +198,11 @@ def outline_adapter(path: str | os.PathLike[str]) -> Adapter:
     """
     with open_checkpoint(path) as file:
         header = file.contents
-    return _assembled(header, lambda key, _: torch.empty(header.tensors[key].shape, device="meta"))
+    return _assembled(header, lambda key: torch.empty(header.tensors[key].shape, device="meta"))
 
 
-def _assembled(header: Contents, load: Callable[[str, bool], Tensor]) -> Adapter:
-    """The adapter, with tensors from ``load``, which is told whether the numbers matter."""
+def _assembled(header: Contents, load: Callable[[str], Tensor]) -> Adapter:
+    """The adapter, with tensors from ``load``, which is called when they are asked for."""
     if not header.tensors:
         raise BadFileError(f"{header.path} holds no tensors.", reason="empty")
     if len(header.tensors) > MAX_TENSORS:
@@ -180,27 +212,41 @@ def _assembled(header: Contents, load: Callable[[str, bool], Tensor]) -> Adapter
         raise UnsupportedError(f"{header.path} is {kind}, not a LoRA.", hint="Choose a LoRA file.")
     groups: dict[str, Group] = {}
     unread: list[Unread] = []
+    config = peft_config(header.path, header.metadata)
     bundled = _embeddings(header.tensors)
     own = {key for suffixes in bundled.values() for key in suffixes.values()}
     for name, suffixes in split_names(header.tensors.keys() - own).items():
-        algorithm, rest = _sort(name, suffixes, header)
+        group, rest = _sorted(name, suffixes, header, config, load)
         unread.extend(rest)
-        if algorithm is not None:
-            owned = {suffix: key for key, suffix in suffixes.items() if suffix in algorithm.suffixes}
-            idle = algorithm.idle(owned)
-            tensors = {suffix: load(key, suffix in idle) for suffix, key in owned.items()}
-            groups[name] = Group(name, owned, tensors, algorithm)
+        if group is not None:
+            groups[name] = group
     if not groups and not bundled and all(item.kind == "unknown" for item in unread):
         first = ", ".join(sorted(header.tensors)[:3])
         raise UnsupportedError(f"{header.path} is not a LoRA: none of its tensors is known ({first}, ...).")
-    embeddings = {name: {suffix: load(key, False) for suffix, key in keys.items()} for name, keys in bundled.items()}
+    embeddings = {name: _Asked(keys, load) for name, keys in bundled.items()}
     return Adapter(header, groups, embeddings, tuple(unread))
+
+
+class _Asked(Mapping[str, Tensor]):
+    """Tensors by suffix, each read when it is asked for."""
+
+    def __init__(self, keys: Mapping[str, str], load: Callable[[str], Tensor]) -> None:
+        self._keys, self._load = keys, load
+
+    def __getitem__(self, suffix: str) -> Tensor:
+        return self._load(self._keys[suffix])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 def describe(adapter: Adapter) -> Description:
     """What ``adapter`` consists of: algorithms, ranks, convolutions, number format, name families, what is not read."""
     groups = adapter.groups.values()
-    low_rank = [_low_rank_shape(group) for group in groups if lora.DOWN in group.tensors]
+    low_rank = [_low_rank_shape(group, adapter.header) for group in groups if lora.DOWN in group.keys]
     dtypes = Counter(info.dtype for info in adapter.header.tensors.values() if info.shape)
     return Description(
         algorithms=dict(Counter(group.algorithm.title for group in groups)),
@@ -222,47 +268,60 @@ def _embeddings(keys: Iterable[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _sort(name: str, suffixes: Mapping[str, str], header: Contents) -> tuple[Algorithm | None, list[Unread]]:
-    """The algorithm to read a module with, if it can be read, and what of the module is not read."""
+def _sorted(
+    name: str, suffixes: Mapping[str, str], header: Contents, config: PeftConfig, load: Callable[[str], Tensor]
+) -> tuple[Group | None, list[Unread]]:
+    """The group that the tensors of a module make, if it can be read, and what of the module is not read."""
     infos = {suffix: header.tensors[key] for key, suffix in suffixes.items()}
     algorithm = algorithm_for(infos)
-    kind, reason = "", ""
+    given: dict[str, Tensor] = {}
+    kind, reason = "broken", ""
     if (family := family_of(infos)) is not None:
         kind, reason = family.kind, family.reason
     elif algorithm is None or not (MAGNITUDES & infos.keys()) <= algorithm.suffixes:
         kind, reason = _lonely(infos)
     elif (sentence := twice(item for item in suffixes.items() if item[1] in algorithm.suffixes)) is not None:
-        kind, reason = "broken", sentence
+        reason = sentence
     else:
         own = {suffix: info for suffix, info in infos.items() if suffix in algorithm.suffixes}
-        kind, reason = "broken", algorithm.problem(own) or ""
+        given, unsure = config.given(name, algorithm, own)
+        reason = algorithm.problem(own) or unsure or ""
     if reason or algorithm is None:
         return None, [Unread(name, tuple(suffixes), kind, reason)]
+    if algorithm.id == "peft-oft" and (name.startswith("lora_") or "ot_revision" in header.metadata):
+        given[ONETRAINER] = torch.tensor(True)
+    keys = {suffix: key for key, suffix in suffixes.items() if suffix in algorithm.suffixes}
     extras = [(key, suffix) for key, suffix in suffixes.items() if suffix not in algorithm.suffixes]
-    return algorithm, [Unread(name, (key,), "extra", EXTRAS.get(suffix, UNKNOWN)) for key, suffix in extras]
+    return Group(name, keys, _Asked(keys, load), algorithm, given), [
+        Unread(name, (key,), "extra", EXTRAS.get(suffix, UNKNOWN)) for key, suffix in extras
+    ]
 
 
 def _lonely(suffixes: Collection[str]) -> tuple[str, str]:
     """Kind and reason for a module that belongs to no algorithm."""
     if not MAGNITUDES.isdisjoint(suffixes):
         return "broken", LONELY_MAGNITUDE
-    return ("broken", LONELY_SCALE) if set(SCALES).issuperset(suffixes) else ("unknown", UNKNOWN)
+    if set(SCALES).issuperset(suffixes):
+        return "broken", LONELY_SCALE
+    if {*SCALES, lora.BIAS_UP, lora.BIAS_DOWN, lora.RESHAPE}.issuperset(suffixes):
+        return "broken", LONELY_BIAS
+    return "unknown", UNKNOWN
 
 
-def _low_rank_shape(group: Group) -> tuple[int, int]:
+def _low_rank_shape(group: Group, header: Contents) -> tuple[int, int]:
     """Rank and number of kernel positions of a LoRA group."""
-    core = group.tensors.get(lora.MID, group.tensors[lora.DOWN])
-    return group.tensors[lora.DOWN].shape[0], math.prod(core.shape[2:])
+    core = header.tensors[group.keys.get(lora.MID, group.keys[lora.DOWN])].shape
+    return header.tensors[group.keys[lora.DOWN]].shape[0], math.prod(core[2:])
 
 
 def _prefix(name: str) -> str:
     return next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "other")
 
 
-def _finite(key: str, file: Store) -> Tensor:
-    tensor = file.read(key)
-    if not is_finite(tensor):
-        raise NumericError(
-            f"{key} in {file.path} holds NaN or infinity.", hint="The file is damaged; its training broke down."
-        )
-    return tensor
+def _that_matter(adapter: Adapter) -> Iterator[str]:
+    """The full names of the tensors whose numbers are read."""
+    for group in adapter.groups.values():
+        idle = group.algorithm.idle(group.keys)
+        yield from (key for suffix, key in group.keys.items() if suffix not in idle)
+    for name, suffixes in adapter.embeddings.items():
+        yield from (f"{EMBEDDING}{name}.{suffix}" for suffix in suffixes)

@@ -46,7 +46,6 @@ FAMILIES: tuple[Family, ...] = (
         "Factors named dyn_up and dyn_down are not supported: no known tool writes them, and those that read them disagree "
         "about which of the two comes first.",
     ),
-    _family("set", r"set_weight|reshape_weight", "A weight that is replaced or reshaped is not supported."),
     _family(
         "token embedding",
         r"lora_embedding_[AB](?:\.[^.]+)?",
@@ -56,6 +55,11 @@ FAMILIES: tuple[Family, ...] = (
         "adalora",
         r"(?:lora_E|(?:lora_)?ranknum)(?:\.[^.]+)?",
         "AdaLoRA (PEFT's lora_E) is not supported.",
+    ),
+    _family(
+        "t-lora",
+        r"lambda_layer|[pq]_layer\.weight|base_(?:p|q|lambda)",
+        "T-LoRA (LyCORIS) is not supported: what it does depends on the timestep.",
     ),
     _family(
         "peft",
@@ -70,13 +74,14 @@ EMBEDDING = "bundle_emb."
 EXTRAS: dict[str, str] = {
     "bias": "A tensor named bias is not carried: A1111 adds it to the change of the weight, PEFT puts it in the place of "
     "the layer's own bias, and nothing in the file tells which is meant.",
-    "lora_up.bias": "The bias of the up factor is not carried.",
-    "lora_down.bias": "The bias of the down factor is not carried.",
+    "lora_up.bias": "A bias of the up factor beside a magnitude is not carried: no trainer makes one.",
+    "lora_down.bias": "A bias of the down factor beside a magnitude is not carried: no trainer makes one.",
     "diff_b": "A difference of the bias beside another algorithm is not carried; A1111 does not read it either.",
     "diff": "A full difference beside another algorithm is not carried; A1111 reads only the first of the two.",
 }
 LONELY_SCALE = "A scale (alpha) without factors."
 LONELY_MAGNITUDE = "A magnitude (DoRA) without the factors that it belongs to."
+LONELY_BIAS = "A bias of a factor, or a new shape, without the factors."
 UNKNOWN = "The tensor's name belongs to no known algorithm."
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib_transfer.errors import BadFileError, NumericError, TransferError, UnsupportedError
-from lib_transfer.formats.adapter import Adapter, describe, outline_adapter, read_adapter
+from lib_transfer.errors import BadFileError, NumericError, StorageError, TransferError, UnsupportedError
+from lib_transfer.formats.adapter import Adapter, describe, open_adapter, outline_adapter, read_adapter
 from lib_transfer.formats.checkpoint import Store
 from lib_transfer.formats.unread import UNKNOWN
 
@@ -106,6 +108,22 @@ BROKEN: dict[str, tuple[dict[str, Tensor], list[str]]] = {
     "BOFT of odd blocks": (module(oft_blocks=random(2, 2, 3, 3)), ["butterflies"]),
     "BOFT of too many stages": (module(oft_blocks=random(4, 2, 4, 4)), ["butterflies"]),
     "PEFT OFT of no triangle": (module(oft_R__weight=random(2, 4)), ["triangles"]),
+    "bias of another length": (
+        module(lora_up__weight=UP, lora_down__weight=DOWN, lora_up__bias=random(4)),
+        ["lora_up.bias has shape [4]", "5 numbers"],
+    ),
+    "bias of the other factor": (
+        module(lora_up__weight=UP, lora_down__weight=DOWN, lora_down__bias=random(5)),
+        ["lora_down.bias has shape [5]", "2 numbers"],
+    ),
+    "bias without factors": (module(lora_up__bias=random(5)), ["without the factors"]),
+    "new shape without factors": (module(reshape_weight=torch.tensor([5, 6])), ["without the factors"]),
+    "new shape of no shape": (
+        module(lora_up__weight=UP, lora_down__weight=DOWN, reshape_weight=random(2)),
+        ["reshape_weight is no list"],
+    ),
+    "replaced twice": (module(set_weight=random(5), scale=random(5)), ["both set_weight and scale"]),
+    "empty replacement": (module(set_weight=random(0)), ["empty"]),
     "empty difference": (module(diff=random(0, 3)), ["empty"]),
     "integer difference": (module(diff=torch.ones(2, 2, dtype=torch.int64)), ["I64"]),
 }
@@ -125,13 +143,13 @@ def test_a_broken_module_is_reported_and_the_others_are_read(
 
 UNSUPPORTED: dict[str, tuple[list[str], str]] = {
     "dynamic": ([f"{M}.dyn_up", f"{M}.dyn_down"], "dynamic"),
-    "set": (["diffusion_model.a.b.set_weight"], "set"),
     "token embedding": (
         ["a.token_embedding.lora_embedding_A", "a.token_embedding.lora_embedding_B"],
         "token embedding",
     ),
     "token embedding of an adapter with a name": (["a.lora_embedding_A.default", "a.alpha"], "token embedding"),
     "adalora": (["a.b.lora_A", "a.b.lora_B", "a.b.lora_E", "a.b.ranknum"], "adalora"),
+    "t-lora": ([f"{M}.q_layer.weight", f"{M}.p_layer.weight", f"{M}.lambda_layer", f"{M}.alpha"], "t-lora"),
     "ia3 of peft": (["base_model.model.a.to_q.ia3_l"], "peft"),
     "boft of peft": (["base_model.model.a.to_q.boft_R", "base_model.model.a.to_q.boft_s"], "peft"),
     "unknown": ([f"{M}.something", f"{M}.", M, "", "."], "unknown"),
@@ -151,8 +169,6 @@ def test_an_unsupported_algorithm_is_known_by_name(keys: list[str], kind: str, t
 
 EXTRAS = [
     "bias",
-    "lora_up.bias",
-    "lora_down.bias",
     "diff",
     "whatever",
     "w_norm",
@@ -227,7 +243,9 @@ def test_a_file_of_unknown_names_is_no_lora(tmp_path: Path) -> None:
         read({"some.thing": random(2)}, tmp_path)
 
 
-@pytest.mark.parametrize("keys", [keys for keys, kind in UNSUPPORTED.values() if kind not in {"unknown", "peft"}])
+@pytest.mark.parametrize(
+    "keys", [keys for keys, kind in UNSUPPORTED.values() if kind not in {"unknown", "peft", "t-lora"}]
+)
 def test_an_adapter_is_not_taken_for_another_kind(keys: list[str], tmp_path: Path) -> None:
     adapter = read({key: random(2, 2) for key in keys}, tmp_path)
     assert not adapter.groups
@@ -269,6 +287,43 @@ def test_the_header_alone_tells_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(BadFileError) as caught:
         outline_adapter(tmp_path / "empty")
     assert caught.value.reason == "empty"
+
+
+def test_an_open_adapter_reads_what_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {**lora(M), **lora(GOOD), "bundle_emb.cat.clip_l": random(2, 4)}
+    path = save(tmp_path / "a.safetensors", tensors)
+    asked: list[str] = []
+    plain = Store.read
+
+    def read(self: Store, key: str, *more: Any) -> Tensor:
+        asked.append(key)
+        return plain(self, key, *more)
+
+    monkeypatch.setattr(Store, "read", read)
+    with open_adapter(path) as adapter:
+        assert adapter.accounted
+        assert sorted(asked) == sorted(tensors)  # once, for NaN
+        asked.clear()
+        assert describe(adapter).ranks == {2: 2}
+        assert asked == []
+        adapter.groups[GOOD].update()
+        assert sorted(asked) == [f"{GOOD}.{suffix}" for suffix in ("alpha", "lora_down.weight", "lora_up.weight")]
+        assert torch.equal(adapter.embeddings["cat"]["clip_l"], tensors["bundle_emb.cat.clip_l"])
+    with pytest.raises(StorageError, match="closed"):
+        adapter.groups[M].update()
+
+
+@pytest.mark.parametrize("by", ["another file", "other numbers"])
+def test_an_open_adapter_that_changes_is_noticed(by: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.safetensors", lora(M))
+    other = save(tmp_path / "b.safetensors", {key: 2 * tensor for key, tensor in lora(M).items()})
+    with open_adapter(path) as adapter:
+        adapter.groups[M].update()
+        other.replace(path) if by == "another file" else path.write_bytes(other.read_bytes())
+        os.utime(path, ns=(1, 1))
+        with pytest.raises(BadFileError) as caught:
+            adapter.groups[M].update()
+    assert caught.value.reason == "changed"
 
 
 WHOLE = {**lora(M), **lora("lora_te_y", alpha=None), "lora_unet_n.w_norm": random(3), "lora_unet_n.b_norm": random(3)}

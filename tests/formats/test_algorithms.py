@@ -224,6 +224,67 @@ def test_lora_against_lycoris(shape: tuple[int, ...], tucker: bool, tmp_path: Pa
     assert relative(delta(update), expected.reshape(5, -1).double()) < 1e-6
 
 
+@pytest.mark.parametrize("kernel", [None, 3])
+def test_biases_of_the_factors_change_the_layers_bias(kernel: int | None, tmp_path: Path) -> None:
+    """The two layers that the factors are, one after the other, on any input."""
+    torch.manual_seed(1)
+    first: torch.nn.Module = torch.nn.Linear(3, 2) if kernel is None else torch.nn.Conv2d(3, 2, kernel)
+    second: torch.nn.Module = torch.nn.Linear(2, 5) if kernel is None else torch.nn.Conv2d(2, 5, 1)
+    tensors = {f"lora_down.{key}": value for key, value in first.state_dict().items()}
+    tensors |= {f"lora_up.{key}": value for key, value in second.state_dict().items()}
+    own = random(5, seed=9)
+    update = low_rank({**tensors, "alpha": torch.tensor(0.5), "diff_b": own}, tmp_path)
+    assert update.extra is not None
+    assert update.extra.bias is not None
+    x = random(4, 3, seed=2) if kernel is None else random(4, 3, 6, 6, seed=2)
+    expected = second.double()(first.double()(x.double())).detach() * 0.25
+    if kernel is None:
+        got = x.double() @ delta(update).T + update.extra.bias.double() - own.double()
+    else:
+        bias = update.extra.bias.double() - own.double()
+        got = torch.nn.functional.conv2d(x.double(), delta(update).reshape(5, 3, 3, 3), bias)
+    assert relative(got, expected) < 1e-6
+
+
+def test_factors_for_a_widened_weight_fit_no_other(tmp_path: Path) -> None:
+    """``img_in`` of the control LoRAs for Flux: 128 inputs where the base has 64."""
+    tensors = {"lora_B.weight": random(6, 2), "lora_A.weight": random(2, 128), "reshape_weight": torch.tensor([6, 128])}
+    save(tmp_path / "a.safetensors", {f"img_in.{key}": value for key, value in tensors.items()})
+    group = read_adapter(tmp_path / "a.safetensors").groups["img_in"]
+    assert group.misfit((6, 128)) is None
+    assert "padded to 6x128, and the source's is 6x64" in str(group.misfit((6, 64)))
+
+
+@pytest.mark.parametrize("module", ["networks.lora", "networks.lora_fa", "networks.dylora", "lycoris.kohya"])
+def test_ways_of_training_that_are_stored_alike(module: str, tmp_path: Path) -> None:
+    """sd-scripts: LoRA-FA, DyLoRA and LoRA-C3Lier (3x3 convolutions) have LoRA's tensors, and nothing else."""
+    up, down = random(5, 4, 1, 1, seed=1), random(4, 3, 3, 3, seed=2)
+    tensors = {f"{M}.lora_up.weight": up, f"{M}.lora_down.weight": down, f"{M}.alpha": torch.tensor(2.0)}
+    metadata = {"ss_network_module": module, "ss_network_args": '{"conv_dim": "4", "conv_alpha": "2", "unit": "2"}'}
+    update = read_adapter(save(tmp_path / "a.safetensors", tensors, metadata)).groups[M].update()
+    assert isinstance(update, LowRank)
+    assert relative(delta(update), up.double().flatten(1) @ down.double().flatten(1) / 2) < 1e-6
+
+
+def test_q_k_and_v_in_one_module_are_as_strong_as_the_file_says(tmp_path: Path) -> None:
+    """sd-scripts' ``split_qkv`` keeps the alpha of one part for the rank of all: every reader divides by all of it."""
+    up = torch.block_diag(*(random(4, 2, seed=seed) for seed in range(3)))
+    down = random(6, 5, seed=3)
+    update = low_rank({"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(1.0)}, tmp_path)
+    assert relative(delta(update), up.double() @ down.double() / 6) < 1e-6
+
+
+@pytest.mark.parametrize("conv", [False, True])
+def test_dylora_of_lycoris(conv: bool, tmp_path: Path) -> None:
+    modules = pytest.importorskip("lycoris.modules")
+    made = modules.DyLoraModule("x", torch.nn.Conv2d(3, 5, 3) if conv else torch.nn.Linear(3, 5), lora_dim=8, alpha=2)
+    for seed, parameter in enumerate([*made.up_list, *made.down_list]):
+        parameter.data = random(*parameter.shape, seed=seed)
+    down, up, _ = made.get_weight(made.lora_dim)  # its scale is that of a part of the rank
+    tensors = {key: value.detach() for key, value in made.custom_state_dict().items()}
+    assert relative(delta(low_rank(tensors, tmp_path)), up.detach().double() @ down.detach().double() * 2 / 8) < 1e-6
+
+
 @pytest.mark.parametrize("shape", [(5, 3), (5, 3, 3, 3)])
 def test_a_sparse_correction_is_added_to_the_weight(shape: tuple[int, ...], tmp_path: Path) -> None:
     up, down = random(5, 2, *(1,) * (len(shape) - 2), seed=1), random(2, *shape[1:], seed=2)

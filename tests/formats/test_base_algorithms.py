@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lib_transfer.formats.adapter import read_adapter
 from lib_transfer.formats.algorithms.dora import PER_OUTPUT
-from lib_transfer.formats.update import LowRank
+from lib_transfer.formats.update import LowRank, Norm
 
-from .builders import random
+from .builders import random, save
 from .trained import LAYERS, delta, error_of_forward, group_of, layer, trained
 
 lycoris = pytest.importorskip("lycoris.modules")
@@ -200,9 +201,37 @@ def test_oft_is_what_peft_merges(form: str, share: bool, dtype: torch.dtype, tmp
     (triangles,) = (value for key, value in peft.get_peft_model_state_dict(model).items() if "oft_R" in key)
     assert triangles.shape == (1 if share else before[0].numel() // 4, 6)
     merged = model.merge_and_unload()[1]["x"].weight.detach()
-    group = group_of({"oft_R.weight": triangles.to(dtype)}, tmp_path)
+    group = group_of({"oft_R.weight": triangles.to(dtype)}, tmp_path, "base_model.model.x")
     assert group.misfit(tuple(before.shape)) is None
     assert relative(delta(group.update(before)), (merged - before).double().flatten(1)) < 1e-5
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("form", ["linear", "1x1", "3x3"])
+def test_oft_of_onetrainer(form: str, shared: bool, scaled: bool, tmp_path: Path) -> None:
+    """OneTrainer ``modules/module/LoRAModule.py``: it turns the inputs of a linear layer, but a convolution's weight."""
+    base = layer(form)
+    weight = base.weight.detach()
+    count = weight[0].numel() // 4
+    triangles = 0.1 * random(1 if shared else count, 6, seed=1)
+    tensors = {"oft_R.weight": triangles} | ({"oft_R.scaled_oft": torch.tensor(True)} if scaled else {})
+    group = group_of(tensors, tmp_path)
+    q = torch.zeros(len(triangles), 4, 4, dtype=torch.float64)
+    rows, columns = torch.triu_indices(4, 4, 1)
+    q[:, rows, columns] = triangles.double() / (2 * 3**0.5 if scaled else 1)
+    q = q - q.mT
+    one = torch.eye(4, dtype=torch.float64)
+    turns = (one + 2 * q + 2 * q @ q + 2 * q @ q @ q + q @ q @ q @ q).expand(count, 4, 4)
+    matrix = weight.double().flatten(1)
+    if form == "linear":
+        inputs = torch.eye(24, dtype=torch.float64).reshape(24, count, 4)
+        expected = torch.einsum("brk,rkc->brc", inputs, turns).reshape(24, 24) @ matrix.T
+        expected = expected.T - matrix
+    else:
+        expected = torch.einsum("ork,rkc->orc", matrix.reshape(36, count, 4), turns).reshape(matrix.shape) - matrix
+    assert group.misfit(tuple(weight.shape)) is None
+    assert relative(delta(group.update(weight)), expected) < 1e-5
 
 
 def test_oft_of_onetrainer_may_be_scaled(tmp_path: Path) -> None:
@@ -213,6 +242,37 @@ def test_oft_of_onetrainer_may_be_scaled(tmp_path: Path) -> None:
     assert relative(delta(scaled), delta(plain)) < 1e-6
     unscaled = group_of({"oft_R.weight": triangles, "oft_R.scaled_oft": torch.tensor(False)}, tmp_path).update(weight)
     assert relative(delta(unscaled), delta(plain)) > 0.1
+
+
+@pytest.mark.parametrize("suffix", ["set_weight", "scale"])
+def test_a_weight_in_the_place_of_the_bases(suffix: str, tmp_path: Path) -> None:
+    """The scales of normalisations in the control LoRAs of Black Forest Labs, and ComfyUI's ``set_weight``."""
+    base, value = 1 + 0.1 * random(8, seed=1), random(8, seed=2, dtype=torch.float16)
+    layer, name = "double_blocks.0.img_attn.qkv", "double_blocks.0.img_attn.norm.query_norm"
+    factors = {"lora_A.weight": random(2, 4), "lora_B.weight": random(6, 2), "lora_B.bias": random(6, seed=3)}
+    tensors = {f"{layer}.{key}": tensor for key, tensor in factors.items()}
+    adapter = read_adapter(save(tmp_path / "a.safetensors", {**tensors, f"{name}.{suffix}": value}))
+    assert adapter.accounted
+    assert not adapter.unsupported
+    group = adapter.groups[name]
+    assert group.misfit((8,)) is None
+    assert group.misfit((9,)) == "its shape 8 does not fit the source's 9"
+    update = group.update(base)
+    assert isinstance(update, Norm)
+    assert update.bias is None
+    assert update.weight is not None
+    assert relative((base + update.weight).double(), value.double()) < 1e-6
+    beside = adapter.groups[layer].update()
+    assert isinstance(beside, LowRank)
+    assert beside.extra is not None
+    assert beside.extra.bias is not None
+    assert torch.equal(beside.extra.bias, random(6, seed=3))
+
+
+def test_a_matrix_in_the_place_of_the_bases(tmp_path: Path) -> None:
+    base, value = random(8, 3, 3, 3, seed=1), random(8, 3, 3, 3, seed=2)
+    update = group_of({"set_weight": value}, tmp_path).update(base)
+    assert relative(base.double().flatten(1) + delta(update), value.double().flatten(1)) < 1e-6
 
 
 MISFITS: dict[str, dict[str, Tensor]] = {
@@ -228,6 +288,7 @@ MISFITS: dict[str, dict[str, Tensor]] = {
     "oft": {"oft_blocks": random(5, 7, 7)},
     "boft": {"oft_blocks": random(1, 5, 8, 8)},
     "oft_R": {"oft_R.weight": random(5, 6)},
+    "replaced": {"set_weight": random(36, 25)},
 }
 
 

@@ -46,6 +46,19 @@ def test_loha_is_what_lycoris_runs(
     assert not small or update.up.shape[1] == 9
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("LoConModule", {"lora_dim": 4}), ("LohaModule", {"lora_dim": 4}), ("LokrModule", {"lora_dim": 2, "factor": 4})],
+)
+@pytest.mark.parametrize("form", ["linear", "3x3"])
+def test_rs_lora_of_lycoris_is_in_its_alpha(form: str, kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    base = layer(form)
+    made = getattr(pytest.importorskip("lycoris.modules"), kind)("x", base, 1.0, alpha=1.0, rs_lora=True, **options)
+    tensors, change = trained(made)
+    assert float(tensors["alpha"]) == pytest.approx(options["lora_dim"] ** 0.5)
+    assert error_of_forward(group_of(tensors, tmp_path).update(), base, change) < 1e-5
+
+
 LOKR: dict[str, dict[str, Any]] = {
     "one whole, one factored": {"lora_dim": 2, "factor": 4},
     "both factored": {"lora_dim": 2, "factor": 6, "decompose_both": True},

@@ -52,12 +52,12 @@ def trained(made: Any, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Te
     return tensors, change
 
 
-def group_of(tensors: dict[str, Tensor], tmp_path: Path) -> Group:
-    """The file with these tensors as the reader gives it."""
-    adapter = read_adapter(save(tmp_path / "a.safetensors", {f"{M}.{key}": value for key, value in tensors.items()}))
+def group_of(tensors: dict[str, Tensor], tmp_path: Path, name: str = M) -> Group:
+    """The file with these tensors of the module ``name`` as the reader gives it."""
+    adapter = read_adapter(save(tmp_path / "a.safetensors", {f"{name}.{key}": value for key, value in tensors.items()}))
     assert adapter.accounted
     assert not adapter.unsupported, adapter.unsupported
-    return adapter.groups[M]
+    return adapter.groups[name]
 
 
 def delta(update: Update) -> Tensor:

@@ -16,6 +16,7 @@ from lib_transfer.formats.algorithms.lora import Lora
 from lib_transfer.formats.algorithms.norm import NormDifference
 from lib_transfer.formats.algorithms.oft import Oft
 from lib_transfer.formats.algorithms.peft_oft import PeftOft
+from lib_transfer.formats.algorithms.replacement import Replacement
 from lib_transfer.formats.tensor_info import TensorInfo
 
 LORA, LOHA, LOKR = Lora(), Loha(), Lokr()
@@ -34,6 +35,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     Boft(),
     Oft(),
     PeftOft(),
+    Replacement(),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,14 @@ from lib_transfer.formats.update import Update
 
 MAX_RANK = 4096
 FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
+
+
+class Shaped(Protocol):
+    """A tensor, or what a file's header says of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
 
 
 class Algorithm(ABC):
@@ -45,6 +53,10 @@ class Algorithm(ABC):
     def idle(self, suffixes: Collection[str]) -> frozenset[str]:
         """Those of its suffixes that mean nothing in a module that has these, whatever number is there."""
         return frozenset()
+
+    def rank(self, tensors: Mapping[str, Shaped]) -> int | None:
+        """The number that alpha is divided by, from the shapes of the tensors by suffix; None where there is none."""
+        return None
 
     def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
         """Why the update cannot be that of a weight of this shape, known before anything of its size is formed.

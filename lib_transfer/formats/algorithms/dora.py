@@ -17,7 +17,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, not_floats
+from lib_transfer.formats.algorithms.algorithm import Algorithm, Shaped, by, checked, not_floats
+from lib_transfer.formats.algorithms.lora import BIASES
 from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.formats.update import Dense, LowRank
 
@@ -41,7 +42,7 @@ class Dora(Algorithm):
     def __init__(self, inner: Algorithm) -> None:
         self.inner = inner
         # Hosts read no difference of the bias beside factors: it stays outside, to be reported.
-        self.optional = inner.suffixes - {"diff_b"}
+        self.optional = inner.suffixes - {*BIASES}
         self.id = f"dora-{inner.id}"
         self.title = f"DoRA on {inner.title}"
 
@@ -59,6 +60,9 @@ class Dora(Algorithm):
         if torch.Size(shape).numel() != max(shape, default=0):
             return f"{found[0]} has shape {list(shape)}, but must be a vector."
         return not_floats(infos, MAGNITUDES) or self.inner.problem(self._inside(infos))
+
+    def rank(self, tensors: Mapping[str, Shaped]) -> int | None:
+        return self.inner.rank(tensors)
 
     def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
         magnitude, axis = _magnitude(tensors, shape)

@@ -17,7 +17,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lib_transfer.formats.algorithms.algorithm import MAX_RANK, Algorithm, by, checked, is_thin, matrix, not_floats
+from lib_transfer.formats.algorithms.algorithm import (
+    MAX_RANK,
+    Algorithm,
+    Shaped,
+    by,
+    checked,
+    is_thin,
+    matrix,
+    not_floats,
+)
 from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
 from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.formats.update import Dense, LowRank
@@ -41,6 +50,9 @@ class Loha(Algorithm):
             return "Only one of hada_t1 and hada_t2 is there."
         return wrong_scale(infos) or not_floats(infos, self.signature) or _wrong_shapes(infos)
 
+    def rank(self, tensors: Mapping[str, Shaped]) -> int:
+        return tensors["hada_w1_b"].shape[0]
+
     def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
         core = tensors.get("hada_t1")
         a, b = tensors["hada_w1_a"], tensors["hada_w1_b"].flatten(1)
@@ -51,7 +63,7 @@ class Loha(Algorithm):
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> LowRank | Dense:
         (left1, right1), (left2, right2) = (_half(tensors, half) for half in HALVES)
-        scale, notes = scale_of(tensors, tensors["hada_w1_b"].shape[0])
+        scale, notes = scale_of(tensors, self.rank(tensors))
         out, into, rank = left1.shape[0], right1.shape[1], left1.shape[1] * left2.shape[1]
         if not is_thin(rank, out, into):
             return Dense(checked((left1 @ right1) * (left2 @ right2) * scale), None, notes)

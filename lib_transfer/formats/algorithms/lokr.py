@@ -22,6 +22,7 @@ from torch import Tensor
 from lib_transfer.formats.algorithms.algorithm import (
     MAX_RANK,
     Algorithm,
+    Shaped,
     by,
     checked,
     finite32,
@@ -57,6 +58,10 @@ class Lokr(Algorithm):
         factored = "lokr_w1_b" in suffixes or "lokr_w2_b" in suffixes
         return frozenset() if factored else frozenset({"alpha"})
 
+    def rank(self, tensors: Mapping[str, Shaped]) -> int | None:
+        inner = next((suffix for suffix in ("lokr_w2_b", "lokr_w1_b") if suffix in tensors), None)
+        return None if inner is None else tensors[inner].shape[0]
+
     def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
         (a, c), (b, d) = _sizes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         own = (shape[0], torch.Size(shape[1:]).numel())
@@ -65,13 +70,12 @@ class Lokr(Algorithm):
         )
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> LowRank | Dense:
-        inner = next((suffix for suffix in ("lokr_w2_b", "lokr_w1_b") if suffix in tensors), None)
-        scale, notes = scale_of(tensors, None if inner is None else tensors[inner].shape[0])
+        scale, notes = scale_of(tensors, self.rank(tensors))
         (a1, b1), (a2, b2) = _first(tensors), _second(tensors)
         rank, out, into = a1.shape[1] * a2.shape[1], a1.shape[0] * a2.shape[0], b1.shape[1] * b2.shape[1]
         if not is_thin(rank, out, into):
-            return Dense(checked(torch.kron(a1 @ b1, a2 @ b2) * scale), None, notes)
-        up, down = fold(scale, torch.kron(a1, a2), torch.kron(b1, b2))
+            return Dense(checked(_kron(a1 @ b1, a2 @ b2) * scale), None, notes)
+        up, down = fold(scale, _kron(a1, a2), _kron(b1, b2))
         return LowRank(up, down, None, rank, notes=notes, ranked=False)
 
 
@@ -89,7 +93,12 @@ def _second(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     a, b = matrix(tensors["lokr_w2_a"]), matrix(tensors["lokr_w2_b"])
     if "lokr_t2" not in tensors:
         return a, b
-    return a.T.contiguous(), torch.einsum("ijkl,jq->iqkl", finite32(tensors["lokr_t2"]), b).flatten(1).contiguous()
+    return a.T, torch.einsum("ijkl,jq->iqkl", finite32(tensors["lokr_t2"]), b).flatten(1)
+
+
+def _kron(a: Tensor, b: Tensor) -> Tensor:
+    """The Kronecker product of two matrices; ``torch.kron`` fails on some that are not laid out row by row."""
+    return (a[:, None, :, None] * b[None, :, None, :]).reshape(a.shape[0] * b.shape[0], a.shape[1] * b.shape[1])
 
 
 def _split(whole: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,12 @@ ways of training that are stored alike. The delta is ``alpha / r * up @ down`` o
 (``lora_mid``, CP decomposition) it is ``alpha / r * einsum("m n k l, i m, n j -> i j k l", mid, up, down)``, which is
 low-rank as well: the core belongs to the right factor.
 
+``r`` is that of the tensors. kohya's ``split_qkv`` trains q, k and v apart and saves them as one module of three (or four)
+times the rank, with the alpha of one: such a file is read as weaker than it was trained, here as by every other reader.
+
+A bias of a factor (PEFT's ``lora_bias``, BFL's control LoRAs) changes the layer's bias: ``alpha / r * (up @ b_down + b_up)``.
+``reshape_weight`` (ComfyUI) is the shape that the base's weight is padded to before.
+
 With a sparse correction beside the factors (:mod:`~lib_transfer.formats.algorithms.sparse`) the update is dense.
 """
 
@@ -16,13 +22,26 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lib_transfer.formats.algorithms.algorithm import MAX_RANK, Algorithm, by, checked, finite32, not_floats, vector
+from lib_transfer.formats.algorithms.algorithm import (
+    MAX_RANK,
+    Algorithm,
+    Shaped,
+    by,
+    checked,
+    finite32,
+    not_floats,
+    vector,
+)
 from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
 from lib_transfer.formats.algorithms.sparse import SPARSE, sparse_correction, sparse_misfit, wrong_sparse
 from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.formats.update import Dense, LowRank
 
 UP, DOWN, MID = "lora_up.weight", "lora_down.weight", "lora_mid.weight"
+BIAS_UP, BIAS_DOWN, BIAS = "lora_up.bias", "lora_down.bias", "diff_b"
+#: What changes the layer's bias.
+BIASES = (BIAS, BIAS_UP, BIAS_DOWN)
+RESHAPE = "reshape_weight"
 
 
 class Lora(Algorithm):
@@ -31,7 +50,7 @@ class Lora(Algorithm):
     id = "lora"
     title = "LoRA / LoCon"
     signature = frozenset({UP, DOWN, MID})
-    optional = frozenset({*SCALES, *SPARSE, "diff_b"})
+    optional = frozenset({*SCALES, *SPARSE, *BIASES, RESHAPE})
 
     def problem(self, infos: Mapping[str, TensorInfo]) -> str | None:
         missing = [suffix for suffix in (UP, DOWN) if suffix not in infos]
@@ -42,10 +61,15 @@ class Lora(Algorithm):
             return wrong
         up, down = infos[UP].shape, infos[DOWN].shape
         mid = infos[MID].shape if MID in infos else None
-        wrong = not_floats(infos, self.signature | {"diff_b"}) or _wrong_shapes(up, down, mid)
-        return wrong or wrong_sparse(infos)
+        wrong = not_floats(infos, self.signature | {*BIASES}) or _wrong_shapes(up, down, mid)
+        return wrong or _wrong_biases(infos) or wrong_sparse(infos)
+
+    def rank(self, tensors: Mapping[str, Shaped]) -> int:
+        return tensors[DOWN].shape[0]
 
     def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
+        if RESHAPE in tensors and (wider := tuple(map(int, tensors[RESHAPE].tolist()))) != shape:
+            return f"it was made for a weight that is padded to {by(wider)}, and the source's is {by(shape)}"
         core = tensors.get(MID, tensors[DOWN])
         own = (tensors[UP].shape[0], tensors[DOWN].shape[1] * math.prod(core.shape[2:]))
         if own != (shape[0], math.prod(shape[1:])):
@@ -54,7 +78,7 @@ class Lora(Algorithm):
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> LowRank | Dense:
         up, down = finite32(tensors[UP]).flatten(1), finite32(tensors[DOWN])
-        rank = down.shape[0]
+        rank = self.rank(tensors)
         kernel = _kernel(down)
         if MID in tensors:
             mid = finite32(tensors[MID])
@@ -64,9 +88,21 @@ class Lora(Algorithm):
         up, down = fold(scale, up, down.flatten(1))
         if tensors.keys() >= SPARSE:
             return Dense(checked(up @ down + sparse_correction(tensors)), None, notes)
-        bias = vector(tensors.get("diff_b"))
+        bias = _bias(tensors, scale)
         extra = None if bias is None else Dense(None, bias)
         return LowRank(up, down, kernel, rank, extra, notes)
+
+
+def _bias(tensors: Mapping[str, Tensor], scale: float) -> Tensor | None:
+    """The change of the layer's bias; None where there is none."""
+    parts = []
+    if BIAS_UP in tensors:
+        parts.append(tensors[BIAS_UP].double() * scale)
+    if BIAS_DOWN in tensors:
+        parts.append(tensors[UP].double().flatten(1) @ tensors[BIAS_DOWN].double() * scale)
+    if (own := vector(tensors.get(BIAS))) is not None:
+        parts.append(own.double())
+    return checked(torch.stack(parts).sum(0)) if parts else None
 
 
 def _wrong_shapes(up: tuple[int, ...], down: tuple[int, ...], mid: tuple[int, ...] | None) -> str | None:
@@ -82,6 +118,16 @@ def _wrong_shapes(up: tuple[int, ...], down: tuple[int, ...], mid: tuple[int, ..
         return f"A factor is empty: {shapes}."
     if rank > MAX_RANK:
         return f"The rank {rank} is above the limit of {MAX_RANK}: {shapes}."
+    return None
+
+
+def _wrong_biases(infos: Mapping[str, TensorInfo]) -> str | None:
+    sizes = {BIAS: infos[UP].shape[0], BIAS_UP: infos[UP].shape[0], BIAS_DOWN: infos[DOWN].shape[0]}
+    for suffix, size in sizes.items():
+        if suffix in infos and infos[suffix].shape != (size,):
+            return f"{suffix} has shape {list(infos[suffix].shape)}, but must have {size} numbers."
+    if RESHAPE in infos and (len(infos[RESHAPE].shape) != 1 or not infos[RESHAPE].dtype.startswith(("I", "U"))):
+        return f"{RESHAPE} is no list of whole numbers."
     return None
 
 

@@ -2,8 +2,11 @@
 
 ``oft_R.weight`` ``(blocks, n (n - 1) / 2)`` is the strict upper triangle of ``Q``, row by row; one block for all is stored
 once. ``R`` is the Cayley transform's series ``I + 2Q + 2Q^2 + 2Q^3 + Q^4`` (Cayley-Neumann, as both trainers have it by
-default), and the weight becomes ``W R^T`` per block of columns; of a convolution, of the flattened ones. OneTrainer's
-``oft_R.scaled_oft`` says that the numbers are to be divided by ``2 sqrt(n - 1)``. There is no alpha.
+default), and the weight becomes ``W R^T`` per block of columns; of a convolution, of the flattened ones. There is no alpha.
+
+PEFT can also take the exact transform, which turns the other way: ``(I - Q)(I + Q)^-1``; the configuration beside the file
+tells. OneTrainer (``modules/module/LoRAModule.py``) rotates a convolution's weight the other way, ``W R``, and its
+``oft_R.scaled_oft`` says that the numbers are to be divided by ``2 sqrt(n - 1)``.
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ import torch
 from torch import Tensor
 
 from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, not_floats
+from lib_transfer.formats.algorithms.cayley import shift
 from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.formats.update import Dense
 
 TRIANGLES, SCALED = "oft_R.weight", "oft_R.scaled_oft"
+#: What no tensor says, but the file's surroundings: the exact transform; made by OneTrainer.
+EXACT, ONETRAINER = "oft_R exact", "oft_R by OneTrainer"
 
 
 class PeftOft(Algorithm):
@@ -55,8 +61,11 @@ class PeftOft(Algorithm):
         q = triangles.new_zeros(len(triangles), size, size)
         rows, columns = torch.triu_indices(size, size, 1)
         q[:, rows, columns], q[:, columns, rows] = triangles, -triangles
+        if base_weight.dim() > 2 and (ONETRAINER in tensors or SCALED in tensors):
+            q = -q  # the transpose of R
         squared = q @ q
-        turned = 2 * q + 2 * squared + 2 * q @ squared + squared @ squared  # R - I
+        series = 2 * q + 2 * squared + 2 * q @ squared + squared @ squared
+        turned = shift(-q) if EXACT in tensors else series  # R - I
         weight = base_weight.flatten(1)
         rotations = turned.float().expand(weight.shape[1] // size, size, size)
         change = torch.einsum("obi,bji->obj", weight.reshape(len(weight), -1, size), rotations)

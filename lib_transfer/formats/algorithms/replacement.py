@@ -1,0 +1,51 @@
+"""A weight that is put in the place of the base's.
+
+ComfyUI calls it ``set_weight``. The control LoRAs of Black Forest Labs for Flux hold the scales of normalisations so, under
+the parameter's own name (``...norm.query_norm.scale``), which is one number per channel and so no scale of factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, finite32, not_floats
+from lib_transfer.formats.tensor_info import TensorInfo
+from lib_transfer.formats.update import Dense, Norm
+
+WEIGHT, SCALE = "set_weight", "scale"
+
+
+class Replacement(Algorithm):
+    """A whole weight, or the scale of a normalisation; the change is what it differs by from the base's."""
+
+    id = "replacement"
+    title = "replaced weight"
+    needs_base = True
+    signature = frozenset({WEIGHT})
+    optional = frozenset({SCALE})
+
+    def claims(self, infos: Mapping[str, TensorInfo]) -> bool:
+        alone = infos.keys() == {SCALE} and len(infos[SCALE].shape) == 1 and infos[SCALE].shape[0] > 1
+        return super().claims(infos) or alone
+
+    def problem(self, infos: Mapping[str, TensorInfo]) -> str | None:
+        if infos.keys() >= {WEIGHT, SCALE}:
+            return "There are both set_weight and scale."
+        if any(0 in info.shape or not info.shape for info in infos.values()):
+            return "The weight is empty."
+        return not_floats(infos, self.suffixes)
+
+    def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
+        own = tuple(_value(tensors).shape)
+        return None if own == shape else f"its shape {by(own)} does not fit the source's {by(shape)}"
+
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Dense | Norm:
+        assert base_weight is not None
+        change = checked(finite32(_value(tensors)) - base_weight)
+        return Norm(change, None) if change.dim() == 1 else Dense(change, None)
+
+
+def _value(tensors: Mapping[str, Tensor]) -> Tensor:
+    return tensors[WEIGHT] if WEIGHT in tensors else tensors[SCALE]
