@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -100,6 +101,45 @@ def test_a_checkpoint_in_another_kind_of_file(
     for key, tensor in load_file(expected.path).items():
         assert torch.equal(found[key], tensor), key
     assert ending in (".ckpt", ".gguf") or (ends[0].stat().st_size < plain[0].stat().st_size)
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_sharded_folder_of_diffusers(
+    safe: bool, runtime: lib_transfer.Runtime, transfer: Any, tmp_path: Path
+) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is in one environment only")
+    names = ("down_blocks.0.attentions.0.proj_in", "up_blocks.3.resnets.0.conv1")
+    tensors, ends = {}, []
+    for seed, name in enumerate(("base-v1.5", "tuned-v2.0")):
+        torch.manual_seed(seed)
+        unet = diffusers.UNet2DConditionModel(
+            block_out_channels=(8, 16, 32, 32), cross_attention_dim=768, norm_num_groups=4, attention_head_dim=4
+        )
+        unet.save_pretrained(tmp_path / name / "unet", max_shard_size="300KB", safe_serialization=safe)
+        assert len(list((tmp_path / name / "unet").iterdir())) > 4
+        weights = {f"unet.{key}": tensor for key, tensor in unet.state_dict().items()}
+        ends.append((tmp_path / name, tiny.save(tmp_path / f"{name}.safetensors", weights)))
+    for name in names:
+        tensors |= tiny.factors(f"lora_unet_{name.replace('.', '_')}", weights[f"unet.{name}.weight"].shape)
+    adapter = tiny.save(tmp_path / "style.safetensors", tensors)
+    folders, files = zip(*ends, strict=True)
+    result, expected = (transfer(adapter, *pair, below="copy") for pair in (folders, files))
+    found = load_file(result.path)
+    assert len(found) == 6
+    assert all(torch.equal(found[key], tensor) for key, tensor in load_file(expected.path).items())
+    with safe_open(result.path, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["ss_sd_model_name"] == "tuned-v2.0"
+    assert metadata["ss_new_sd_model_hash"] == runtime.hashes.sha256(folders[1])
+    assert "ss_sd_model_hash" not in metadata  # of a file's second megabyte, which a folder has not
+    assert "tuned-v2.0" in result.path.stem
+    assert transfer(adapter, *folders, below="copy").status == "already done"
+    request = lib_transfer.request(adapter, source=folders[0], target=folders[1], strength=0.5, runtime=runtime)
+    whole = folders[1] / "unet" / "diffusion_pytorch_model.safetensors"  # it goes before the shards
+    tiny.save(whole, {key.removeprefix("unet."): tensor for key, tensor in weights.items()})
+    with pytest.raises(BadFileError) as caught:
+        lib_transfer.transfer(request, lib_transfer.Destination(folder=tmp_path / "out"), runtime=runtime)
+    assert caught.value.reason == "changed"
 
 
 def test_an_adapter_in_an_archive(adapter: Path, transfer: Any, tmp_path: Path) -> None:
