@@ -8,6 +8,11 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
+from lib_transfer.errors import BadFileError
+from lib_transfer.formats.checkpoint import open_checkpoint
+
 
 def text(value: str) -> bytes:
     raw = value.encode("utf-8", "surrogatepass")
@@ -108,3 +113,27 @@ def sparse_archive(path: Path, tensors: int, rows: int, columns: int) -> int:
         stream.write(struct.pack("<4sLQL", b"PK\6\7", 0, end, 1))
         stream.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, n, n, len(directory), 0xFFFFFFFF, 0))
     return path.stat().st_size - tensors * size
+
+
+def store(content: bytes, folder: Path) -> Path:
+    path = folder / "hostile.ckpt"
+    path.write_bytes(content)
+    return path
+
+
+def opened(path: Path) -> None:
+    """Open the file and read everything in it."""
+    with open_checkpoint(path) as file:
+        for key, shape in file.shapes.items():
+            file.read(key)
+            if shape:
+                file.read(key, (0, shape[0] // 2))
+
+
+def refused(content: bytes, folder: Path) -> BadFileError:
+    path = store(content, folder)
+    with pytest.raises(BadFileError) as caught:
+        opened(path)
+    assert path.name in caught.value.message
+    assert caught.value.hint
+    return caught.value
