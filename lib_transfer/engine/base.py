@@ -89,11 +89,11 @@ def open_base(path: Path, sha256: str, encoders: Sequence[tuple[Path, str]] = ()
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Errors name the file."""
+    """What is said of a checkpoint names its file."""
     try:
         yield
-    except TransferError as error:
-        raise type(error)(f"{path.name}: {error.message}", hint=error.hint) from error
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{path.name}: {error.message}", hint=error.hint) from error
 
 
 def encoders_among(path: Path, files: Sequence[Path]) -> tuple[Path, ...]:
