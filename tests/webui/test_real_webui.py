@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -50,19 +51,21 @@ class WebUI:
         with urllib.request.urlopen(request, timeout=600) as reply:
             return json.load(reply)
 
-    def picture(self, prompt: str) -> np.ndarray:
-        """A small picture on the target."""
+    def generate(self, prompt: str, checkpoint: Path | None = None, *, route: str = "txt2img", **more: object) -> dict:
+        """A small picture on the target or another checkpoint: the program's answer. ``settings`` are for this one."""
+        settings = {"sd_model_checkpoint": (checkpoint or self.target).name, **more.pop("settings", {})}
         body = {"prompt": prompt, "width": 64, "height": 64, "steps": 1, "seed": 1, "sampler_name": "Euler"}
-        made = self.call(
-            "sdapi/v1/txt2img",
-            {
-                **body,
-                "override_settings": {"sd_model_checkpoint": self.target.name},
-                "override_settings_restore_afterwards": False,
-            },
-        )
-        image = Image.open(io.BytesIO(base64.b64decode(made["images"][0]))).convert("RGB")
-        return np.asarray(image).astype(float)
+        body |= {"override_settings": settings, "override_settings_restore_afterwards": len(settings) > 1}
+        return self.call(f"sdapi/v1/{route}", {**body, **more})
+
+    def picture(self, prompt: str, checkpoint: Path | None = None, **more: object) -> np.ndarray:
+        """A small picture as numbers."""
+        [image, *_] = self.generate(prompt, checkpoint, **more)["images"]
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")).astype(float)
+
+    def copies(self) -> list[Path]:
+        """Every LoRA but the one that was there."""
+        return sorted(path for path in self.loras.glob("*.safetensors") if path.stem != "learned")
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +190,139 @@ def test_the_whole_way_in_a_real_webui(webui: WebUI, window) -> None:
     assert tab.part("adapters").is_visible()
     # The copy is for the target already, which its own metadata says.
     tab.part("chosen").get_by_text(f"{webui.target.name}, found by").wait_for()
+
+
+BOX = {"alwayson_scripts": {"Transfer LoRA": {"args": [True]}}}
+
+
+def test_the_pictures_of_a_tag_are_those_of_the_copy(webui: WebUI) -> None:
+    made = webui.generate(f"{PROMPT} <tlora:learned:1>")
+    [copy] = webui.copies()
+    tag, plain = f"{PROMPT} <tlora:learned:1>", f"{PROMPT} <lora:{copy.stem}:1>"
+    without, with_copy = webui.picture(PROMPT), webui.picture(plain)
+    assert np.array_equal(webui.picture(tag), with_copy)
+    assert np.array_equal(webui.picture(f"{PROMPT} <lora:learned:1>", **BOX), with_copy)
+    assert np.array_equal(webui.picture(f"{tag} <tlora:nobody:1>"), with_copy)
+    assert np.abs(with_copy - without).mean() > 0.2
+    for weights in ("0.5", "te=0:unet=1", "1:0"):
+        ours, theirs = f"{PROMPT} <tlora:learned:{weights}>", f"{PROMPT} <lora:{copy.stem}:{weights}>"
+        assert np.array_equal(webui.picture(ours), webui.picture(theirs)), weights
+    assert webui.copies() == [copy]
+
+    # The checkpoint is switched, and back again: on the LoRA's own the original is right.
+    own = webui.picture(tag, webui.source)
+    assert np.array_equal(own, webui.picture(f"{PROMPT} <lora:learned:1>", webui.source))
+    assert not np.array_equal(own, webui.picture(plain, webui.source))
+    assert np.array_equal(webui.picture(tag), with_copy)
+
+    # What the picture says of itself, and what is restored of that.
+    infotext = json.loads(made["info"])["infotexts"][0]
+    assert f'Transfer LoRA: "learned -> rotation, {file_sha256(webui.target)[:10]}"' in infotext
+    assert f"<lora:{copy.stem}:1>" in infotext.split("\n")[0]
+    picture = "data:image/png;base64," + made["images"][0]
+    assert webui.call("sdapi/v1/png-info", {"image": picture})["parameters"]["Prompt"] == tag
+
+
+def test_two_passes_with_two_checkpoints_have_two_copies(webui: WebUI) -> None:
+    webui.generate(f"{PROMPT} <tlora:learned:1>")
+    [copy] = webui.copies()
+    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7}
+    hires |= {
+        "hr_checkpoint_name": webui.source.name,
+        "hr_second_pass_steps": 1,
+        "hr_additional_modules": ["Use same choices"],
+    }
+    ours = webui.picture(f"{PROMPT} <tlora:learned:1>", **hires)
+    theirs = webui.picture(f"{PROMPT} <lora:{copy.stem}:1>", **hires, hr_prompt=f"{PROMPT} <lora:learned:1>")
+    assert np.array_equal(ours, theirs)
+    assert not np.array_equal(ours, webui.picture(f"{PROMPT} <lora:{copy.stem}:1>", **hires))
+
+
+def test_img2img_is_the_same(webui: WebUI) -> None:
+    webui.generate(f"{PROMPT} <tlora:learned:1>")
+    [copy] = webui.copies()
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 90).convert("RGB").save(file, "PNG")
+    start = {"init_images": [base64.b64encode(file.getvalue()).decode()], "steps": 2, "route": "img2img"}
+    with_copy = webui.picture(f"{PROMPT} <lora:{copy.stem}:1>", **start)
+    assert np.array_equal(webui.picture(f"{PROMPT} <tlora:learned:1>", **start), with_copy)
+    assert not np.array_equal(webui.picture(PROMPT, **start), with_copy)
+
+
+def test_a_plot_shows_off_original_and_transferred(webui: WebUI) -> None:
+    [plot] = [s for s in webui.call("sdapi/v1/script-info") if s["name"] == "x/y/z plot" and not s["is_img2img"]]
+    axes = plot["args"][0]["choices"]
+    assert [axis for axis in axes if axis.startswith("[Transfer LoRA]")] == [
+        f"[Transfer LoRA] {what}" for what in ("use", "method", "threshold", "subspace energy")
+    ]
+    use = axes.index("[Transfer LoRA] use")
+    values = ["off", "original", "transferred"]
+    arguments = [use, "", values, 0, "", [], 0, "", [], False, True, False, False, False, False, False, 0, False]
+    made = webui.generate(f"{PROMPT} <lora:learned:1>", script_name="x/y/z plot", script_args=arguments)
+    cells = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")).astype(float)
+        for image in made["images"][-3:]
+    ]
+    [copy] = webui.copies()
+    for cell, prompt in zip(cells, ("", "<lora:learned:1>", f"<lora:{copy.stem}:1>"), strict=True):
+        assert np.array_equal(cell, webui.picture(f"{PROMPT} {prompt}"))
+
+
+def test_an_interrupt_during_the_transfer_leaves_neither_picture_nor_file(webui: WebUI) -> None:
+    before, answers = webui.copies(), []
+    # Another subspace: nothing of it is remembered.
+    settings = {"transfer_lora_subspace_rank": 97}
+    asking = threading.Thread(
+        target=lambda: answers.append(webui.generate(f"{PROMPT} <tlora:learned:1>", n_iter=2, settings=settings))
+    )
+    asking.start()
+    deadline = time.monotonic() + 300
+    while "Transfer LoRA" not in str(webui.call("sdapi/v1/progress")["textinfo"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    webui.call("sdapi/v1/interrupt", {})
+    asking.join(300)
+    [answer] = answers
+    assert answer["images"] == []
+    assert webui.copies() == before
+    assert webui.picture(f"{PROMPT} <tlora:learned:1>").shape == (64, 64, 3)
+
+
+def test_compare_in_the_tab(webui: WebUI, window) -> None:
+    tab = window(webui.url, theme="dark", ours=True)
+    tab.page.locator("#tabs > .tab-nav > button").get_by_text("Transfer LoRA", exact=True).click(timeout=120_000)
+    tab.ready()
+    tab.choose("learned", target=webui.target.name)
+    tab.part("comparison").locator(".label-wrap").click()
+    tab.part("prompt").locator("textarea").fill(PROMPT)
+    for name, value in (("steps", 1), ("width", 64), ("height", 64), ("seed", 1)):
+        field = tab.part(name).locator("input[type=number]")
+        field.fill(str(value))
+        field.blur()
+    tab.page.set_default_timeout(600_000)
+    tab.begin("compare")
+    assert tab.until("done").endswith("3 pictures.")
+    tab.part("pictures").locator("figure").nth(2).locator("img").wait_for()
+    assert "differs by" in tab.part("pictures").locator("figure").nth(2).inner_text()
+    if os.environ.get("TRANSFER_LORA_SCREENSHOTS"):
+        tab.shot(Path(os.environ["TRANSFER_LORA_SCREENSHOTS"]) / f"{webui.target.stem}-compare.png")
+
+
+def test_parameters_that_are_pasted_restore_tag_and_box(webui: WebUI, window) -> None:
+    tab = window(webui.url, theme="dark", ours=True)
+    prompt, box = tab.page.locator("#txt2img_prompt textarea"), tab.page.locator("#transfer_lora_txt2img_use input")
+    tab.page.set_default_timeout(120_000)
+    for written, more in (
+        (f"{PROMPT} <lora:learned:0.7>", BOX),
+        (f"{PROMPT} <tlora:learned:te=0:unet=1>", {}),
+        ("no LoRA at all", {}),
+    ):
+        [infotext] = json.loads(webui.generate(written, **more)["info"])["infotexts"]
+        prompt.fill(infotext)
+        tab.page.locator("#txt2img_tools #paste").click()
+        tab.wait(f"document.querySelector('#txt2img_prompt textarea').value === {json.dumps(written)}")
+        tab.wait(f"document.querySelector('#transfer_lora_txt2img_use input').checked === {json.dumps(bool(more))}")
+    if os.environ.get("TRANSFER_LORA_SCREENSHOTS"):
+        tab.page.locator("#transfer_lora_txt2img .label-wrap").click()
+        box.check()
+        tab.shot(Path(os.environ["TRANSFER_LORA_SCREENSHOTS"]) / f"{webui.target.stem}-box.png")
