@@ -25,57 +25,77 @@
     }
 
     const read = (name) => part(name)?.querySelector("textarea, input")?.value || "";
-    const status = () => part("status")?.querySelector(".transfer-lora-status");
 
-    // The job of this window: one poll at a time, the next when the answer to the last is in the page.
-    const job = {tick: null, asked: 0, done: "", active: false, shown: "", bar: ""};
+    // The job of a view in this window: one poll at a time, the next when the answer to the last is in the page.
+    function follower(prefix, between) {
+        const job = {tick: null, asked: 0, done: "", shownAt: 0, active: false, shown: "", bar: ""};
+        const memory = "transfer_lora_" + prefix + "job";
+        const mark = prefix ? "batchState" : "state";
 
-    function follow() {
-        const now = status();
-        const root = part("root");
-        if (!now || !root) return;
-        const state = now.dataset.state || "idle";
-        if (root.dataset.state !== state) root.dataset.state = state;
-        const id = read("job");
-        job.active = ACTIVE.includes(state);
-        if (job.active) {
-            if (id) sessionStorage.setItem("transfer_lora_job", id);
-            showBar(now, id);
-            if (now.dataset.done > 0 && now.dataset.done !== job.done) show(now.dataset.done);
-            const answered = now.dataset.tick !== job.tick;
-            if (answered || Date.now() - job.asked > 5000) {
-                job.tick = now.dataset.tick;
-                job.asked = Date.now();
-                press("poll");
+        const status = () => part(prefix + "status")?.querySelector(".transfer-lora-status");
+
+        job.follow = function() {
+            const now = status();
+            const root = part("root");
+            if (!now || !root) return;
+            const state = now.dataset.state || "idle";
+            if (root.dataset[mark] !== state) root.dataset[mark] = state;
+            const id = read(prefix + "job");
+            job.active = ACTIVE.includes(state);
+            if (job.active) {
+                if (id) sessionStorage.setItem(memory, id);
+                showBar(now, id);
+                const news = now.dataset.done > 0 && now.dataset.done !== job.done;
+                if (news && Date.now() - job.shownAt > between) show(now.dataset.done);
+                const answered = now.dataset.tick !== job.tick;
+                if (answered || Date.now() - job.asked > 5000) {
+                    job.tick = now.dataset.tick;
+                    job.asked = Date.now();
+                    press(prefix + "poll");
+                }
+            } else if (now.dataset.tick && id && job.shown !== id) {
+                // Over; a quick job is so before it was ever seen going on.
+                job.shown = id;
+                sessionStorage.removeItem(memory);
+                show("");
+                if (Number(now.dataset.written) > 0) refreshCards();
             }
-        } else if (now.dataset.tick && id && job.shown !== id) {
-            // Over; a quick job is so before it was ever seen going on.
-            job.shown = id;
-            sessionStorage.removeItem("transfer_lora_job");
-            show("");
-            if (Number(now.dataset.written) > 0) refreshCards();
+        };
+
+        // Answers may come in another order than they were asked for: the last one must be of the job's end.
+        job.settle = function(parts) {
+            const now = status();
+            const stale = now?.dataset.tick && !job.active && parts !== undefined && parts !== now.dataset.done;
+            if (stale && Date.now() - job.shownAt > 2000) show("");
+        };
+
+        function show(done) {
+            job.done = done;
+            job.shownAt = Date.now();
+            press(prefix + "show");
         }
+
+        // On a GPU the job runs in the WebUI's queue and has the WebUI's own progress bar.
+        function showBar(now, id) {
+            if (!now.dataset.task || typeof window.requestProgress !== "function" || job.bar === id || !id) return;
+            job.bar = id;
+            window.requestProgress(id, part(prefix + "status"), null, function() {});
+        }
+
+        // A window that was reloaded finds its job again.
+        job.resume = function() {
+            const id = sessionStorage.getItem(memory);
+            if (!id) return;
+            write(prefix + "job", id);
+            setTimeout(() => press(prefix + "poll"), 100);
+        };
+
+        return job;
     }
 
-    function show(done) {
-        job.done = done;
-        press("show");
-    }
-
-    // On a GPU the job runs in the WebUI's queue and has the WebUI's own progress bar.
-    function showBar(now, id) {
-        if (!now.dataset.task || typeof window.requestProgress !== "function" || job.bar === id || !id) return;
-        job.bar = id;
-        window.requestProgress(id, part("status"), null, function() {});
-    }
-
-    // A window that was reloaded finds its job again.
-    function resume() {
-        const id = sessionStorage.getItem("transfer_lora_job");
-        if (!id) return;
-        write("job", id);
-        setTimeout(() => press("poll"), 100);
-    }
+    const one = follower("", 0);
+    // The table of a batch may be long: it is not asked for with every LoRA.
+    const batch = follower("batch_", 1500);
 
     // The WebUI's own checkpoint list: its event and ours race on the server, so look again a little later.
     let checkpoint = null;
@@ -91,14 +111,27 @@
         checkpoint = now;
     }
 
+    // Which view is open: the rest of the tab goes by it.
+    function view() {
+        const name = visible(part("batch_folder")) ? "batch" : "transfer";
+        const root = part("root");
+        if (root.dataset.view === name) return;
+        root.dataset.view = name;
+        if (name === "batch" && !batchOpened) {
+            batchOpened = true;
+            press("batch_open");
+        }
+    }
+
     let opened = false;
+    let batchOpened = false;
 
     function tick() {
         const root = part("root");
         if (!root) return;
         addCardButtons();
         if (!visible(root)) {
-            if (job.active) follow();
+            for (const job of [one, batch]) if (job.active) job.follow();
             return;
         }
         if (!opened) {
@@ -106,11 +139,77 @@
             // Without a prompt in the page there is nothing to send a tag to.
             if (app().querySelector("#txt2img_prompt")) root.dataset.prompt = "yes";
             press("open");
-            resume();
+            one.resume();
+            batch.resume();
         }
+        view();
         if (!root.dataset.ready && part("target_line")?.textContent.trim()) root.dataset.ready = "yes";
-        follow();
+        one.follow();
+        batch.follow();
+        batch.settle(part("batch_rows")?.querySelector("[data-parts]")?.dataset.parts);
+        rows();
+        save();
         followCheckpoint();
+    }
+
+    // The table of a batch: sorted by a column, and only the rows that are asked for.
+
+    const choice = {column: -1, down: false, status: ""};
+
+    function rows() {
+        const table = part("batch_rows")?.querySelector("table");
+        const filter = read("batch_filter").toLowerCase();
+        const seen = JSON.stringify([filter, choice.column, choice.down, choice.status]);
+        if (!table || table.dataset.seen === seen) return;
+        table.dataset.seen = seen;
+        if (choice.column >= 0) sort(table);
+        for (const row of table.tBodies[0].rows) {
+            const fits = !choice.status || row.dataset.status === choice.status;
+            row.hidden = !(fits && row.textContent.toLowerCase().includes(filter));
+        }
+        const headings = table.tHead.rows[0].cells;
+        for (let i = 0; i < headings.length; i++) {
+            const order = choice.down ? "descending" : "ascending";
+            headings[i].ariaSort = i === choice.column ? order : "none";
+        }
+        for (const chip of part("batch_rows").querySelectorAll(".transfer-lora-chip")) {
+            chip.ariaPressed = String(chip.dataset.status === choice.status);
+        }
+    }
+
+    function sort(table) {
+        const value = (row) => {
+            const cell = row.cells[choice.column];
+            return cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value);
+        };
+        const compare = (a, b) => {
+            // Cells without a value come last, whatever the order.
+            if (a === "" || b === "") return (a === "") - (b === "");
+            const order = typeof a === "string" || typeof b === "string" ? String(a).localeCompare(String(b)) : a - b;
+            return choice.down ? -order : order;
+        };
+        const sorted = Array.from(table.tBodies[0].rows).sort((a, b) => compare(value(a), value(b)));
+        table.tBodies[0].append(...sorted);
+    }
+
+    document.addEventListener("click", function(event) {
+        const heading = event.target.closest && event.target.closest("#transfer_lora_batch_table thead th");
+        if (!heading) return;
+        choice.down = choice.column === heading.cellIndex && !choice.down;
+        choice.column = heading.cellIndex;
+        rows();
+    });
+
+    // A table to save is a link that came from the server; a copy of its bytes can be of any size.
+    let saved = "";
+
+    async function save() {
+        const link = part("batch_saved")?.querySelector("a[download]");
+        if (!link || link.href === saved) return;
+        saved = link.href;
+        const blob = await (await fetch(link.href)).blob();
+        link.href = saved = URL.createObjectURL(blob);
+        link.click();
     }
 
     // Results.
@@ -165,9 +264,16 @@
         if (action === "card") {
             write("card", button.dataset.name);
             openTab("transfer_lora");
+            part("views")?.querySelector(":scope > .tab-nav > button")?.click();
             setTimeout(() => press("from_card"), 100);
         } else if (action === "take") {
             take();
+        } else if (action === "only") {
+            choice.status = button.dataset.status;
+            rows();
+        } else if (action === "skip") {
+            write("batch_skipped", button.dataset.name);
+            setTimeout(() => press("batch_skip"), 100);
         } else if (action === "copy") {
             copy(button.dataset.tag).then(() => {
                 button.textContent = "Copied";

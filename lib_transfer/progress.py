@@ -41,3 +41,10 @@ def check(progress: Progress) -> None:
     """Raise :class:`CancelledError` if the person asked to stop."""
     if progress.cancelled():
         raise CancelledError
+
+
+def duration(seconds: float) -> str:
+    """A time for a person."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lib_transfer.webui.compare.comparison import Shown
 
 State = Literal["waiting", "running", "stopping", "done", "stopped", "failed"]
-Kind = Literal["transfer", "analyse", "compare"]
+Kind = Literal["transfer", "analyse", "compare", "plan", "batch"]
 
 KEPT = 30
 """Finished jobs whose results can still be shown."""
@@ -148,6 +148,15 @@ class Job:
             left = elapsed / share - elapsed if share > 0.02 and elapsed > 1 else None
             text = f"{self._text}, module {self._step} of {self._steps}" if self._steps > 1 else self._text
             return share, "skipping this LoRA" if self._skip else text, left
+
+    @property
+    def parts(self) -> int:
+        """Grows whenever there is something new to show."""
+        return len(self.outcomes) + len(self.pictures)
+
+    def done(self) -> str:
+        """What there is to say at the end, as HTML; "" for what became of each LoRA."""
+        return ""
 
     def finish(self, state: State) -> None:
         """The thread is through."""

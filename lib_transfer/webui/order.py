@@ -67,7 +67,7 @@ def order(asked: Asked, host: Host) -> Order:
     return Order(
         adapters=_adapters(asked.adapters, host),
         target=target_of(asked.target, host),
-        source=_source(asked.source, host),
+        source=source_of(asked.source, host),
         method=chosen,
         settings=settings_of(chosen, asked.values),
     )
@@ -149,7 +149,12 @@ def _adapters(lines: object, host: Host) -> dict[str, Path]:
     return {name: known[name] for name in chosen_names(lines, known)}
 
 
-def _source(name: object, host: Host) -> Checkpoint | None:
+def source_of(name: object, host: Host) -> Checkpoint | None:
+    """The source that was picked; None to find each LoRA's own.
+
+    Raises:
+        RequestError: it is gone.
+    """
     return None if name == AUTOMATIC or not name else _checkpoint(name, host, "source")
 
 

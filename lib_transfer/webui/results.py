@@ -50,7 +50,7 @@ def overview(outcomes: Sequence[Outcome]) -> str:
     rows = "".join(_row(outcome) for outcome in outcomes)
     made = "".join(_use(outcome) for outcome in outcomes if outcome.tag)
     heading = f"<h4>Use in the prompt</h4>{made}" if made else ""
-    return f'<div class="transfer-lora-results">{_table(head, rows, "transfer_lora_overview")}{heading}</div>'
+    return f'<div class="transfer-lora-results">{table(head, rows, "transfer_lora_overview")}{heading}</div>'
 
 
 def details(outcome: Outcome | None) -> str:
@@ -80,10 +80,10 @@ def _row(outcome: Outcome) -> str:
     mark = "good" if outcome.status in _GOOD else "bad"
     cells = (
         modules,
-        _percent(facts.get("energy_kept")),
-        _number(facts.get("lowest_similarity")),
-        _number(facts.get("mean_similarity")),
-        _percent(facts.get("change_from_reuse")),
+        percent(facts.get("energy_kept")),
+        number(facts.get("lowest_similarity")),
+        number(facts.get("mean_similarity")),
+        percent(facts.get("change_from_reuse")),
     )
     result = f'<span class="transfer-lora-{mark}">{escape(_WORDS[outcome.status])}</span>'
     if outcome.message:
@@ -112,9 +112,9 @@ def _of_report(report: TransferReport, name: str) -> list[str]:
         parts.append(f'<figure class="transfer-lora-heat"><img src="{picture}" alt="{about}" title="{about}"></figure>')
     head = ("Module", "Decision", "Reason", "Similarity", "Energy kept", "Differs from reuse", "Rank")
     rows = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in _cells(m))}</tr>" for m in report.modules)
-    table = _table(head, rows, "transfer_lora_modules")
+    modules = table(head, rows, "transfer_lora_modules")
     link = f'<a download="{escape(name.rpartition("/")[2])}.csv" href="{_csv(report.modules)}">Download as CSV</a>'
-    parts.append(f"<details><summary>All {len(report.modules)} modules</summary><p>{link}</p>{table}</details>")
+    parts.append(f"<details><summary>All {len(report.modules)} modules</summary><p>{link}</p>{modules}</details>")
     return parts
 
 
@@ -127,9 +127,9 @@ def _cells(module: ModuleReport) -> tuple[str, ...]:
         module.name,
         module.decision,
         module.reason,
-        _number(similarity),
-        _percent(module.energy_kept if module.written else 0.0),
-        _percent(module.change if module.written else None),
+        number(similarity),
+        percent(module.energy_kept if module.written else 0.0),
+        percent(module.change if module.written else None),
         rank,
     )
 
@@ -155,7 +155,8 @@ def _plain(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-def _table(head: Sequence[str], rows: str, elem_id: str) -> str:
+def table(head: Sequence[str], rows: str, elem_id: str) -> str:
+    """A table that scrolls within itself; ``rows`` is HTML."""
     titles = "".join(f"<th>{escape(title)}</th>" for title in head)
     return (
         f'<div class="transfer-lora-scroll"><table id="{elem_id}"><thead><tr>{titles}</tr></thead>'
@@ -167,11 +168,13 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _number(value: object) -> str:
+def number(value: object) -> str:
+    """A number between 0 and 1; "" for what is none."""
     return f"{value:.3f}" if isinstance(value, (int, float)) else ""
 
 
-def _percent(value: object) -> str:
-    from lib_transfer.engine.report import percent  # noqa: PLC0415 - torch is imported when it is used
+def percent(value: object) -> str:
+    """A share; "" for what is none."""
+    from lib_transfer.engine import report  # noqa: PLC0415 - torch is imported when it is used
 
-    return percent(float(value)) if isinstance(value, (int, float)) else ""
+    return report.percent(float(value)) if isinstance(value, (int, float)) else ""

@@ -112,6 +112,7 @@ def _all() -> Iterator[Setting]:
     devices = ("auto", "cpu", "cuda")
     yield _choice("device", "Device", "where to compute; auto takes a GPU where there is one", devices, "auto")
     yield _number("memory", "GPU memory limit", "GB that a transfer may take on the GPU; 0: no limit", 0.0, 1024.0)
+    yield _number("batch_memory", "Memory for batches", "GB that the LoRAs at work in a batch may take", 2.0, 1024.0)
     yield _text("cache_folder", "Cache folder", "where decompositions are kept; empty: the usual place")
     yield _number("cache_size", "Cache size", "GB that decompositions may take; the oldest go first", 20.0, 4096.0)
 

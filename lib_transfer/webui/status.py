@@ -23,7 +23,7 @@ def status(job: Job) -> str:
     marks = {
         "state": job.state,
         "share": f"{share:.3f}",
-        "done": len(job.outcomes) + len(job.pictures),
+        "done": job.parts,
         "written": written,
         "tick": time.monotonic_ns(),
         **({"task": job.id} if job.on_gpu else {}),
@@ -39,7 +39,7 @@ def _words(job: Job, share: float, text: str, left: float | None) -> str:
             "Please report it with the lines in the WebUI's console.",
         )
     if job.state == "done":
-        return f"<p>{escape(_done(job))}</p>"
+        return job.done() or f"<p>{escape(_done(job))}</p>"
     if job.state == "stopped":
         done = sum(outcome.status in ("written", "already done") for outcome in job.outcomes)
         return f"<p>Stopped. {_count(done, 'LoRA')} had been written; nothing is half-written.</p>"

@@ -11,6 +11,7 @@ import gradio as gr
 from lib_transfer import method as registry
 from lib_transfer.method import Method
 from lib_transfer.webui import controls, results, status
+from lib_transfer.webui.batch.view import BatchView
 from lib_transfer.webui.compare import panel
 from lib_transfer.webui.compare.panel import Controls
 from lib_transfer.webui.desk import Desk
@@ -37,6 +38,7 @@ class _Parts:
     transfer: Any
     analyse: Any
     compare: Controls
+    batch: BatchView
     interrupt: Any
     skip: Any
     status: Any
@@ -70,26 +72,21 @@ def tab(desk: Desk) -> gr.Blocks:
             with gr.Column(elem_id=elem_id("inputs"), min_width=320):
                 inputs = _inputs(desk, method)
             with gr.Column(elem_id=elem_id("results"), min_width=320):
-                outputs = _outputs()
+                with gr.Column(elem_id=elem_id("transfer_results")):
+                    outputs = _outputs()
+                inputs["batch"].outputs()
         parts = _Parts(**inputs, **outputs, signals=_signals())
         _wire(desk, parts)
     return page
 
 
 def _inputs(desk: Desk, method: Method) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    with gr.Row(elem_id=elem_id("adapters_row")):
-        made["adapters"] = control(
-            gr.Dropdown,
-            "adapters",
-            label="LoRAs",
-            info="the LoRAs to transfer; type to search by name, base or rank",
-            choices=[],
-            value=[],
-            multiselect=True,
-        )
-        made["refresh"] = control(gr.Button, "refresh", value="Refresh", size="sm", min_width=90, scale=0)
-    made["chosen"] = control(gr.HTML, "chosen", value="")
+    made: dict[str, Any] = {"batch": BatchView()}
+    with gr.Tabs(elem_id=elem_id("views")):
+        with gr.TabItem("Transfer", elem_id=elem_id("view_transfer")):
+            _adapters(made)
+        with gr.TabItem("Batch", elem_id=elem_id("view_batch")):
+            made["batch"].which()
     made["target"] = control(
         gr.Dropdown,
         "target",
@@ -123,8 +120,24 @@ def _inputs(desk: Desk, method: Method) -> dict[str, Any]:
         made["analyse"] = control(gr.Button, "analyse", value="Analyse")
         made["interrupt"] = control(gr.Button, "interrupt", value="Interrupt", variant="stop")
         made["skip"] = control(gr.Button, "skip", value="Skip this LoRA")
+    made["batch"].buttons()
     made["compare"] = panel.controls(desk.host)
     return made
+
+
+def _adapters(made: dict[str, Any]) -> None:
+    with gr.Row(elem_id=elem_id("adapters_row")):
+        made["adapters"] = control(
+            gr.Dropdown,
+            "adapters",
+            label="LoRAs",
+            info="the LoRAs to transfer; type to search by name, base or rank",
+            choices=[],
+            value=[],
+            multiselect=True,
+        )
+        made["refresh"] = control(gr.Button, "refresh", value="Refresh", size="sm", min_width=90, scale=0)
+    made["chosen"] = control(gr.HTML, "chosen", value="")
 
 
 def _outputs() -> dict[str, Any]:
@@ -175,4 +188,5 @@ def _wire(desk: Desk, parts: _Parts) -> None:
     on(signals["poll"].click, desk.poll, [signals["job"]], [parts.status])
     on(signals["show"].click, desk.results, [signals["job"], parts.picker], results_of_job)
     panel.Compare(desk).wire(parts.compare, signals["job"], parts.asked, started, parts.pictures, signals["show"])
+    parts.batch.wire(desk, parts.asked)
     on(parts.picker.input, desk.details, [signals["job"], parts.picker], [parts.details])

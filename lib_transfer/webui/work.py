@@ -48,7 +48,7 @@ class Work:
         """
         written = False
         try:
-            with self._memory():
+            with gpu_memory(self.host):
                 for number, (name, path) in enumerate(self.order.adapters.items()):
                     job.begin(number)
                     outcome = self._one(job, name, path)
@@ -58,10 +58,6 @@ class Work:
         finally:
             if written:
                 self.host.adapters_changed()
-
-    def _memory(self) -> AbstractContextManager[None]:
-        gigabytes = float(self.host.setting("memory"))
-        return limited(gigabytes) if gigabytes > 0 and runtime(self.host).torch_device.type == "cuda" else nullcontext()
 
     def _one(self, job: Job, name: str, path: Path) -> Outcome:
         facts = self.index.adapter(path) or AdapterFacts(problem=f"{path.name} is gone.")
@@ -178,6 +174,12 @@ def requested(
         hashes=runtime(host).hashes,
         cancelled=cancelled,
     )
+
+
+def gpu_memory(host: Host) -> AbstractContextManager[None]:
+    """While it lasts, this process takes no more of the GPU's memory than the settings say."""
+    gigabytes = float(host.setting("memory"))
+    return limited(gigabytes) if gigabytes > 0 and runtime(host).torch_device.type == "cuda" else nullcontext()
 
 
 def runtime(host: Host) -> Runtime:

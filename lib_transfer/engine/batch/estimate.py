@@ -19,6 +19,7 @@ from lib_transfer.engine.cache import Cache
 from lib_transfer.engine.run import Runtime, one_thread_each
 from lib_transfer.engine.subspaces import Weight, is_known
 from lib_transfer.errors import TransferError
+from lib_transfer.progress import duration
 
 READING = 1.5e9
 """Bytes per second that are read from the page cache and checked on one core (measured: 1 to 3 GB/s)."""
@@ -46,6 +47,12 @@ class Estimate:
     seconds: float
     disk: int
     free: int | None
+
+    def __str__(self) -> str:
+        free = "" if self.free is None else f", of {_size(self.free)} that are free"
+        said = f"About {duration(self.seconds)}, and at most {_size(self.disk)} of disk{free}."
+        short = self.free is not None and self.disk > self.free
+        return f"{said} That may be too little room; what fits will be written." if short else said
 
 
 @dataclass(frozen=True)
@@ -139,3 +146,7 @@ def _free(plan: BatchPlan) -> int | None:
         return shutil.disk_usage(folder).free if folder is not None else None
     except OSError:
         return None
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

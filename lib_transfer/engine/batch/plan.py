@@ -82,6 +82,7 @@ def plan(
     hashes: Hashes,
     progress: Progress,
     hash_sources: bool = True,
+    wanted: Callable[[AdapterFacts], bool] = lambda _: True,
 ) -> BatchPlan:
     """Look into every file, and decide.
 
@@ -91,6 +92,7 @@ def plan(
         index: what headers say, remembered.
         hashes: content hashes, remembered. An adapter is hashed only where an output of an adapter of its name is there.
         progress: is told of every file.
+        wanted: whether a file with these facts counts; the others are not looked at any further.
         hash_sources: whether a checkpoint that is not hashed yet may be, to find the source of an adapter.
 
     Raises:
@@ -109,6 +111,8 @@ def plan(
         check(progress)
         about = index.adapter(each.path) or AdapterFacts(problem=f"{each.path.name} is gone.")
         progress.step(each.name)
+        if not wanted(about):
+            continue
         if about.parent is not None and not batch.copies:
             copies += 1
             continue

@@ -64,6 +64,20 @@ class BatchReport:
         return {status: n for status in ORDER if (n := waiting if status == WAITING else found[status])}
 
     @property
+    def words(self) -> str:
+        """The same in words."""
+        return ", ".join(f"{count} {status}" for status, count in self.counts.items()) or "nothing to do"
+
+    @property
+    def headline(self) -> str:
+        """How many files there are, and what is to become of them."""
+        copies = self.plan.copies
+        passed_over = (
+            f" {copies} transferred {'copy is' if copies == 1 else 'copies are'} passed over." if copies else ""
+        )
+        return f"{len(self.plan.facts)} LoRAs: {self.words}.{passed_over}"
+
+    @property
     def failed(self) -> bool:
         """Whether some adapter could not be converted, and should have been."""
         return not self.counts.keys().isdisjoint(("failed", "nothing carried"))

@@ -1,0 +1,1 @@
+"""The Batch view: whole folders of LoRAs, planned, converted and told of in one table."""

@@ -1,0 +1,97 @@
+"""A batch as a job of the tab: its plan, its table, and the LoRAs that were left out meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lib_transfer.engine.outcome import Outcome
+from lib_transfer.webui.jobs import Job
+
+if TYPE_CHECKING:
+    from lib_transfer.engine.batch.report import BatchReport
+    from lib_transfer.engine.batch.watch import Tally
+
+
+class BatchJob(Job):
+    """One press of Plan or Run.
+
+    Attributes:
+        report: the plan and what has become of it; None while it is made.
+        said: what there is to say at the end, as HTML.
+    """
+
+    def __init__(self, *, converts: bool) -> None:
+        super().__init__("batch" if converts else "plan", ())
+        self.report: BatchReport | None = None
+        self.said = ""
+        self._tally: Tally | None = None
+        self._left: set[str] = set()
+
+    def planned(self, report: BatchReport) -> None:
+        """The plan is there, and the conversion begins."""
+        from lib_transfer.engine.batch.watch import Tally  # noqa: PLC0415 - torch is imported when it is used
+
+        self._tally = Tally(len(report.plan.items))
+        self.report = report
+
+    def settled(self, outcome: Outcome) -> None:
+        """A LoRA is through.
+
+        Raises:
+            CancelledError: the job was stopped meanwhile.
+        """
+        assert self.report is not None
+        assert self._tally is not None
+        self.report.settled(outcome)
+        self._tally.settled(outcome.name)
+        self.outcomes.append(outcome)
+        self.begin(0)
+
+    @property
+    def parts(self) -> int:
+        """Grows with every row of the table that changes."""
+        return 0 if self.report is None else 1 + len(self.report.outcomes)
+
+    def now(self) -> tuple[float, str, float | None]:
+        """How much is done, at what, and the seconds left."""
+        if self._tally is not None:
+            return self._tally.now()
+        share, _, left = super().now()
+        return share, f"{self._text}, {self._step} of {self._steps}" if self._steps else self._text, left
+
+    def done(self) -> str:
+        """What there is to say at the end."""
+        return self.said
+
+    # The watch of the batch: one group at a time, in this process.
+
+    def group(self, worker: int, names: tuple[str, ...]) -> None:
+        """A group begins."""
+        if self._tally is not None:
+            self._tally.group(worker, names)
+
+    def stretch(self, worker: int, total: int, what: str) -> None:
+        """A stretch of the group begins."""
+        self.start(total, what)
+        if self._tally is not None:
+            self._tally.stretch(worker, total, what)
+
+    def step(self, what: object) -> None:
+        """One step is done: of the plan (``what`` names it), or of a group (``what`` is the worker)."""
+        super().step(str(what))
+        if self._tally is not None and isinstance(what, int):
+            self._tally.step(what)
+
+    def left_out(self, name: str) -> bool:
+        """Whether the person left out this LoRA."""
+        return name in self._left
+
+    def leave_out(self, name: object) -> None:
+        """Leave out a LoRA that nothing has become of yet."""
+        if isinstance(name, str) and self.report is not None and name in self.report.plan.facts:
+            self._left.add(name)
+
+    @property
+    def left(self) -> frozenset[str]:
+        """The LoRAs that were left out."""
+        return frozenset(self._left)

@@ -1,0 +1,88 @@
+"""The work of a batch in the tab: plan, and convert one group after another."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from dataclasses import dataclass
+from html import escape
+
+from lib_transfer.engine.file_index import FileIndex
+from lib_transfer.errors import CancelledError, TransferError
+from lib_transfer.webui import results
+from lib_transfer.webui.batch.job import BatchJob
+from lib_transfer.webui.batch.order import BatchOrder
+from lib_transfer.webui.host import Host
+from lib_transfer.webui.jobs import Job
+from lib_transfer.webui.work import gpu_memory, runtime
+
+logger = logging.getLogger("transfer_lora")
+
+
+@dataclass(frozen=True)
+class BatchWork:
+    """An order of a whole folder, and everything that is needed to carry it out."""
+
+    order: BatchOrder
+    host: Host
+    index: FileIndex
+
+    def __call__(self, job: Job) -> None:
+        """Plan, and convert where that is wanted. What stops it is said in the job.
+
+        Raises:
+            CancelledError: the job was stopped.
+        """
+        assert isinstance(job, BatchJob)
+        job.begin(0)
+        try:
+            self._run(job)
+        except CancelledError:
+            raise
+        except TransferError as error:
+            job.said = results.error(error.message, error.hint)
+        finally:
+            if job.kind == "batch" and job.report is not None:
+                job.said += f"<p>{escape(f'Done: {job.report.words}.')}</p>"
+            if any(outcome.status == "written" for outcome in job.outcomes):
+                self.host.adapters_changed()
+
+    def _run(self, job: BatchJob) -> None:
+        from lib_transfer.engine.batch.convert import convert  # noqa: PLC0415 - torch is imported when it is used
+        from lib_transfer.engine.batch.costs import Costs  # noqa: PLC0415
+        from lib_transfer.engine.batch.estimate import estimate  # noqa: PLC0415
+        from lib_transfer.engine.batch.plan import plan  # noqa: PLC0415
+        from lib_transfer.engine.batch.report import BatchReport  # noqa: PLC0415
+        from lib_transfer.engine.batch.task import tasks  # noqa: PLC0415
+
+        run, batch = runtime(self.host), self.order.batch
+        planned = plan(
+            self.order.found,
+            batch,
+            index=self.index,
+            hashes=run.hashes,
+            progress=job,
+            # As everywhere in the tab, no checkpoint is hashed to find out whether it is a source.
+            hash_sources=False,
+            wanted=self.order.wanted,
+        )
+        costs = Costs(batch)
+        groups = tasks(planned, run, costs, memory=int(float(self.host.setting("batch_memory")) * 2**30))
+        report = BatchReport(planned)
+        if job.kind == "plan":
+            takes = estimate(planned, groups, costs, run, workers=1)
+            job.report = report
+            job.said = "".join(
+                f"<p>{escape(said)}</p>" for said in (report.headline, *([str(takes)] if groups else []))
+            )
+            return
+        job.planned(report)
+        on_gpu = run.torch_device.type == "cuda"
+        for number, group in enumerate(groups):
+            # On a GPU every group waits for its turn in the program's queue, so that pictures can be made in between.
+            turn = self.host.gpu_turn(f"{job.id}-{number}") if on_gpu else nullcontext()
+            with turn as job.turn, gpu_memory(self.host):
+                for outcome in convert(group, job):
+                    logger.info("Transfer LoRA: %r: %s %s", outcome.name, outcome.status, outcome.message)
+                    job.settled(outcome)
+            job.turn = None
