@@ -36,7 +36,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "linalg": {"torch"},
     "method": {"torch"},
     "formats": {"torch", "safetensors", "gguf"},
-    "engine": {"torch", "safetensors", "matplotlib"},
+    "engine": {"torch", "safetensors", "matplotlib", "distributed"},
     "demo": {"torch"},
 }
 EXCEPTIONS = {("cli/ui.py", "webui")}

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from lib_transfer import method as registry
 from lib_transfer.cli import terminal
+from lib_transfer.cli.batch_screen import Screen, tell_plan
 from lib_transfer.cli.transfer import add_method, settings
+from lib_transfer.engine.batch.cluster import connected, on_cluster
 from lib_transfer.engine.batch.costs import Costs
-from lib_transfer.engine.batch.estimate import Estimate, estimate
+from lib_transfer.engine.batch.estimate import estimate
 from lib_transfer.engine.batch.found import find
-from lib_transfer.engine.batch.plan import BatchPlan, plan
+from lib_transfer.engine.batch.plan import plan
 from lib_transfer.engine.batch.processes import in_processes
 from lib_transfer.engine.batch.report import BatchReport, is_csv
 from lib_transfer.engine.batch.request import BatchRequest
 from lib_transfer.engine.batch.sources import described, installed
 from lib_transfer.engine.batch.task import MEMORY, Task, tasks
-from lib_transfer.engine.batch.watch import Tally
+from lib_transfer.engine.batch.watch import Watch
 from lib_transfer.engine.destination import need_folder
 from lib_transfer.engine.file_index import FileIndex
 from lib_transfer.engine.hashes import Hashes
@@ -74,7 +78,12 @@ def add_to(commands: Any) -> None:
         type=_gigabytes,
         metavar="GB",
         default=MEMORY,
-        help="what all workers together may take over Python with torch (2)",
+        help="what all workers together may take over Python with torch (2); on a cluster, each of them",
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="the Dask scheduler of a cluster that sees the same folders (needs distributed)",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the plan, convert nothing")
     parser.add_argument(
@@ -90,7 +99,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     terminal.check_report_path(options.report)
-    runtime = terminal.runtime(options)
+    runtime = _everywhere(options)
     found = find(options.folders, recursive=options.recursive, include=options.include, exclude=options.exclude)
     if not found:
         more = "" if options.recursive else " Sub-folders are looked into with --recursive."
@@ -103,15 +112,47 @@ def run(options: argparse.Namespace) -> int:
         hashes=runtime.hashes,
         progress=terminal.Bar(),
     )
-    workers = options.workers or _usual_workers(runtime)
-    costs, how = Costs(planned.batch), dataclasses.replace(runtime, workers=1)
-    groups = tasks(planned, how, costs, memory=options.memory, workers=workers)
-    _tell_plan(planned, estimate(planned, groups, costs, how, workers=workers), stream, every=options.dry_run)
     report = BatchReport(planned)
-    with _reported(report, options.report):
-        if groups and not options.dry_run and not _convert(groups, workers, report, stream):
+    with _reported(report, options.report), _engine(options, runtime) as engine:
+        costs, how = Costs(planned.batch), dataclasses.replace(runtime, workers=1)
+        groups = tasks(planned, how, costs, memory=engine.memory, workers=engine.workers)
+        takes = estimate(planned, groups, costs, how, workers=engine.workers)
+        tell_plan(report, takes, stream, every=options.dry_run)
+        if groups and not options.dry_run and not _convert(groups, engine, report, stream):
             return CancelledError.exit_code
     return 1 if report.failed else 0
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """What runs the groups: how many at a time, in how much memory, and how."""
+
+    workers: int
+    memory: int
+    convert: Callable[[Sequence[Task], Watch], Iterator[Outcome]]
+
+
+@contextmanager
+def _engine(options: argparse.Namespace, runtime: Runtime) -> Iterator[_Engine]:
+    """Processes of this machine, or the cluster that is asked for."""
+    if options.scheduler is None:
+        workers = options.workers or _usual_workers(runtime)
+        yield _Engine(workers, options.memory, functools.partial(in_processes, workers=workers))
+        return
+    with connected(options.scheduler) as cluster:
+        workers = options.workers or cluster.workers
+        yield _Engine(workers, options.memory * workers, functools.partial(on_cluster, cluster=cluster))
+
+
+def _everywhere(options: argparse.Namespace) -> Runtime:
+    """The runtime; every path is made one that means the same in any process of any machine."""
+    for name, value in vars(options).items():
+        if isinstance(value, Path):
+            setattr(options, name, value if str(value) == "-" else value.absolute())
+        elif isinstance(value, list):
+            setattr(options, name, [item.absolute() if isinstance(item, Path) else item for item in value])
+    runtime = terminal.runtime(options)
+    return dataclasses.replace(runtime, cache_folder=runtime.cache.folder.absolute())
 
 
 def _request(options: argparse.Namespace, runtime: Runtime) -> BatchRequest:
@@ -146,11 +187,11 @@ def _usual_workers(runtime: Runtime) -> int:
     return 1 if runtime.torch_device.type == "cuda" else min(os.cpu_count() or 1, 4)
 
 
-def _convert(groups: list[Task], workers: int, report: BatchReport, stream: TextIO) -> bool:
+def _convert(groups: list[Task], engine: _Engine, report: BatchReport, stream: TextIO) -> bool:
     """Convert, and tell what became of each; whether it went on to the end."""
-    screen = _Screen(report, stream)
+    screen = Screen(report, stream)
     try:
-        for outcome in in_processes(groups, screen, workers):
+        for outcome in engine.convert(groups, screen):
             screen.settled(outcome)
     except (KeyboardInterrupt, CancelledError):
         written = sum(outcome.status == "written" for outcome in report.outcomes.values())
@@ -158,80 +199,8 @@ def _convert(groups: list[Task], workers: int, report: BatchReport, stream: Text
         return False
     finally:
         screen.clear()
-    screen.say(f"Done: {_counts(report)}.")
+    screen.say(f"Done: {report.words}.")
     return True
-
-
-class _Screen:
-    """The watch of a batch on a terminal: a line for every adapter, and a bar below them."""
-
-    def __init__(self, report: BatchReport, stream: TextIO) -> None:
-        self._report, self._stream = report, stream
-        self._tally = Tally(len(report.plan.items))
-        self._bar = terminal.Line()
-
-    def group(self, worker: int, names: tuple[str, ...]) -> None:
-        self._tally.group(worker, names)
-
-    def stretch(self, worker: int, total: int, what: str) -> None:
-        self._tally.stretch(worker, total, what)
-        self._draw()
-
-    def step(self, worker: int) -> None:
-        self._tally.step(worker)
-        self._draw()
-
-    def settled(self, outcome: Outcome) -> None:
-        self._report.settled(outcome)
-        self._tally.settled(outcome.name)
-        self.say(_line(outcome))
-        self._draw()
-
-    def cancelled(self) -> bool:
-        """Never: Ctrl-C interrupts the main thread."""
-        return False
-
-    def left_out(self, name: str) -> bool:
-        """Never."""
-        return False
-
-    def say(self, text: str) -> None:
-        """A line above the bar."""
-        self._bar.clear()
-        print(text, file=self._stream, flush=True)
-
-    def clear(self) -> None:
-        """Take the bar away."""
-        self._bar.clear()
-
-    def _draw(self) -> None:
-        share, text, left = self._tally.now()
-        self._bar.draw(share, text, left)
-
-
-def _tell_plan(planned: BatchPlan, costs: Estimate, stream: TextIO, *, every: bool) -> None:
-    lines = [_line(outcome) for outcome in planned.settled.values() if every or outcome.status != "already done"]
-    if every:
-        lines += [f"{'to convert':15} {item.name}" for item in planned.items]
-    counts = _counts(BatchReport(planned)) or "none"
-    passed_over = f" {planned.copies} transferred copies are passed over." if planned.copies else ""
-    lines.append(f"{len(planned.facts)} LoRAs: {counts}.{passed_over}")
-    if planned.items:
-        free = "" if costs.free is None else f" of {costs.free / 1e9:.1f} GB that are free"
-        lines.append(f"About {terminal.duration(costs.seconds)}, and at most {_size(costs.disk)} of disk{free}.")
-        if costs.free is not None and costs.disk > costs.free:
-            lines.append("That may be too little room; what fits will be written.")
-    print("\n".join(lines), file=stream, flush=True)
-
-
-def _counts(report: BatchReport) -> str:
-    return ", ".join(f"{count} {status}" for status, count in report.counts.items())
-
-
-def _line(outcome: Outcome) -> str:
-    why = f": {outcome.message} {outcome.hint}".rstrip() if outcome.message else ""
-    where = f" -> {outcome.path}" if outcome.path is not None else ""
-    return f"{outcome.status:15} {outcome.name}{why}{where}"
 
 
 @contextmanager
@@ -245,10 +214,6 @@ def _reported(report: BatchReport, path: Path | None) -> Iterator[None]:
         elif path is not None:
             text = report.to_csv() if is_csv(path) else report.to_json()
             write_bytes(path, text.encode("utf-8", "replace"), overwrite=True)
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _count(text: str) -> int:

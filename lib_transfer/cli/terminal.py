@@ -15,6 +15,7 @@ from lib_transfer.engine.cache import FOLDER_VARIABLE
 from lib_transfer.engine.run import Runtime
 from lib_transfer.errors import RequestError
 from lib_transfer.formats.publish import write_bytes
+from lib_transfer.progress import duration
 
 _MODEL_FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
 
@@ -71,13 +72,6 @@ class Bar:
         elapsed = time.monotonic() - self._began
         left = elapsed / share - elapsed if share > 0 else None
         self._line.draw(share, f"{self._done}/{self._total}  {self._what}  {what[-50:]}", left)
-
-
-def duration(seconds: float) -> str:
-    """A time for a person."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def add_runtime(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,76 @@
+"""What a batch shows on a terminal: the plan, a line for every adapter, and a bar."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from lib_transfer.cli import terminal
+from lib_transfer.engine.batch.estimate import Estimate
+from lib_transfer.engine.batch.report import BatchReport
+from lib_transfer.engine.batch.watch import Tally
+from lib_transfer.engine.outcome import Outcome
+
+
+class Screen:
+    """The watch of a batch on a terminal: a line for every adapter, and a bar below them."""
+
+    def __init__(self, report: BatchReport, stream: TextIO) -> None:
+        self._report, self._stream = report, stream
+        self._tally = Tally(len(report.plan.items))
+        self._bar = terminal.Line()
+
+    def group(self, worker: int, names: tuple[str, ...]) -> None:
+        self._tally.group(worker, names)
+
+    def stretch(self, worker: int, total: int, what: str) -> None:
+        self._tally.stretch(worker, total, what)
+        self._draw()
+
+    def step(self, worker: int) -> None:
+        self._tally.step(worker)
+        self._draw()
+
+    def settled(self, outcome: Outcome) -> None:
+        self._report.settled(outcome)
+        self._tally.settled(outcome.name)
+        self.say(_line(outcome))
+        self._draw()
+
+    def cancelled(self) -> bool:
+        """Never: Ctrl-C interrupts the main thread."""
+        return False
+
+    def left_out(self, name: str) -> bool:
+        """Never."""
+        return False
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._bar.clear()
+        print(text, file=self._stream, flush=True)
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        self._bar.clear()
+
+    def _draw(self) -> None:
+        share, text, left = self._tally.now()
+        self._bar.draw(share, text, left)
+
+
+def tell_plan(report: BatchReport, takes: Estimate, stream: TextIO, *, every: bool) -> None:
+    """Say what a batch will do; ``every`` file by name, or only those that something is wrong with."""
+    planned = report.plan
+    lines = [_line(outcome) for outcome in planned.settled.values() if every or outcome.status != "already done"]
+    if every:
+        lines += [f"{'to convert':15} {item.name}" for item in planned.items]
+    lines.append(report.headline)
+    if planned.items:
+        lines.append(str(takes))
+    print("\n".join(lines), file=stream, flush=True)
+
+
+def _line(outcome: Outcome) -> str:
+    why = f": {outcome.message} {outcome.hint}".rstrip() if outcome.message else ""
+    where = f" -> {outcome.path}" if outcome.path is not None else ""
+    return f"{outcome.status:15} {outcome.name}{why}{where}"
