@@ -39,13 +39,10 @@ _BEHIND_LORA = {"up.weight": UP, "down.weight": DOWN}
 _COMMON = {"weight", "bias"}
 
 _PLAIN = sorted({suffix for algorithm in ALGORITHMS for suffix in algorithm.suffixes} - _COMMON)
-_KNOWN = "|".join(
-    [*(pattern for pattern, _ in DIALECTS), *map(re.escape, _PLAIN), *(family.suffix.pattern for family in FAMILIES)]
-)
-_END_OF_MODULE = re.compile(
-    rf"\.(?=(?:{_KNOWN})\Z)|(?:(?<=_lora)|(?<=_lora\d))\.(?=(?:{'|'.join(map(re.escape, _BEHIND_LORA))})\Z)"
-)
-_COMPILED = tuple((re.compile(rf"(?:{pattern})\Z"), canonical) for pattern, canonical in DIALECTS)
+_KNOWN = re.compile("|".join([*map(re.escape, _PLAIN), *(family.suffix.pattern for family in FAMILIES)]))
+_COMPILED = tuple((re.compile(pattern), canonical) for pattern, canonical in DIALECTS)
+_LORA_AT_THE_END = re.compile(r"_lora\d?\Z")
+_LONGEST = 3  # parts of a suffix between dots
 
 
 def split_names(keys: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -57,8 +54,8 @@ def split_names(keys: Iterable[str]) -> dict[str, dict[str, str]]:
     modules: dict[str, dict[str, str]] = {}
     strangers: list[str] = []
     for key in sorted(keys):
-        if (match := _END_OF_MODULE.search(key)) is not None:
-            modules.setdefault(key[: match.start()], {})[key] = canonical_suffix(key[match.end() :])
+        if (found := _split(key)) is not None:
+            modules.setdefault(found[0], {})[key] = found[1]
         else:
             strangers.append(key)
     for key, (name, suffix) in [(key, _beside(key, modules)) for key in strangers]:
@@ -67,13 +64,25 @@ def split_names(keys: Iterable[str]) -> dict[str, dict[str, str]]:
     return dict(sorted(modules.items()))
 
 
-@lru_cache(maxsize=1024)
-def canonical_suffix(suffix: str) -> str:
-    """A known suffix in kohya's and LyCORIS' words."""
+def _split(key: str) -> tuple[str, str] | None:
+    """The module and the suffix of a tensor whose suffix is known; the longest that there is."""
+    parts = key.rsplit(".", _LONGEST)
+    for place in range(1, len(parts)):
+        module, suffix = ".".join(parts[:place]), ".".join(parts[place:])
+        if (known := _known(suffix)) is not None:
+            return module, known
+        if suffix in _BEHIND_LORA and _LORA_AT_THE_END.search(module):
+            return module, _BEHIND_LORA[suffix]
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _known(suffix: str) -> str | None:
+    """A suffix in kohya's and LyCORIS' words; None when no algorithm has it."""
     for pattern, canonical in _COMPILED:
-        if (match := pattern.match(suffix)) is not None:
+        if (match := pattern.fullmatch(suffix)) is not None:
             return match.expand(canonical)
-    return _BEHIND_LORA.get(suffix, suffix)
+    return suffix if _KNOWN.fullmatch(suffix) else None
 
 
 def _beside(key: str, modules: Mapping[str, object]) -> tuple[str, str]:

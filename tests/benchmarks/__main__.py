@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import speed
+from tests.benchmarks import adapters, speed
 
 
 def main() -> None:
@@ -17,6 +17,8 @@ def main() -> None:
     parser.add_argument("--no-recipe", action="store_true", help="leave the slow comparison out")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "transfer-lora-benchmarks")
     parser.add_argument("--memory", action="store_true", help="measure memory alone")
+    parser.add_argument("--adapter", choices=adapters.KINDS, default="lora", help="what --memory transfers")
+    parser.add_argument("--method", default="rotation", help="of --memory")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth module, for a quicker look")
     parser.add_argument("--prompt", type=int, metavar="LORAS", help="measure prompt time alone, with so many LoRAs")
     options = parser.parse_args()
@@ -26,7 +28,9 @@ def main() -> None:
         prompt.run(options.prompt)
         return
     if options.memory:
-        speed.memory(options.dir, options.architecture, options.spectrum)
+        speed.memory(
+            options.dir, options.architecture, options.spectrum, options.adapter, options.every, options.method
+        )
         return
     speed.run(options.dir, options.architecture, options.spectrum, not options.no_recipe, options.every)
 

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from lib_transfer.architecture import Architecture, architectures, modules, reference
 from lib_transfer.architecture.module import Module
-from lib_transfer.formats.lora_tensors import lora_tensors
 from lib_transfer.formats.serialise import serialise
-from lib_transfer.formats.writer import write_adapter
+from tests.benchmarks import adapters
 
-RANK = 32
 DRIFT = 0.1
 
 
@@ -24,14 +22,19 @@ def architecture(name: str) -> Architecture:
     return next(a for a in architectures() if a.id == name)
 
 
-def make(folder: Path, name: str, spectrum: str, every: int = 1) -> tuple[Path, Path, Path]:
-    """Source, target and adapter (of every so manieth module) for the architecture ``name``, made if they are not there."""
+def make(folder: Path, name: str, spectrum: str, every: int = 1, kind: str = "lora") -> tuple[Path, Path, Path]:
+    """Source, target and adapter (of every so manieth module) for the architecture ``name``, made if they are not there.
+
+    A LoRA covers attention, feed-forward and text encoders; the adapter of another kind all layers and convolutions.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     source, target = (folder / f"{name}-{spectrum}-{what}.safetensors" for what in ("source", "target"))
-    adapter = folder / f"{name}-lora-{every}.safetensors"
+    adapter = folder / f"{name}-{kind}-{every}.safetensors"
     shapes = reference(architecture(name))
     generator = torch.Generator().manual_seed(1)
-    _write_lora(adapter, covered(modules(architecture(name), shapes))[::every], generator)
+    found = modules(architecture(name), shapes)
+    chosen = covered(found) if kind == "lora" else [m for m in found if m.kind in ("linear", "convolution")]
+    adapters.write(adapter, kind, chosen[::every], generator)
     if not (source.exists() and target.exists()):
         weights = dict(_weights(shapes, spectrum, generator))
         _write(source, weights)
@@ -76,13 +79,3 @@ def _write(path: Path, weights: dict[str, Tensor]) -> None:
     with path.open("wb") as file:
         for piece in serialise(weights, None).pieces():
             file.write(piece)
-
-
-def _write_lora(path: Path, chosen: list[Module], generator: torch.Generator) -> None:
-    tensors: dict[str, Tensor] = {}
-    for module in chosen:
-        out, into = module.matrix_shape
-        up = torch.randn(out, RANK, generator=generator) * 0.01
-        down = torch.randn(RANK, into, generator=generator) * 0.01
-        tensors |= lora_tensors(str(module.output_name), up, down, None, torch.float16)
-    write_adapter(path, tensors, {"ss_network_dim": str(RANK)}, overwrite=True)

@@ -17,14 +17,18 @@ from lib_transfer.architecture import modules
 from lib_transfer.engine.cache import Cache
 from lib_transfer.engine.subspaces import read_weight
 from lib_transfer.formats.checkpoint import open_checkpoint
-from tests.benchmarks import files, recipe
+from lib_transfer.formats.writer import write_adapter
+from tests.benchmarks import adapters, files, recipe
 
 
-def memory(folder: Path, name: str, spectrum: str) -> None:
+def memory(
+    folder: Path, name: str, spectrum: str, kind: str = "lora", every: int = 1, method: str = "rotation"
+) -> None:
     """Peak of anonymous memory over the interpreter with torch imported, cold, in a process of its own."""
-    paths = files.make(folder, name, spectrum)
-    print(f"{name}, {spectrum} spectra", flush=True)
-    arguments = [str(path) for path in (*paths, folder / "memory")]
+    paths = files.make(folder, name, spectrum, every, kind)
+    size = paths[2].stat().st_size / 2**20
+    print(f"{name}, {spectrum} spectra, {kind} of {size:.0f} MB, every {every}. module, {method}", flush=True)
+    arguments = [*map(str, (*paths, folder / "memory")), method]
     subprocess.run([sys.executable, "-m", "tests.benchmarks.speed", *arguments], check=True)
 
 
@@ -40,7 +44,7 @@ def run(folder: Path, name: str, spectrum: str, with_recipe: bool, every: int) -
     covered = sum(2 * m.matrix_shape[0] * m.matrix_shape[1] for m in chosen) * 2
     threads = torch.get_num_threads()
     print(
-        f"{name}, {spectrum} spectra, {len(chosen)} modules, rank {files.RANK}, {threads} threads, torch {torch.__version__}"
+        f"{name}, {spectrum} spectra, {len(chosen)} modules, rank {adapters.RANK}, {threads} threads, torch {torch.__version__}"
     )
 
     def ours(method: str, rest: str) -> float:
@@ -86,7 +90,7 @@ def _read_and_write(source: Path, target: Path, adapter: Path, cache: Path, out:
         with open_checkpoint(path) as file:
             for key in file.shapes:
                 file.read(key)
-    files.write_adapter(out / "copy.safetensors", lora, {}, overwrite=True)
+    write_adapter(out / "copy.safetensors", lora, {}, overwrite=True)
 
 
 def _print_cache(cache: Path, covered: int) -> None:
@@ -98,7 +102,7 @@ def _print_cache(cache: Path, covered: int) -> None:
     )
 
 
-def memory_child(source: Path, target: Path, adapter: Path, folder: Path) -> None:
+def memory_child(source: Path, target: Path, adapter: Path, folder: Path, method: str) -> None:
     """In a process of its own: transfer once and print the peak."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "out").mkdir(parents=True)
@@ -113,7 +117,7 @@ def memory_child(source: Path, target: Path, adapter: Path, folder: Path) -> Non
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    _ours(source, target, adapter, folder / "cache", folder / "out", "rotation")
+    _ours(source, target, adapter, folder / "cache", folder / "out", method)
     done.set()
     watcher.join()
     shutil.rmtree(folder)
@@ -136,4 +140,4 @@ def _time(what: str, work: Callable[[], None]) -> float:
 
 
 if __name__ == "__main__":
-    memory_child(*map(Path, sys.argv[1:]))
+    memory_child(*map(Path, sys.argv[1:-1]), sys.argv[-1])
