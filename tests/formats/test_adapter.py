@@ -59,7 +59,7 @@ BROKEN: dict[str, tuple[dict[str, Tensor], list[str]]] = {
     ),
     "3-D convolution": (module(lora_up__weight=UP, lora_down__weight=random(2, 3, 1, 3, 3)), ["2-D convolution"]),
     "1-D factor": (module(lora_up__weight=UP, lora_down__weight=random(2)), ["[2]"]),
-    "integer factors": (module(lora_up__weight=UP.to(torch.int8), lora_down__weight=DOWN), ["I8"]),
+    "integer factors": (module(lora_up__weight=UP.to(torch.int64), lora_down__weight=DOWN), ["I64"]),
     "alpha per rank": (module(lora_up__weight=UP, lora_down__weight=DOWN, alpha=random(2)), ["alpha has shape [2]"]),
     "norm of two lengths": (module(w_norm=random(3), b_norm=random(4)), ["[3]", "[4]"]),
     "norm of a matrix": (module(w_norm=random(3, 3)), ["[3, 3]"]),
