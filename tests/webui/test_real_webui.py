@@ -86,6 +86,8 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     command += ["--skip-python-version-check", "--api", "--server-name", "127.0.0.1", "--port", str(port)]
     command += ["--no-download-sd-model", "--do-not-download-clip", "--data-dir", str(data)]
     command += ["--ckpt-dir", str(checkpoints), "--lora-dir", str(loras)]
+    # With a data folder elsewhere, gradio 4 would not hand out the program's own javascript.
+    command += ["--gradio-allowed-path", str(folder), "--gradio-allowed-path", str(data)]
     command += ["--always-cpu"] if forge else ["--use-cpu", "all", "--no-half"]
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("MPLBACKEND", None)
@@ -308,7 +310,7 @@ def test_compare_in_the_tab(webui: WebUI, window) -> None:
         tab.shot(Path(os.environ["TRANSFER_LORA_SCREENSHOTS"]) / f"{webui.target.stem}-compare.png")
 
 
-def test_parameters_that_are_pasted_restore_tag_and_box(webui: WebUI, window) -> None:
+def test_the_page_restores_tag_and_box_and_says_what_went_otherwise(webui: WebUI, window) -> None:
     tab = window(webui.url, theme="dark", ours=True)
     prompt, box = tab.page.locator("#txt2img_prompt textarea"), tab.page.locator("#transfer_lora_txt2img_use input")
     tab.page.set_default_timeout(120_000)
@@ -322,6 +324,10 @@ def test_parameters_that_are_pasted_restore_tag_and_box(webui: WebUI, window) ->
         tab.page.locator("#txt2img_tools #paste").click()
         tab.wait(f"document.querySelector('#txt2img_prompt textarea').value === {json.dumps(written)}")
         tab.wait(f"document.querySelector('#transfer_lora_txt2img_use input').checked === {json.dumps(bool(more))}")
+    # The page makes its pictures in another thread than the API. Size and steps are those that were pasted.
+    prompt.fill(f"{PROMPT} <tlora:nobody:1>")
+    tab.page.locator("#txt2img_generate").click()
+    tab.page.locator("#html_log_txt2img").get_by_text("There is no LoRA named nobody").first.wait_for()
     if os.environ.get("TRANSFER_LORA_SCREENSHOTS"):
         tab.page.locator("#transfer_lora_txt2img .label-wrap").click()
         box.check()
