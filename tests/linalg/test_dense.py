@@ -22,7 +22,8 @@ def test_every_rank_is_the_best_one(factored: bool, shape: tuple[int, int]) -> N
     u, s, vh = torch.linalg.svd(d.double(), full_matrices=False)
     spectrum = Spectrum(trivial(d) if factored else d)
     assert spectrum.rank == 12
-    assert torch.allclose(spectrum.singular_values[:12].double(), s[:12], rtol=1e-5)
+    # float32 is exact to a rounding of the largest one (Weyl's inequality), whatever the processor.
+    assert (spectrum.singular_values[:12].double() - s[:12]).abs().max() < 1e-6 * s[0]
     for rank in (1, 5, 12, 400):
         got = spectrum.factors(rank)
         best = (u[:, :rank] * s[:rank]) @ vh[:rank]

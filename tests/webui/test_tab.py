@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import json
-import time
 from collections.abc import Callable
 from urllib.parse import unquote
 
@@ -88,10 +87,8 @@ def test_interrupt_is_over_at_once_and_leaves_nothing(tab: Tab, server: Server) 
     tab.until("running")
     tab.part("interrupt").wait_for(state="visible")
     assert not tab.part("transfer").is_visible()
-    began = time.monotonic()
     tab.press("interrupt")
-    said = tab.until("stopped")
-    assert time.monotonic() - began < 1
+    said = tab.until("stopped")  # while its module is still held
     assert said == "Stopped. 0 LoRAs had been written; nothing is half-written."
     tab.part("transfer").wait_for(state="visible")
     server.hold.unlink()
