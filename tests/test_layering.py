@@ -23,6 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "method": {"errors", "linalg"},
     "formats": {"errors"},
     "architecture": {"errors"},
+    "running": {"errors", "progress", "linalg"},
+    "strategies": {"running", "engine", *BELOW_ENGINE},
     "engine": BELOW_ENGINE,
     "demo": BELOW_ENGINE,
     "api": {"engine", *BELOW_ENGINE},
@@ -35,6 +37,8 @@ ALLOWED: dict[str, set[str]] = {
 THIRD_PARTY: dict[str, set[str]] = {
     "linalg": {"torch"},
     "method": {"torch"},
+    "running": {"torch"},
+    "strategies": {"torch", "safetensors"},
     "formats": {"torch", "safetensors", "gguf"},
     "engine": {"torch", "safetensors", "matplotlib", "distributed"},
     "demo": {"torch"},

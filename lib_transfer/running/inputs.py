@@ -1,0 +1,62 @@
+"""What models are run on: noised latents, times and prompts, made without any data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """``n`` inputs of a model.
+
+    Attributes:
+        clean: latents without noise ``(n, channels, height, width)``, float32, on the CPU.
+        noise: of the same shape, standard normal.
+        times: ``(n,)`` in 0 to 1: how far along its noise schedule each of them is; 1 is nearly all noise.
+        prompts: one each.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    times: Tensor
+    prompts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Inputs]:
+        """One after the other, each a batch of one."""
+        return (self.only([place]) for place in range(len(self)))
+
+    def only(self, chosen: Sequence[int]) -> Inputs:
+        """Those at the places ``chosen``."""
+        index = torch.tensor(list(chosen), dtype=torch.long)
+        prompts = tuple(self.prompts[place] for place in chosen)
+        return Inputs(self.clean[index], self.noise[index], self.times[index], prompts)
+
+    def among(self, clean: Tensor, noise: Tensor) -> Inputs:
+        """The same times and prompts in another latent space."""
+        return replace(self, clean=clean, noise=noise)
+
+
+def spread_times(number: int, first: float = 0.15, last: float = 0.9) -> Tensor:
+    """``number`` times, spread evenly; the ends, where a model has nothing or everything to guess, are left out."""
+    return torch.linspace(first, last, number) if number > 1 else torch.full((number,), (first + last) / 2)
+
+
+def noised_inputs(clean: Tensor, prompts: Sequence[str], seed: int) -> Inputs:
+    """Inputs from latents: every one with a time of its own and noise from ``seed``.
+
+    The times go up and down the list by a stride that is prime to its length, so that every part of the list has early and
+    late ones.
+    """
+    number = clean.shape[0]
+    generator = torch.Generator().manual_seed(seed)
+    stride = next(s for s in (5, 7, 11, 13, 17, 1) if number % s or number == 1)
+    order = torch.tensor([place * stride % number for place in range(number)])
+    noise = torch.randn(clean.shape, generator=generator)
+    return Inputs(clean.float().cpu(), noise, spread_times(number)[order], tuple(prompts))

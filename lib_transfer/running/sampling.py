@@ -1,0 +1,51 @@
+"""Latents that a model makes itself, so that no data are needed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lib_transfer.progress import Progress, check
+from lib_transfer.running.model import Model
+
+FIRST, LAST = 0.999, 0.02
+"""Where along the noise schedule the sampling begins and ends."""
+
+
+def sample(
+    model: Model, prompts: Sequence[str], seed: int, progress: Progress, *, steps: int = 20, guidance: float = 5.0
+) -> Tensor:
+    """One latent for each prompt ``(n, channels, height, width)``, by DDIM without noise (Song et al. 2021, equation 12).
+
+    Args:
+        model: runs ``2 * steps`` times per prompt (with classifier-free guidance), told step by step.
+        prompts: what is made.
+        seed: of the noise that it begins with.
+        progress: asked before every step whether to stop.
+        steps: of the sampling.
+        guidance: of Ho and Salimans 2022; 1 for none, which halves the runs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    times = torch.linspace(FIRST, LAST, steps + 1)
+    made = []
+    for prompt in prompts:
+        x = torch.randn((1, *model.shape), generator=generator)
+        for now, then in itertools.pairwise(times):
+            check(progress)
+            (a, s), (a_then, s_then) = model.schedule.mix(now[None]), model.schedule.mix(then[None])
+            noise = model.noise(x, now[None], [prompt])
+            if guidance != 1:
+                without = model.noise(x, now[None], [""])
+                noise = without + guidance * (noise - without)
+            x = a_then * (x - s * noise) / a + s_then * noise
+            progress.step("sampling")
+        made.append((x - s_then * noise) / a_then)
+    return torch.cat(made)
+
+
+def runs(prompts: int, steps: int = 20, guidance: float = 5.0) -> int:
+    """How often :func:`sample` runs the model."""
+    return prompts * steps * (1 if guidance == 1 else 2)

@@ -1,0 +1,55 @@
+"""Which adapter is kept, and why: the best on inputs that nothing was fitted to, if it is clearly better than plain reuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lib_transfer.strategies.movement import TRANSFERS, Match
+
+MARGIN = 0.1
+"""By how much a fitted adapter has to be better than plain reuse on held-out inputs."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was decided.
+
+    Attributes:
+        name: of the adapter that is kept; None where none of them transfers.
+        reason: a sentence.
+    """
+
+    name: str | None
+    reason: str
+
+
+def choose(matches: Mapping[str, Match], reuse: str | None) -> Choice:
+    """The adapter to keep.
+
+    Args:
+        matches: on held-out inputs, by name.
+        reuse: which of them is plain reuse; None where the shapes do not allow it.
+    """
+    best = max(matches, key=lambda name: matches[name].explained)
+    reached = matches[best].explained
+    if reached < TRANSFERS:
+        return Choice(
+            None, f"None transfers: the best, {best}, has a movement match of {reached:.2f}, below {TRANSFERS:g}."
+        )
+    if reuse is None:
+        return Choice(best, f"{best} has the best movement match, {reached:.2f}; plain reuse is not possible.")
+    reused = matches[reuse].explained
+    if best != reuse and reached <= reused + MARGIN:
+        if reused < TRANSFERS:
+            return Choice(
+                None,
+                f"None transfers: {best} has a movement match of {reached:.2f}, not clearly better than plain reuse "
+                f"({reused:.2f}), which does not transfer.",
+            )
+        return Choice(
+            reuse, f"Plain reuse ({reused:.2f}): {best} ({reached:.2f}) is not better by more than {MARGIN:g}."
+        )
+    if best == reuse:
+        return Choice(reuse, f"Plain reuse has the best movement match, {reused:.2f}.")
+    return Choice(best, f"{best} has a movement match of {reached:.2f}; plain reuse has {reused:.2f}.")
