@@ -16,7 +16,7 @@ from lib_transfer.engine.destination import Destination, is_done, need_folder, o
 from lib_transfer.engine.group import Bases, Left, Member, carry_all, opened
 from lib_transfer.engine.report import TransferReport
 from lib_transfer.engine.request import TransferRequest, files_of
-from lib_transfer.engine.run import Runtime
+from lib_transfer.engine.run import Runtime, one_thread_each
 from lib_transfer.errors import CancelledError, NotEnoughMemoryError, OutputExistsError, StorageError, TransferError
 from lib_transfer.formats.naming import unique_stem
 from lib_transfer.formats.publish import sweep
@@ -177,7 +177,9 @@ def _carried(
 
 def _member(order: Order, bases: Bases) -> Member | TransferError:
     try:
-        return Member(order.request, bases, writes=True)
+        # Small tensors are looked at one by one: waking threads for each takes longer than the looking.
+        with one_thread_each():
+            return Member(order.request, bases, writes=True)
     except NotEnoughMemoryError:
         raise
     except TransferError as error:
@@ -197,7 +199,8 @@ def _prepared(order: Order) -> tuple[TransferResult | None, Path | None]:
 def _ending(member: Member, order: Order, replaced: Path | None, cache: Cache, progress: Progress) -> Ending:
     """Write one member's output; its problem, where it has one of its own."""
     try:
-        result = _published(member, order, replaced, progress)
+        with one_thread_each():
+            result = _published(member, order, replaced, progress)
     except (CancelledError, StorageError) as error:
         if error is member.problem:
             return error

@@ -25,8 +25,8 @@ from lib_transfer.strategies.streams import Streams, partner, same_places
 PROJECTIONS = ("attn1.to_out.0", "attn2.to_out.0", "ff.net.2")
 """What adds to the residual stream in a transformer block of Stable Diffusion."""
 
-STREAM_RIDGE = 1e-2
-PROJECTION_RIDGE = 1e-2
+STREAM_RIDGE = 1e-4
+PROJECTION_RIDGE = 1e-3
 
 
 def reconstruct(

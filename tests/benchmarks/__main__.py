@@ -21,7 +21,14 @@ def main() -> None:
     parser.add_argument("--method", default="rotation", help="of --memory")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth module, for a quicker look")
     parser.add_argument("--prompt", type=int, metavar="LORAS", help="measure prompt time alone, with so many LoRAs")
+    parser.add_argument("--batch", type=int, metavar="LORAS", help="measure a batch alone, of so many LoRAs (50)")
+    parser.add_argument("--gigabytes", type=float, default=2.0, metavar="GB", help="memory limit of the batch")
     options = parser.parse_args()
+    if options.batch is not None:
+        from tests.benchmarks import batch
+
+        batch.run(options.dir, options.architecture, options.spectrum, options.batch, options.every, options.gigabytes)
+        return
     if options.prompt is not None:
         from tests.benchmarks import prompt  # needs gradio
 

@@ -107,13 +107,13 @@ def memory_child(source: Path, target: Path, adapter: Path, folder: Path, method
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "out").mkdir(parents=True)
     torch.ones(8, 8) @ torch.ones(8, 8)
-    before = peak = _anonymous()
+    before = peak = anonymous()
     done = threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.005):
-            peak = max(peak, _anonymous())
+            peak = max(peak, anonymous())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -124,7 +124,8 @@ def memory_child(source: Path, target: Path, adapter: Path, folder: Path, method
     print(f"peak anonymous memory, cold: {(peak - before) / 2**20:.0f} MB over the interpreter with torch imported")
 
 
-def _anonymous() -> int:
+def anonymous() -> int:
+    """Bytes of anonymous memory of this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) * 1024

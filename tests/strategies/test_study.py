@@ -1,0 +1,190 @@
+"""The order in which models are run, what is announced, and what is decided."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lib_transfer.errors import CancelledError, MismatchError, NumericError
+from lib_transfer.linalg.factors import Factors
+from lib_transfer.progress import Silent
+from lib_transfer.running import Change
+from lib_transfer.strategies import Match, Plan, choose, groups, match, study
+from lib_transfer.strategies.study import split, strengthened, together
+from tests.strategies import nets
+from tests.strategies.test_reconstruction import WIDTH, original, turns, twin
+
+
+class Counting(Silent):
+    """Counts what is announced and what happens."""
+
+    def __init__(self, stop: int = -1) -> None:
+        self.total, self.steps, self.stop = 0, 0, stop
+
+    def start(self, total: int, what: str) -> None:
+        self.total += total
+
+    def step(self, what: str) -> None:
+        self.steps += 1
+
+    def cancelled(self) -> bool:
+        return self.steps == self.stop
+
+
+def test_movement_match_is_the_formula() -> None:
+    torch.manual_seed(0)
+    wanted, moved = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2)
+    found = match(moved, wanted)
+    expected = 1 - float((moved - wanted).norm() ** 2 / wanted.norm() ** 2)
+    assert found.explained == pytest.approx(expected, abs=1e-6)
+    for number in range(3):
+        one = 1 - float((moved[number] - wanted[number]).norm() ** 2 / wanted[number].norm() ** 2)
+        assert found.each[number] == pytest.approx(one, abs=1e-6)
+    assert match(wanted, wanted).explained == 1
+    assert match(torch.zeros_like(wanted), wanted).explained == 0
+    assert match(-wanted, wanted).explained == pytest.approx(-3)
+    assert match(wanted * 0, wanted * 0).explained == 1
+    assert math.isinf(match(wanted, wanted * 0).explained)
+
+
+@pytest.mark.parametrize(("explained", "verdict"), [(0.6, "reproduces"), (0.59, "partly"), (0.29, "does not transfer")])
+def test_the_verdict_follows_its_thresholds(explained: float, verdict: str) -> None:
+    found = Match(explained, (explained - 0.1, explained + 0.1))
+    assert found.verdict == verdict
+    assert f"{explained:.2f}; {explained - 0.1:.2f} to {explained + 0.1:.2f}" in found.text
+
+
+def test_reuse_on_the_same_model_explains_everything_at_forty_runs() -> None:
+    network = nets.Network(WIDTH)
+    calls: list[int] = []
+    network.register_forward_pre_hook(lambda *_: calls.append(1))
+    model, log, progress, given = nets.model(network), [], Counting(), original(network)
+    halved = {name: strengthened(change, 0.5) for name, change in given.items()}
+    plan = Plan(["a", "b"])
+    found = study(
+        nets.opens(model, log, "source"),
+        nets.opens(model, log, "target"),
+        given,
+        {"copy": given, "half": halved},
+        plan,
+        progress,
+        reuse="copy",
+    )
+    assert log == ["+target", "-target", "+source", "-source", "+target", "-target"]
+    sampling, rest = plan.runs(2)
+    assert rest == 40
+    assert len(calls) == sampling + rest
+    # Sampling is told by steps, each of which runs the model twice.
+    assert progress.total == sampling + rest
+    assert found.matches["copy"].explained == pytest.approx(1, abs=1e-6)
+    assert 0.5 < found.matches["half"].explained < 0.95
+    assert found.choice.name == "copy"
+    assert "Plain reuse has the best movement match" in found.choice.reason
+
+
+def test_everything_at_once_on_a_twin() -> None:
+    """Reuse is wrong there, pursuit cannot help it, reconstruction does; it is chosen, with the runs that were announced."""
+    network = nets.Network(WIDTH)
+    other = twin(network, turns()["turned"])
+    calls: list[int] = []
+    for it in (network, other):
+        it.register_forward_pre_hook(lambda *_: calls.append(1))
+    given = original(network)
+    group = {name: name.split(".")[2] for name in given}
+    plan = Plan(["a"], 4, pursue="copy", group=group, reconstruct=True, rank=4, fitting=8, blocks=3)
+    found = study(
+        nets.opens(nets.model(network)), nets.opens(nets.model(other)), given, {"copy": given}, plan, Counting(), reuse="copy"
+    )
+    assert set(found.matches) == {"copy", "pursuit", "reconstruct", "pursuit + reconstruct"}
+    assert found.matches["copy"].explained < 0.3
+    assert found.matches["reconstruct"].explained > 0.8
+    assert found.choice.name in ("reconstruct", "pursuit + reconstruct")
+    assert len(calls) <= sum(plan.runs(1))
+    assert len(calls) > 0.6 * sum(plan.runs(1))
+
+
+@pytest.mark.parametrize("stop", [0, 3, 45, 170, 190])
+def test_it_can_be_stopped_at_any_run_and_leaves_nothing(stop: int) -> None:
+    network = nets.Network(WIDTH)
+    model, given, log = nets.model(network), original(network), []
+    before = [p.detach().clone() for p in network.parameters()]
+    opens = nets.opens(model, log, "m")
+    with pytest.raises(CancelledError):
+        study(opens, opens, given, {"copy": given}, Plan(["a"]), Counting(stop), reuse="copy")
+    assert log.count("+m") == log.count("-m")
+    assert all(torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_what_does_not_fit_and_what_is_not_finite_is_said() -> None:
+    network = nets.Network(WIDTH)
+    opens, given = nets.opens(nets.model(network)), original(network)
+    with pytest.raises(MismatchError, match="no module elsewhere"):
+        study(opens, opens, {"elsewhere": Change(torch.ones(1))}, {"copy": given}, Plan(["a"], 1), Silent())
+    with torch.no_grad():
+        network.last.weight.fill_(float("nan"))
+    with pytest.raises(NumericError, match="The target's samples hold NaN"):
+        study(opens, opens, given, {"copy": given}, Plan(["a"], 1), Silent())
+
+
+def of(**explained: float) -> dict[str, Match]:
+    return {name: Match(value, (value,)) for name, value in explained.items()}
+
+
+@pytest.mark.parametrize(
+    ("matches", "reuse", "name", "said"),
+    [
+        (of(copy=0.5, pursuit=0.61), "copy", "pursuit", "pursuit has a movement match of 0.61; plain reuse has 0.50"),
+        (of(copy=0.5, pursuit=0.59), "copy", "copy", "not better by more than 0.1"),
+        (of(copy=0.7, pursuit=0.6), "copy", "copy", "Plain reuse has the best movement match, 0.70"),
+        (of(copy=0.1, pursuit=0.29), "copy", None, "None transfers: the best, pursuit"),
+        (of(copy=0.25, pursuit=0.31), "copy", None, "not clearly better than plain reuse"),
+        (of(reconstruct=0.4), None, "reconstruct", "plain reuse is not possible"),
+        (of(reconstruct=0.2), None, None, "None transfers"),
+    ],
+)
+def test_the_choice_follows_the_margin(matches: dict[str, Match], reuse: str | None, name: str | None, said: str) -> None:
+    choice = choose(matches, reuse)
+    assert choice.name == name
+    assert said in choice.reason
+
+
+@pytest.mark.parametrize(("inputs", "held"), [(16, 8), (8, 8), (12, 4), (9, 4), (3, 1)])
+def test_inputs_are_split_into_parts_that_do_not_meet(inputs: int, held: int) -> None:
+    kept, fitted = split(inputs, held)
+    assert len(kept) == held
+    assert sorted(kept + fitted) == list(range(inputs))
+    assert not fitted or not set(kept) & set(fitted)
+
+
+def test_two_adapters_are_joined_to_their_sum() -> None:
+    torch.manual_seed(1)
+    one = {"a": Change(Factors(torch.randn(5, 2), torch.randn(2, 4))), "b": Change(torch.randn(5, 4)), "c": Change(None, torch.ones(5))}
+    more = {name: Change(Factors(torch.randn(5, 1), torch.randn(1, 4))) for name in "abcd"}
+
+    def whole(change: Change) -> torch.Tensor:
+        weight = change.weight
+        return torch.zeros(5, 4) if weight is None else weight.up @ weight.down if isinstance(weight, Factors) else weight
+
+    joined = together(one, more)
+    for name in "abcd":
+        before = whole(one[name]) if name in one else torch.zeros(5, 4)
+        torch.testing.assert_close(whole(joined[name]), before + whole(more[name]), rtol=1e-4, atol=1e-5)
+    assert joined["c"].bias is not None
+    assert isinstance(joined["a"].weight, Factors)
+    assert joined["a"].weight.rank == 3
+
+
+def test_groups_are_stretch_and_work() -> None:
+    from lib_transfer.architecture import architectures, modules, reference
+
+    sdxl = next(a for a in architectures() if a.id == "sdxl")
+    found = groups(modules(sdxl, reference(sdxl)))
+    block = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0"
+    assert found[f"{block}.attn1.to_q"] == "input self-attention"
+    assert found[f"{block}.attn2.to_out.0"] == "input cross-attention"
+    assert found[f"{block}.ff.net.2"] == "input feed-forward"
+    assert {g for g in found.values() if g.startswith("text")} == {"text encoder 1", "text encoder 2"}
+    assert len(set(found.values())) <= 16
