@@ -84,9 +84,7 @@ def test_a_twin_moves_as_the_source_does(how: str, tmp_path: Path) -> None:
     for found in maps.values():
         assert (found.T - turn).norm() < 0.1 * turn.norm()
 
-    new = reconstruction.reconstruct(
-        target, inputs.only(fitted), fitted, streams, 4, tmp_path / "target", Silent(), {}
-    )
+    new = reconstruction.reconstruct(target, inputs.only(fitted), fitted, streams, 4, tmp_path / "target", Silent(), {})
     assert set(new) == set(given)
     asked = inputs.only(held)
     without = predictions(target, asked, Silent(), "")
