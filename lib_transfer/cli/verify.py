@@ -106,7 +106,9 @@ def _base(paths: list[Path], runtime: Runtime) -> Any:
 
 
 def _side(base: Base, pixels: int | None) -> int:
-    side = family_of(base).side if pixels is None else pixels // 8
+    """Of the latents; halved three times in the UNet."""
+    family = family_of(base)
+    side = family.side if pixels is None else pixels // 8
     if side % 8:
         raise RequestError(f"Pictures of {pixels} pixels cannot be made.", hint="Choose a multiple of 64.")
     return side
