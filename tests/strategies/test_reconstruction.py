@@ -35,10 +35,9 @@ def twin(network: nets.Network, turn: Tensor) -> nets.Network:
                 reads = name in ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_q", "ff.net.0")
                 if reads:
                     module.weight.copy_(module.weight @ turn.T)
-                else:
-                    if "to_out" in name or name == "ff.net.2":
-                        module.weight.copy_(turn @ module.weight)
-                        module.bias.copy_(turn @ module.bias)
+                elif "to_out" in name or name == "ff.net.2":
+                    module.weight.copy_(turn @ module.weight)
+                    module.bias.copy_(turn @ module.bias)
     return other
 
 
