@@ -95,6 +95,16 @@ def test_plain_reuse_keeps_what_has_the_same_name_and_shape(tmp_path: Path) -> N
         assert TO_Q not in copied(changes, base, wider)
 
 
+def test_what_the_model_never_reads_is_left_alone(tmp_path: Path) -> None:
+    tiny.save(tmp_path / "sd2.safetensors", tiny.weights("sd2"), torch.float32)
+    names = [f"lora_te_text_model_encoder_layers_{layer}_mlp_fc1" for layer in (22, 23)]
+    with open_base(tmp_path / "sd2.safetensors", "") as base:
+        shape = base.by_adapter_name[names[0]][0].module.shape
+        save_file(tiny.factors(names[0], shape) | tiny.factors(names[1], shape), tmp_path / "lora.safetensors")
+        with open_adapter(tmp_path / "lora.safetensors") as adapter:
+            assert list(changes_of(adapter, base)) == ["cond_stage_model.model.transformer.resblocks.22.mlp.c_fc"]
+
+
 def _same(name: str, one: Base, other: Base) -> bool:
     return one.by_name[name].shape == other.by_name[name].shape
 
