@@ -15,6 +15,7 @@ from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.running import applied
 from lib_transfer.strategies.changes import changes_of
 from lib_transfer.webui.hosts import running
+from lib_transfer.webui.hosts.program import Program as Host
 from tests.webui import models
 from tests.webui.engines import Machine
 from tests.webui.programs import Program
@@ -32,6 +33,10 @@ def machine(program: Program, checkpoints: Path) -> Iterator[Machine]:
 
 def info(machine: Machine, name: str):
     return next(i for i in machine.program.infos.values() if i.name == name)
+
+
+def test_the_tab_offers_it(machine: Machine) -> None:
+    assert Host().runs() is True
 
 
 def state(machine: Machine) -> tuple[object, ...]:
@@ -163,6 +168,6 @@ def test_where_nothing_was_loaded_nothing_is_afterwards(machine: Machine, checkp
 
 
 def test_a_program_whose_models_are_unknown_is_refused(program: Program) -> None:
-    assert running.runs() is False
+    assert Host().runs() is False
     with pytest.raises(UnsupportedError, match="cannot be run from here"), running.borrowed():
         pass
