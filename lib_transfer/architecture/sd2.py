@@ -33,4 +33,6 @@ SD2 = Architecture(
         *unet_families("diffusers"),
         *text_families("te1", underscored=("lora_te_", "lora_te1_"), folder="text_encoder.", comfy="clip_h"),
     ),
+    # It reads the states before the last layer (and normalises them); Forge does not even build that layer.
+    idle=frozenset({("te1", "layer 23")}),
 )

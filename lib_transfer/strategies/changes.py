@@ -19,7 +19,8 @@ from lib_transfer.running import Change
 def changes_of(adapter: Adapter, base: Base) -> dict[str, Change]:
     """The changes of an adapter, by canonical name of the module.
 
-    What the base has no module for plays no part, nor do bundled embeddings, which no prompt of ours names.
+    What the base has no module for plays no part. Nor does a module whose output the model never reads, which programs
+    may not even build; nor do bundled embeddings, which no prompt of ours names.
 
     Args:
         adapter: as read; its file is still open.
@@ -42,7 +43,8 @@ def changes_of(adapter: Adapter, base: Base) -> dict[str, Change]:
         update = group.update(whole_weight(bound, weight) if group.algorithm.needs_base else None)
         for module, rows in bound:
             share = share_of(update, rows)
-            if module.name not in changes and fits(share, module.shape):
+            idle = (module.position.part, module.position.block) in base.architecture.idle
+            if module.name not in changes and not idle and fits(share, module.shape):
                 changes[module.name] = _change(share, module)
     if not changes:
         raise MismatchError(

@@ -191,7 +191,6 @@ def _wire(desk: Desk, parts: _Parts) -> None:
     on(signals["poll"].click, desk.poll, [signals["job"]], [parts.status])
     on(signals["show"].click, desk.results, [signals["job"], parts.picker], results_of_job)
     panel.Compare(desk).wire(parts.compare, signals["job"], parts.asked, started, parts.pictures, signals["show"])
-    opened = (parts.refresh, signals["open"])
-    verify_panel.Verify(desk).wire(parts.verify, signals["job"], parts.picker, parts.status, signals["show"], opened)
+    verify_panel.Verify(desk).wire(parts.verify, signals["job"], parts.picker, parts.status, signals["show"])
     parts.batch.wire(desk, parts.asked)
     on(parts.picker.input, desk.details, [signals["job"], parts.picker], [parts.details])

@@ -64,6 +64,12 @@ class Server:
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
     @property
+    def loaded(self) -> list[str]:
+        """The checkpoints that were brought into memory so far, and when the person's own came back."""
+        log = self.hold.with_suffix(".loaded")
+        return log.read_text().splitlines() if log.exists() else []
+
+    @property
     def loras(self) -> Path:
         return self.models / "Lora"
 

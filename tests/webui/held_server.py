@@ -2,7 +2,7 @@
 
 A job that waits within a module is what a slow module on a large model looks like, without depending on any clock. It makes
 pictures too, as a WebUI does: plain ones, whose colours follow from everything they are made of, which is written to
-HOLD.drawn.
+HOLD.drawn. And it runs models: networks of the checkpoints' own attention layers, whose coming and going is in HOLD.loaded.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ import io
 import json
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from PIL import Image
+from torch import nn
 
 from lib_transfer.cli.main import main
 from lib_transfer.engine import group
+from lib_transfer.engine.base import open_base
+from lib_transfer.running import Schedule, TorchModel, places
 from lib_transfer.webui import server
 from lib_transfer.webui.hosts.standalone import Standalone
 
@@ -43,6 +48,48 @@ class Painter(Standalone):
         file = io.BytesIO()
         Image.new("RGB", (scene.width, scene.height), tuple(colour)).save(file, "JPEG", quality=95)
         return file.getvalue()
+
+    def runs(self):
+        return True
+
+    def latent_space(self, base):
+        return "held"
+
+    @contextmanager
+    def models(self, size):
+        @contextmanager
+        def open_model(path):
+            self._log(path.name)
+            yield self._model(path)
+
+        try:
+            yield open_model
+        finally:
+            self._log("given back")
+
+    def _log(self, what):
+        with self.hold.with_suffix(".loaded").open("a") as log:
+            log.write(what + "\n")
+
+    def _model(self, path):
+        """Says of anything: a part of it, and the sum of what its attention layers make of ones, a channel for each fourth."""
+        layers = {}
+        with open_base(path, "") as base:
+            for module in base.modules:
+                if module.kind == "linear" and module.position.role.startswith("attn"):
+                    layers[module.name] = nn.Linear(module.shape[1], module.shape[0], bias=False)
+                    layers[module.name].weight.data = base.checkpoint.read(module.weight, None, torch.float32)
+
+        def forward(noised, steps, prompts):
+            while self.hold.exists():
+                time.sleep(0.01)
+            said = torch.zeros(4)
+            for number, layer in enumerate(layers.values()):
+                said[number % 4] += layer(torch.ones(layer.in_features)).mean()
+            return 0.5 * noised + 0.1 * said[None, :, None, None] * len(prompts[0])
+
+        schedule = Schedule.stable_diffusion()
+        return TorchModel(places(layers), forward, schedule, (4, 2, 2), latent_space="held")
 
 
 if __name__ == "__main__":

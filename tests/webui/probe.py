@@ -97,8 +97,12 @@ def adapters(body):
         said = {
             "changes": len(changes),
             "text": sum("text_model" in name or "resblocks" in name for name in changes),
-            "places": len(model.places),
-            "modules": len(base.modules),
+            "lacking": [
+                module.name
+                for module in base.modules
+                if module.name not in model.places
+                and (module.position.part, module.position.block) not in base.architecture.idle
+            ],
             "blocks": len(model.blocks),
             "difference": float((ours - theirs).norm()),
             "movement": parts,

@@ -20,6 +20,7 @@ from lib_transfer.webui import files
 from lib_transfer.webui.compare.scene import Scene
 from lib_transfer.webui.host import Active, Checkpoint, Host, Opener, Turn
 from lib_transfer.webui.hosts import drawing
+from lib_transfer.webui.hosts.loading import way_of_loading
 from lib_transfer.webui.settings import PREFIX
 
 if TYPE_CHECKING:
@@ -132,9 +133,7 @@ class Program(Host):
 
     def runs(self) -> bool:
         """A1111's and Forge's can."""
-        from lib_transfer.webui.hosts import running  # noqa: PLC0415 - torch is imported when it is used
-
-        return running.runs()
+        return way_of_loading() is not None
 
     def latent_space(self, base: Base) -> str:
         """By architecture."""

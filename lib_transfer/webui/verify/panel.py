@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +22,7 @@ ABOUT = (
     "Runs both checkpoints and says whether the transferred LoRA does on the target what the original does on its own. "
     "Nothing is written, and your checkpoint is loaded again at the end."
 )
+FIRST = "Press Transfer first; what it wrote can be verified."
 LONGEST, MOST_PROMPTS = 2000, 32
 """Characters of a prompt, and prompts: what is more comes from no page of ours."""
 
@@ -65,7 +65,7 @@ def controls(host: Host) -> Controls:
                 control(gr.Number, f"verify_{of.name}", label=label, info=of.help, value=of.default, precision=0)
                 for label, of in (("Inputs", _INPUTS), ("Size", _SIZE))
             ]
-        cost = control(gr.HTML, "verify_cost", value="")
+        cost = control(gr.HTML, "verify_cost", value=note(FIRST))
         button = control(gr.Button, "verify", value="Verify")
         shown = control(gr.HTML, "verified", value="")
     return Controls([prompts, *numbers], cost, button, shown)
@@ -83,7 +83,7 @@ class Verify:
     desk: Desk
     seconds: dict[int, float] = field(default_factory=dict)
 
-    def wire(self, parts: Controls, job: Any, picker: Any, status: Any, show: Any, opened: Sequence[Any]) -> None:
+    def wire(self, parts: Controls, job: Any, picker: Any, status: Any, show: Any) -> None:
         """Connect the panel.
 
         Args:
@@ -92,15 +92,14 @@ class Verify:
             picker: the list of LoRAs whose details can be shown.
             status: the job's status.
             show: the button that our javascript presses when there is something new.
-            opened: the buttons that are pressed when the tab is first looked at.
         """
         on(parts.button.click, self.start, [job, picker, *parts.asked], [job, status])
         on(show.click, self.shown, [job], [parts.verdicts])
         numbers = parts.asked[1:]
         for made in numbers:
             on(made.change, self.cost, numbers, [parts.cost])
-        for button in (*opened, show):
-            on(button.click, self.cost, numbers, [parts.cost])
+        # Not when the tab is opened, which would import torch: before a transfer there is nothing to verify.
+        on(show.click, self.cost, numbers, [parts.cost])
 
     def start(self, job_id: object, picked: object, *values: Any) -> tuple[Any, Any]:
         """Start a verification of the LoRA whose details are shown."""

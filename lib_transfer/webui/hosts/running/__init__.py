@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from lib_transfer.engine.base import encoders_among, open_base
 from lib_transfer.errors import RequestError, UnsupportedError
 from lib_transfer.running import Model
 from lib_transfer.webui.host import Opener
+from lib_transfer.webui.hosts.loading import way_of_loading
 from lib_transfer.webui.hosts.running import a1111, forge
 from lib_transfer.webui.hosts.running.kinds import Size, kind_of
 
@@ -60,30 +60,11 @@ def opened(path: Path, size: Size = (0, 0)) -> Iterator[Model]:
         yield model
 
 
-def runs() -> bool:
-    """Whether the program is one whose models can be run from here."""
-    try:
-        _program()
-    except UnsupportedError:
-        return False
-    return True
-
-
 def _program() -> Any:
-    models = importlib.import_module("modules.sd_models")
-    if hasattr(getattr(models, "model_data", None), "forge_loading_parameters"):
-        return forge
-    # Other relatives of Forge load as A1111 does, but what they load is built otherwise.
-    if _has("modules_forge") or not hasattr(models, "SkipWritingToConfig"):
+    way = way_of_loading()
+    if way is None:
         raise UnsupportedError("The models of this WebUI cannot be run from here; those of A1111 and Forge can.")
-    return a1111
-
-
-def _has(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ValueError:
-        return False
+    return {"a1111": a1111, "forge": forge}[way]
 
 
 def _description(path: Path) -> Any:

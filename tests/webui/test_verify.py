@@ -1,0 +1,105 @@
+"""Verify: a transferred LoRA and plain reuse on models that are run, in a browser; what it costs is said before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lib_transfer.errors import RequestError
+from lib_transfer.webui.verify.panel import asked
+from tests.webui import models
+from tests.webui.conftest import Server
+from tests.webui.driver import Tab
+
+Window = Callable[..., Tab]
+
+
+@pytest.fixture(autouse=True)
+def let_go(server: Server) -> Iterator[None]:
+    """A run that is held is let go at the end."""
+    yield
+    server.hold.unlink(missing_ok=True)
+
+
+def transferred(window: Window, server: Server, name: str, seed: int) -> tuple[Tab, str]:
+    """A tab with a LoRA that was transferred from base to tuned, and the stem of what was written."""
+    models.lora(server.models, name, seed=seed)
+    tab, before = window(server.url).ready(), server.files()
+    tab.choose(name, target=models.TUNED)
+    assert tab.run("transfer") == "Done: 1 written."
+    [new] = server.files() - before
+    tab.part("verification").locator(".label-wrap").click()
+    tab.part("verify").wait_for(state="visible")
+    return tab, new.removesuffix(".safetensors")
+
+
+def table(tab: Tab) -> list[list[str]]:
+    tab.page.locator("#transfer_lora_verdicts").first.wait_for()
+    script = "rows => rows.map(row => Array.from(row.cells).map(cell => cell.innerText))"
+    return tab.page.locator("#transfer_lora_verdicts").first.locator("tr").evaluate_all(script)
+
+
+def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(window: Window, server: Server) -> None:
+    tab, copy = transferred(window, server, "checked", 30)
+    cost = tab.part("verify_cost")
+    cost.get_by_text("40 runs of the models and 320 for sampling the inputs; how long").wait_for()
+    tab.part("verify_inputs").locator("input").fill("2")
+    tab.part("verify_inputs").locator("input").blur()
+    cost.get_by_text("10 runs of the models and 80 for sampling").wait_for()
+    before, loaded = server.files(), len(server.loaded)
+    tab.part("verify_prompts").locator("textarea").fill("a cat\na longer prompt")
+    tab.begin("verify")
+    assert tab.until("done").startswith("Done: verified; nothing was written")
+    head, numbers, words = table(tab)
+    assert head == ["", copy, "plain reuse"]
+    # The layers of both are near each other, and reuse carries everything.
+    assert float(numbers[1]) > 0.6
+    assert float(numbers[2]) == pytest.approx(1, abs=0.01)
+    assert words[1].startswith("The target moves as the source does")
+    assert "over 2 inputs" in words[2]
+    assert server.loaded[loaded:] == [models.TUNED, models.BASE, models.TUNED, "given back"]
+    assert server.files() == before
+    # What the transfer came to is still there, and the time is known now.
+    assert [row[0] for row in tab.rows()] == ["checked"]
+    assert tab.part("details").locator("h4").first.inner_text() == "checked"
+    cost.get_by_text("80 for sampling the inputs, about").wait_for()
+
+
+def test_interrupt_stops_at_the_next_run_and_gives_the_checkpoint_back(window: Window, server: Server) -> None:
+    tab, _ = transferred(window, server, "stopped", 31)
+    loaded = len(server.loaded)
+    server.hold.touch()
+    tab.begin("verify")
+    tab.wait("status.state === 'running'")
+    while not server.loaded[loaded:]:
+        tab.page.wait_for_timeout(20)
+    tab.press("interrupt")
+    assert tab.until("stopped").startswith("Stopped. Nothing was verified")
+    server.hold.unlink()
+    tab.run("analyse")
+    assert server.loaded[loaded:] == [models.TUNED, "given back"]
+    assert tab.page.locator("#transfer_lora_verdicts").count() == 0
+
+
+def test_what_cannot_be_verified_is_said(window: Window, server: Server) -> None:
+    models.lora(server.models, "unwritten", seed=32)
+    tab = window(server.url).ready()
+    tab.choose("unwritten", target=models.TUNED)
+    tab.run("analyse")
+    tab.part("verification").locator(".label-wrap").click()
+    tab.press("verify")
+    said = tab.until("refused")
+    assert said.startswith("No transferred LoRA is shown.")
+    assert "Press Transfer first" in said
+    assert [row[0] for row in tab.rows()] == ["unwritten"]
+
+
+@pytest.mark.parametrize("values", [("", 0, 0), ("", 65, 0), ("", "many", 0), (None, 8, 0), ("", 8, -1), ("", 8, None)])
+def test_values_out_of_their_range_are_refused(values: tuple[object, ...]) -> None:
+    with pytest.raises(RequestError):
+        asked(*values)
+
+
+def test_prompts_are_lines() -> None:
+    assert asked(" a cat \n\n a dog\n", 4.0, 512) == (("a cat", "a dog"), 4, 512)
