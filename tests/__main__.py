@@ -80,6 +80,9 @@ def run(name: str, step: Sequence[str], *, together: bool = False) -> int:
         return 1
     print(f"[{name}] python {' '.join(step)}", flush=True)
     settings = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
+    if together:
+        # Threads that wait for a processor others have take many times as long on small tensors.
+        settings["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // len(ROWS), 1))
     command, began = [str(python), *step], time.monotonic()
     if not together:
         return subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, check=False).returncode

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "top": {"api", "engine", *BELOW_ENGINE},
     "cli": {"top", "api", "demo", "engine", *BELOW_ENGINE},
     "__main__": {"cli"},
-    "webui": {"top", "api", "demo", "engine", "cli", *BELOW_ENGINE},
+    "webui": {"top", "api", "demo", "engine", "cli", "running", "strategies", *BELOW_ENGINE},
 }
 # What is not ours, beside the standard library; the webui may import what its hosts bring.
 THIRD_PARTY: dict[str, set[str]] = {

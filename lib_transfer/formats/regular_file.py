@@ -69,6 +69,19 @@ def stamp(path: str | os.PathLike[str]) -> FileStamp:
     return state
 
 
+def is_still(state: FileStamp) -> bool:
+    """Whether the file is in this state, from one look at its name; :func:`stamp` says what is wrong where it is not."""
+    try:
+        now = os.stat(state.path)  # noqa: PTH116 - asked for every tensor
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(now.st_mode) and (now.st_size, now.st_mtime_ns, now.st_ino) == (
+        state.size,
+        state.mtime_ns,
+        state.inode,
+    )
+
+
 class OpenFile:
     """A file that is held open, at any place of which any number of threads may read.
 

@@ -89,6 +89,15 @@ class TorchModel:
             predicted = self._forward(noised, self.schedule.steps(times), prompts)
         return self.schedule.as_noise(predicted.float().cpu(), noised, times)
 
+    def close(self) -> None:
+        """Let go of the network, whoever still knows this object; it cannot be run any more."""
+
+        def closed(*_: object) -> Tensor:
+            raise RuntimeError("This model was closed.")
+
+        self.places, self.blocks = {}, {}
+        self._forward = self._encode = self._decode = closed
+
     def encode(self, pictures: Tensor) -> Tensor:
         """As :class:`Model` says."""
         return pictures if self._encode is None else self._encode(pictures)

@@ -23,7 +23,7 @@ from lib_transfer.running.model import Model
 from lib_transfer.running.sampling import runs as sampling_runs
 from lib_transfer.strategies.choice import Choice, choose
 from lib_transfer.strategies.movement import Match, match, predictions, subset
-from lib_transfer.strategies.observation import answer, ask
+from lib_transfer.strategies.observation import Questions, answer, ask
 from lib_transfer.strategies.pursuit import Pursuit, pursue
 from lib_transfer.strategies.pursuit import runs as pursuit_runs
 from lib_transfer.strategies.reconstruction import reconstruct
@@ -135,14 +135,25 @@ def study(
     progress.start(sampling + rest, "running the models")
     with tempfile.TemporaryDirectory(prefix="transfer-lora-") as name:
         folder = Path(name)
+        # Each in a function of its own, so that nothing holds on to a model that is to make room.
+        questions = _asked(open_target, plan, progress)
+        answers = _answered(open_source, questions, original, plan, folder, progress)
         with open_target() as target:
-            questions = ask(target, plan.prompts, plan.inputs, plan.seed, plan.latent_space, progress)
-        with open_source() as source:
-            streams = Streams(folder / "source", source.shape) if plan.reconstruct else None
-            wanted = answer(source, questions, original, progress, streams)
-        with open_target() as target:
-            answers = _Answers(questions.inputs, wanted, streams, folder / "target")
             return _judged(target, answers, candidates, plan, progress, reuse)
+
+
+def _asked(open_target: Open, plan: Plan, progress: Progress) -> Questions:
+    with open_target() as target:
+        return ask(target, plan.prompts, plan.inputs, plan.seed, plan.latent_space, progress)
+
+
+def _answered(
+    open_source: Open, questions: Questions, original: Changes, plan: Plan, folder: Path, progress: Progress
+) -> _Answers:
+    with open_source() as source:
+        streams = Streams(folder / "source", source.shape) if plan.reconstruct else None
+        wanted = answer(source, questions, original, progress, streams)
+    return _Answers(questions.inputs, wanted, streams, folder / "target")
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,10 +35,9 @@ def twin(network: nets.Network, turn: Tensor) -> nets.Network:
                 reads = name in ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn2.to_q", "ff.net.0")
                 if reads:
                     module.weight.copy_(module.weight @ turn.T)
-                else:
-                    if "to_out" in name or name == "ff.net.2":
-                        module.weight.copy_(turn @ module.weight)
-                        module.bias.copy_(turn @ module.bias)
+                elif "to_out" in name or name == "ff.net.2":
+                    module.weight.copy_(turn @ module.weight)
+                    module.bias.copy_(turn @ module.bias)
     return other
 
 
@@ -84,9 +83,7 @@ def test_a_twin_moves_as_the_source_does(how: str, tmp_path: Path) -> None:
     for found in maps.values():
         assert (found.T - turn).norm() < 0.1 * turn.norm()
 
-    new = reconstruction.reconstruct(
-        target, inputs.only(fitted), fitted, streams, 4, tmp_path / "target", Silent(), {}
-    )
+    new = reconstruction.reconstruct(target, inputs.only(fitted), fitted, streams, 4, tmp_path / "target", Silent(), {})
     assert set(new) == set(given)
     asked = inputs.only(held)
     without = predictions(target, asked, Silent(), "")

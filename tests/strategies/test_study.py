@@ -95,7 +95,13 @@ def test_everything_at_once_on_a_twin() -> None:
     group = {name: name.split(".")[2] for name in given}
     plan = Plan(["a"], 4, pursue="copy", group=group, reconstruct=True, rank=4, fitting=8, blocks=3)
     found = study(
-        nets.opens(nets.model(network)), nets.opens(nets.model(other)), given, {"copy": given}, plan, Counting(), reuse="copy"
+        nets.opens(nets.model(network)),
+        nets.opens(nets.model(other)),
+        given,
+        {"copy": given},
+        plan,
+        Counting(),
+        reuse="copy",
     )
     assert set(found.matches) == {"copy", "pursuit", "reconstruct", "pursuit + reconstruct"}
     assert found.matches["copy"].explained < 0.3
@@ -145,7 +151,9 @@ def of(**explained: float) -> dict[str, Match]:
         (of(reconstruct=0.2), None, None, "None transfers"),
     ],
 )
-def test_the_choice_follows_the_margin(matches: dict[str, Match], reuse: str | None, name: str | None, said: str) -> None:
+def test_the_choice_follows_the_margin(
+    matches: dict[str, Match], reuse: str | None, name: str | None, said: str
+) -> None:
     choice = choose(matches, reuse)
     assert choice.name == name
     assert said in choice.reason
@@ -161,12 +169,18 @@ def test_inputs_are_split_into_parts_that_do_not_meet(inputs: int, held: int) ->
 
 def test_two_adapters_are_joined_to_their_sum() -> None:
     torch.manual_seed(1)
-    one = {"a": Change(Factors(torch.randn(5, 2), torch.randn(2, 4))), "b": Change(torch.randn(5, 4)), "c": Change(None, torch.ones(5))}
+    one = {
+        "a": Change(Factors(torch.randn(5, 2), torch.randn(2, 4))),
+        "b": Change(torch.randn(5, 4)),
+        "c": Change(None, torch.ones(5)),
+    }
     more = {name: Change(Factors(torch.randn(5, 1), torch.randn(1, 4))) for name in "abcd"}
 
     def whole(change: Change) -> torch.Tensor:
         weight = change.weight
-        return torch.zeros(5, 4) if weight is None else weight.up @ weight.down if isinstance(weight, Factors) else weight
+        return (
+            torch.zeros(5, 4) if weight is None else weight.up @ weight.down if isinstance(weight, Factors) else weight
+        )
 
     joined = together(one, more)
     for name in "abcd":

@@ -21,10 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from lib_transfer.architecture import modules, recognise
+from lib_transfer.architecture.module import Module
 from lib_transfer.formats.identity import file_sha256
 from lib_transfer.formats.safetensors_file import read_header
 from tests import tiny
@@ -33,6 +35,8 @@ from tests.webui.conftest import ROOT, free_port
 pytestmark = pytest.mark.timeout(900)
 EXTENSION = ("lib_transfer", "scripts", "javascript", "style.css", "install.py", "metadata.ini")
 PROMPT = "a cat"
+TOLERANCE = 1e-4
+"""Between an adapter by our hooks and by the program's loader, as a share of how far it moves the prediction."""
 
 
 @dataclass
@@ -45,7 +49,7 @@ class WebUI:
     target: Path
 
     def call(self, route: str, body: object | None = None):
-        """Call the program's own API."""
+        """Call the program's own API, or that of the probe beside the extension."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + route, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=600) as reply:
@@ -79,7 +83,11 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     loras = data / "Lora"
     loras.mkdir()
     lora_for(source, loras / "learned.safetensors")
+    wide_lora_for(source, loras / "beside" / "wide.safetensors")
     put_extension(data / "extensions" / "transfer-lora")
+    probe = data / "extensions" / "transfer-lora-probe" / "scripts"
+    probe.mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "webui" / "probe.py", probe)
     port, log = free_port(), data / "log"
     forge = (folder / "modules_forge").is_dir()
     command = [str(python), "launch.py", "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check"]
@@ -88,7 +96,8 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     command += ["--ckpt-dir", str(checkpoints), "--lora-dir", str(loras)]
     # With a data folder elsewhere, gradio 4 would not hand out the program's own javascript.
     command += ["--gradio-allowed-path", str(folder), "--gradio-allowed-path", str(data)]
-    command += ["--always-cpu"] if forge else ["--use-cpu", "all", "--no-half"]
+    # In full precision: an adapter that is added to weights in half precision is rounded with them.
+    command += ["--always-cpu", "--clip-in-fp32"] if forge else ["--use-cpu", "all", "--no-half"]
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("MPLBACKEND", None)
     with log.open("wb") as output:
@@ -123,10 +132,29 @@ def relatives(folder: Path) -> tuple[Path, Path]:
     pytest.fail(f"{folder} holds no two checkpoints of one architecture; name such a folder with --webui-models")
 
 
+def modules_of(checkpoint: Path) -> list[Module]:
+    """Those that the programs load a LoRA on."""
+    shapes = {key: info.shape for key, info in read_header(checkpoint).tensors.items()}
+    return [module for module in modules(recognise(shapes), shapes) if module.output_name]
+
+
+def wide_lora_for(checkpoint: Path, path: Path) -> None:
+    """A LoRA with modules of every kind: linear layers, convolutions and normalisations of UNet and text encoders."""
+    tensors = {}
+    for number, module in enumerate(modules_of(checkpoint)):
+        name = str(module.output_name)
+        if module.kind == "norm" and number % 3 == 0:
+            tensors |= {f"{name}.{part}_norm": 0.05 * torch.ones(module.shape) for part in "wb"}
+        # Whole attentions: some programs load their parts only together.
+        elif module.kind in ("linear", "convolution") and ("self_attn" in module.position.role or number % 3 == 0):
+            tensors |= tiny.factors(name, module.shape, 4, seed=number, size=0.02)
+    path.parent.mkdir()
+    save_file({key: t.contiguous() for key, t in tensors.items()}, path, {"ss_output_name": path.stem})
+
+
 def lora_for(checkpoint: Path, path: Path) -> None:
     """A strong LoRA on part of ``checkpoint``, which names it as what it was trained on."""
-    shapes = {key: info.shape for key, info in read_header(checkpoint).tensors.items()}
-    found = [m for m in modules(recognise(shapes), shapes) if m.kind == "linear" and m.output_name]
+    found = [module for module in modules_of(checkpoint) if module.kind == "linear"]
     chosen = [m for m in found if m.position.role.startswith(("attn2", "self_attn"))][::3]
     tensors = {}
     for number, module in enumerate(chosen):
@@ -223,6 +251,21 @@ def test_the_pictures_of_a_tag_are_those_of_the_copy(webui: WebUI) -> None:
     assert f"<lora:{copy.stem}:1>" in infotext.split("\n")[0]
     picture = "data:image/png;base64," + made["images"][0]
     assert webui.call("sdapi/v1/png-info", {"image": picture})["parameters"]["Prompt"] == tag
+
+
+def test_an_adapter_by_our_hooks_does_what_the_programs_own_loader_does(webui: WebUI) -> None:
+    body = {"checkpoint": str(webui.source), "lora": str(webui.loras / "beside" / "wide.safetensors")}
+    said = webui.call("transfer-lora-probe/adapters", body)
+    assert said["changes"] > 100
+    assert said["text"] > 20
+    assert said["places"] == said["modules"]
+    assert said["blocks"] >= 15
+    assert said["difference"] < TOLERANCE * said["movement"]["theirs"], said
+    assert said["same_weights"]
+    assert said["same_prediction"]
+    assert said["latents"] == [[1, 4, 8, 8], True]
+    assert said["pictures"] == [1, 3, 64, 64]
+    assert said["before"] == said["after"]
 
 
 def test_two_passes_with_two_checkpoints_have_two_copies(webui: WebUI) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.errors import BadFileError
-from lib_transfer.formats.regular_file import FileStamp, changed_error, stamp
+from lib_transfer.formats.regular_file import FileStamp, changed_error, is_still, stamp
 from lib_transfer.formats.tensor_info import TensorInfo
 
 S = TypeVar("S", bound="Store")
@@ -122,7 +122,7 @@ class Store(ABC):
             StorageError: the system does not let us look.
         """
         for opened in self.stamps:
-            if stamp(opened.path) != opened:
+            if not is_still(opened) and stamp(opened.path) != opened:
                 raise changed_error(opened.path)
 
     def __enter__(self: S) -> S:

@@ -1,0 +1,53 @@
+"""What is asked of the models: prompts with the words that an adapter was trained on."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+
+from lib_transfer.formats.metadata import source_hints
+
+PLAIN = ("a portrait of a person", "a landscape with a house", "an animal", "a street in a city")
+"""For an adapter that says nothing of itself, and beside the words of one that does."""
+
+TAGS = 8
+"""How many of the most frequent tags are used."""
+
+LONGEST = 200
+"""Characters of a prompt: metadata come from a file."""
+
+
+def prompts_of(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Four prompts with an adapter's trigger words and most frequent tags, from its metadata; plain ones where it has none.
+
+    Args:
+        metadata: of the file: ``modelspec.trigger_phrase``, and kohya's ``ss_tag_frequency`` (JSON: counts by tag, by
+            folder of training pictures).
+    """
+    triggers = list(source_hints(metadata).trigger_words)
+    tags = [tag for tag in _tags(metadata.get("ss_tag_frequency", "")) if tag not in triggers]
+    # A tag that is on nearly every picture is what a style or a character is called by.
+    words = triggers or tags[:1]
+    if not words:
+        return PLAIN
+    others = [tag for tag in tags if tag not in words]
+    made = []
+    for number, plain in enumerate(PLAIN):
+        more = others[2 * number : 2 * number + 2] or [plain]
+        made.append(", ".join([*words, *more])[:LONGEST])
+    return tuple(made)
+
+
+def _tags(text: str) -> list[str]:
+    """The most frequent tags of all folders; none where the text is no such table."""
+    try:
+        folders = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        return []
+    counts: Counter[str] = Counter()
+    for folder in folders.values() if isinstance(folders, dict) else ():
+        for tag, count in folder.items() if isinstance(folder, dict) else ():
+            if isinstance(count, int) and tag.strip():
+                counts[tag.strip()] += count
+    return [tag for tag, _ in counts.most_common(TAGS + 1)]

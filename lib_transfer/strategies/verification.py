@@ -1,0 +1,94 @@
+"""Verify transferred adapters, as files, on running models: do they move the target as the original moves the source?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_transfer.engine.base import Base
+from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.progress import Progress, duration
+from lib_transfer.strategies.changes import changes_of, copied
+from lib_transfer.strategies.prompts import prompts_of
+from lib_transfer.strategies.study import Open, Plan, Study, study
+
+REUSE = "plain reuse"
+"""The original as it is, on the target."""
+
+INPUTS = 8
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is verified.
+
+    Attributes:
+        original: the file of the adapter that was transferred.
+        transferred: files of what was made of it, by what they are called.
+        prompts: of the inputs; none for those that the original's metadata suggest.
+        number: of inputs.
+        seed: of all noise.
+    """
+
+    original: Path
+    transferred: Mapping[str, Path]
+    prompts: Sequence[str] = ()
+    number: int = INPUTS
+    seed: int = 0
+
+
+def verify(
+    wanted: Wanted,
+    source: Base,
+    target: Base,
+    open_source: Open,
+    open_target: Open,
+    progress: Progress,
+    *,
+    latent_space: str = "",
+) -> Study:
+    """Movement match of transferred adapters, and of plain reuse where the shapes allow it.
+
+    Args:
+        wanted: the files.
+        source, target: the checkpoints, for what their modules are called.
+        open_source, open_target: bring them into memory, never both.
+        progress: told of every run of a model, and asked before it whether to stop.
+        latent_space: the source's; see :class:`Plan`.
+
+    Raises:
+        CancelledError: the person asked to stop.
+        MismatchError: nothing of an adapter fits its base.
+        TransferError: a file cannot be read, or a model cannot be run.
+    """
+    with ExitStack() as stack:
+        adapter = stack.enter_context(open_adapter(wanted.original))
+        original = changes_of(adapter, source)
+        candidates = {
+            name: changes_of(stack.enter_context(open_adapter(path)), target)
+            for name, path in wanted.transferred.items()
+        }
+        again = copied(original, source, target)
+        if again:
+            candidates[REUSE] = again
+        prompts = tuple(wanted.prompts) or prompts_of(adapter.metadata)
+    plan = Plan(prompts, wanted.number, wanted.seed, latent_space=latent_space)
+    reuse = REUSE if again else None
+    return study(open_source, open_target, original, candidates, plan, progress, reuse=reuse)
+
+
+def cost(number: int, transferred: int = 1, seconds_per_run: float | None = None) -> str:
+    """What a verification takes, in words, before it begins.
+
+    Args:
+        number: of inputs.
+        transferred: how many adapters are verified beside plain reuse.
+        seconds_per_run: of a model, where that is known.
+    """
+    sampling, rest = Plan(("",), number).runs(transferred + 1)
+    said = f"{rest} runs of the models and {sampling} for sampling the inputs"
+    if seconds_per_run is None:
+        return f"{said}; how long that takes is said once it runs."
+    return f"{said}, about {duration((sampling + rest) * seconds_per_run)}."

@@ -1,0 +1,94 @@
+"""The program's own model, run for what it can tell: loaded as the program does, and given back as it was."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from lib_transfer.engine.base import open_base
+from lib_transfer.errors import RequestError, UnsupportedError
+from lib_transfer.running import Model
+from lib_transfer.webui.hosts.running import a1111, forge
+from lib_transfer.webui.hosts.running.kinds import Size, kind_of
+
+Opener = Callable[[Path], AbstractContextManager[Model]]
+"""Brings the checkpoint at a path into memory, in place of whatever was there."""
+
+
+@contextmanager
+def borrowed(size: Size = (0, 0)) -> Iterator[Opener]:
+    """The program's model, to be exchanged for others one after the other; only within a turn in the program's queue.
+
+    Whatever happens, the person's checkpoint is loaded again at the end, and no option is changed.
+
+    Args:
+        size: width and height of pictures in pixels; zeros for what the architecture was trained on.
+
+    Raises:
+        UnsupportedError: the program is none whose models can be run from here.
+    """
+    program = _program()
+    with program.borrowed() as load:
+
+        @contextmanager
+        def open_model(path: Path) -> Iterator[Model]:
+            with open_base(path, "") as base:
+                kind_of(base, size)
+                model = program.model_of(load(_description(path)), base, size)
+            try:
+                yield model
+            finally:
+                # Another one is loaded next, and whoever still knows this one must not keep it in memory.
+                model.close()
+
+        yield open_model
+
+
+@contextmanager
+def opened(path: Path, size: Size = (0, 0)) -> Iterator[Model]:
+    """One checkpoint in the program's memory, and afterwards the person's again; see :func:`borrowed`.
+
+    Raises:
+        RequestError: the program does not list it.
+        UnsupportedError: it cannot be run here.
+    """
+    with borrowed(size) as open_model, open_model(path) as model:
+        yield model
+
+
+def runs() -> bool:
+    """Whether the program is one whose models can be run from here."""
+    try:
+        _program()
+    except UnsupportedError:
+        return False
+    return True
+
+
+def _program() -> Any:
+    models = importlib.import_module("modules.sd_models")
+    if hasattr(getattr(models, "model_data", None), "forge_loading_parameters"):
+        return forge
+    # Other relatives of Forge load as A1111 does, but what they load is built otherwise.
+    if _has("modules_forge") or not hasattr(models, "SkipWritingToConfig"):
+        raise UnsupportedError("The models of this WebUI cannot be run from here; those of A1111 and Forge can.")
+    return a1111
+
+
+def _has(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:
+        return False
+
+
+def _description(path: Path) -> Any:
+    listed = importlib.import_module("modules.sd_models").checkpoints_list.values()
+    for info in listed:
+        if Path(info.filename) == path:
+            return info
+    raise RequestError(f"{path.name} is not in the WebUI's list any more.")

@@ -1,0 +1,100 @@
+"""A1111's loaded model, and how A1111 loads another one (its modules/sd_models.py)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_transfer.architecture.layout import Layout
+from lib_transfer.engine.base import Base
+from lib_transfer.running import Schedule, TorchModel
+from lib_transfer.webui.hosts.running.kinds import Size, conditioning, kind_of, own_chance
+from lib_transfer.webui.hosts.running.places import Part, blocks_of, places_of
+
+
+@contextmanager
+def borrowed() -> Iterator[Callable[[Any], Any]]:
+    """A function that loads a checkpoint, given by A1111's description of it; at the end the person's is loaded again."""
+    models = importlib.import_module("modules.sd_models")
+    # Asking waits for the load that the program's start began in another thread.
+    kept = getattr(importlib.import_module("modules.shared").sd_model, "sd_checkpoint_info", None)
+
+    def load(info: Any) -> Any:
+        loaded = _loaded(models, info)
+        # Another program's UNet in place of the model's (TensorRT); A1111 chooses anew before every picture.
+        importlib.import_module("modules.sd_unet").apply_unet("None")
+        # Without the LoRAs of the last picture, as `sd_models.get_empty_cond` does it.
+        nothing = importlib.import_module("modules.processing").StableDiffusionProcessingTxt2Img()
+        importlib.import_module("modules.extra_networks").activate(nothing, {})
+        return loaded
+
+    try:
+        yield load
+    finally:
+        if kept is not None:
+            _loaded(models, kept)
+
+
+def _loaded(models: Any, info: Any) -> Any:
+    """Load a checkpoint without making it the person's choice."""
+    with models.SkipWritingToConfig():
+        return models.reload_model_weights(info=info)
+
+
+def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
+    """A1111's model as ours.
+
+    Args:
+        loaded: ``shared.sd_model``.
+        base: the checkpoint that it was made from.
+        size: of pictures.
+
+    Raises:
+        UnsupportedError: it is of no kind that can be run here.
+    """
+    kind = kind_of(base, size)
+    devices = importlib.import_module("modules.devices")
+
+    def part_of(layout: Layout) -> Part:
+        return Part(loaded, layout.homes[0].prefix, layout.homes[0].style)
+
+    def encode(pictures: Tensor) -> Tensor:
+        with torch.no_grad(), devices.without_autocast(), own_chance():
+            given = pictures.to(devices.device, devices.dtype_vae)
+            return _home(loaded.get_first_stage_encoding(loaded.encode_first_stage(given)))
+
+    def decode(latents: Tensor) -> Tensor:
+        with torch.no_grad(), devices.without_autocast():
+            return _home(loaded.decode_first_stage(latents.to(devices.device, devices.dtype_vae)))
+
+    return TorchModel(
+        places_of(base, part_of),
+        _forward(loaded, kind.size, devices),
+        Schedule(loaded.alphas_cumprod.double().cpu(), "velocity" if loaded.parameterization == "v" else "noise"),
+        kind.shape,
+        blocks=blocks_of(base, part_of),
+        latent_space=kind.latent_space,
+        encode=encode,
+        decode=decode,
+    )
+
+
+def _forward(loaded: Any, size: Size, devices: Any) -> Callable[[Tensor, Tensor, Sequence[str]], Tensor]:
+    def forward(noised: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
+        # The autocasts as in `processing.process_images_inner`.
+        with torch.no_grad():
+            with devices.autocast():
+                said = loaded.get_learned_conditioning(conditioning(prompts, size))
+            with devices.without_autocast() if devices.unet_needs_upcast else devices.autocast():
+                return _home(loaded.apply_model(noised.to(devices.device), steps.to(devices.device), said))
+
+    return forward
+
+
+def _home(made: Tensor) -> Tensor:
+    return made.float().cpu()

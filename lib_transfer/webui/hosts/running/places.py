@@ -1,0 +1,108 @@
+"""Where the modules of a checkpoint lie in the model that a program built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from lib_transfer.architecture.layout import Layout, Slot, Stored
+from lib_transfer.engine.base import Base
+from lib_transfer.running import Place
+
+
+class Part(NamedTuple):
+    """Where a program keeps one part of a model.
+
+    Attributes:
+        root: the object that the paths begin at.
+        prefix: what stands before the keys there.
+        style: of the keys: ``ldm``, ``hf``, ``openclip``.
+    """
+
+    root: nn.Module
+    prefix: str
+    style: str
+
+
+PartOf = Callable[[Layout], Part | None]
+"""Where a part of an architecture is; None where the program does not keep it."""
+
+
+def places_of(base: Base, part_of: PartOf) -> dict[str, Place]:
+    """The places of a loaded checkpoint, by canonical name of the module; those that the program lacks are left out.
+
+    Args:
+        base: the checkpoint.
+        part_of: where the program keeps its parts.
+    """
+    found = {}
+    for part, name, slot, stored in _slots(base, part_of):
+        place = _place(part, slot, stored)
+        if place is not None:
+            found[name] = place
+    return found
+
+
+def blocks_of(base: Base, part_of: PartOf) -> dict[str, nn.Module]:
+    """The transformer blocks of the diffusion model in forward order, by canonical path."""
+    found: dict[str, nn.Module] = {}
+    part = part_of(base.architecture.core)
+    canonical = base.architecture.core.homes[0].prefix
+    for module in base.modules:
+        unit = module.position.unit
+        if part is not None and ".transformer_blocks." in unit and module.name.startswith(canonical):
+            block = descend(part.root, part.prefix + unit)[-1]
+            if block is not None:
+                found.setdefault(canonical + unit, block)
+    return found
+
+
+def _slots(base: Base, part_of: PartOf) -> Iterator[tuple[Part, str, Slot, Stored]]:
+    """Every slot that the checkpoint fills, with its canonical name and the way the program keeps it."""
+    for layout in base.architecture.layouts:
+        part = part_of(layout)
+        for slot in layout.slots() if part is not None else ():
+            name = layout.homes[0].prefix + slot.path
+            stored = next(iter(slot.stored_as(part.style)), None) if part is not None else None
+            if name in base.by_name and part is not None and stored is not None and not stored.transposed:
+                yield part, name, slot, stored
+
+
+def _place(part: Part, slot: Slot, stored: Stored) -> Place | None:
+    path, _, attribute = (part.prefix + stored.weight).rpartition(".")
+    parent, module = descend(part.root, path)
+    while module is not None and getattr(module, attribute, None) is None:
+        module = wrapped(module)
+    if module is None:
+        return None
+    bias = attribute.removesuffix("weight") + "bias"
+    rows = None
+    if stored.share is not None:
+        rows = stored.share.rows(getattr(module, attribute).shape[0] // stored.share.of)
+    # An attention of torch's own uses the weights of its projections without calling these.
+    called = attribute == "weight" and not isinstance(parent, nn.MultiheadAttention)
+    if slot.kind not in ("linear", "convolution") or not called:
+        return Place(module, "other", attribute, bias, rows)
+    return Place(module, "convolution" if isinstance(module, nn.Conv2d) else "linear", attribute, bias, rows)
+
+
+def descend(root: nn.Module, path: str) -> tuple[nn.Module | None, nn.Module | None]:
+    """The object at ``path`` below ``root``, and the one that holds it; programs put wrappers around some on the way."""
+    parent: nn.Module | None = None
+    module: nn.Module | None = root
+    for step in path.split(".") if path else ():
+        parent = module
+        while parent is not None and not isinstance(getattr(parent, step, None), nn.Module):
+            parent = wrapped(parent)
+        module = getattr(parent, step) if parent is not None else None
+        if module is None:
+            return None, None
+    return parent, module
+
+
+def wrapped(module: Any) -> nn.Module | None:
+    """What a wrapper of the program is around (A1111's ``...WithCustomWords`` and ``EmbeddingsWithFixes``)."""
+    inner = getattr(module, "wrapped", None)
+    return inner if isinstance(inner, nn.Module) else None

@@ -1,0 +1,167 @@
+"""An extension of our own for a real WebUI: runs its models within it, and says what came out as JSON.
+
+The test of the real WebUI puts it beside the extension as ``scripts/probe.py``; the test reads the answers.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import json
+import time
+from pathlib import Path
+
+import torch
+from modules import call_queue, script_callbacks, sd_models, shared
+
+from lib_transfer.engine.base import open_base
+from lib_transfer.errors import CancelledError
+from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.running import applied
+from lib_transfer.strategies.changes import changes_of
+from lib_transfer.strategies.verification import REUSE, Wanted, verify
+from lib_transfer.webui.hosts.running import borrowed
+
+SIZE = (64, 64)
+
+
+class Count:
+    """Progress that counts, and stops after ``most`` runs."""
+
+    def __init__(self, most=10**9):
+        self.total = self.done = 0
+        self.most = most
+
+    def start(self, total, what):
+        self.total = total
+
+    def step(self, what):
+        self.done += 1
+
+    def cancelled(self):
+        return self.done >= self.most
+
+
+def state():
+    """What a person would notice if it were changed."""
+    model = sd_models.model_data.sd_model
+    return {
+        "options": hashlib.sha256(repr(sorted(shared.opts.data.items())).encode()).hexdigest(),
+        "loaded": Path(model.sd_checkpoint_info.filename).name if hasattr(model, "sd_checkpoint_info") else None,
+        "parameters": repr(getattr(sd_models.model_data, "forge_loading_parameters", None)),
+    }
+
+
+def digest():
+    """SHA-256 of every weight of the loaded model."""
+    model, found = sd_models.model_data.sd_model, hashlib.sha256()
+    if hasattr(model, "forge_objects"):
+        parts = [model.forge_objects.unet.model, model.forge_objects.clip.cond_stage_model]
+    else:
+        parts = [model]
+    for part in parts:
+        for name, tensor in part.state_dict().items():
+            found.update(name.encode())
+            found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def loaded_loras(*names):
+    ones = [1.0] * len(names)
+    importlib.import_module("networks").load_networks(list(names), ones, ones, [None] * len(names))
+
+
+def adapters(body):
+    """The adapter by our hooks and by the program's own loader, on the same input."""
+    path, lora = Path(body["checkpoint"]), Path(body["lora"])
+    before = state()
+    with call_queue.queue_lock, borrowed(SIZE) as open_model, open_model(path) as model:
+        with open_base(path, "") as base, open_adapter(lora) as adapter:
+            changes = changes_of(adapter, base)
+        generator = torch.Generator().manual_seed(5)
+        noised, times = torch.randn((1, *model.shape), generator=generator), torch.tensor([0.5])
+
+        def run():
+            return model.noise(noised, times, ["a cat on a roof"])
+
+        plain, weights = run(), digest()
+        with applied(model.places, changes):
+            ours = run()
+        after = digest()
+        loaded_loras(lora.stem)
+        theirs = run()
+        loaded_loras()
+        back = run()
+        parts = {name: float((value - plain).norm()) for name, value in (("ours", ours), ("theirs", theirs))}
+        pictures = torch.zeros((1, 3, SIZE[1], SIZE[0]))
+        latents = model.encode(pictures)
+        said = {
+            "changes": len(changes),
+            "text": sum("text_model" in name or "resblocks" in name for name in changes),
+            "places": len(model.places),
+            "modules": len(base.modules),
+            "blocks": len(model.blocks),
+            "difference": float((ours - theirs).norm()),
+            "movement": parts,
+            "same_weights": weights == after == digest(),
+            "same_prediction": torch.equal(plain, back),
+            "latents": [list(latents.shape), bool(torch.equal(latents, model.encode(pictures)))],
+            "pictures": list(model.decode(latents).shape),
+        }
+    return {**said, "before": before, "after": state()}
+
+
+def verified(body):
+    """A LoRA and plain reuse verified; ``most`` runs at most, then it is interrupted."""
+    source, target, lora = (Path(body[name]) for name in ("source", "target", "lora"))
+    before, progress, began = state(), Count(body.get("most", 10**9)), time.monotonic()
+    matches, stopped = {}, False
+    with (
+        call_queue.queue_lock,
+        open_base(source, "") as of_source,
+        open_base(target, "") as of_target,
+        contextlib.ExitStack() as stack,
+    ):
+        wanted = Wanted(lora, {"transferred": Path(body["transferred"])}, number=body.get("number", 2))
+        try:
+            open_model = stack.enter_context(borrowed(SIZE))
+            found = verify(
+                wanted,
+                of_source,
+                of_target,
+                lambda: open_model(source),
+                lambda: open_model(target),
+                progress,
+                latent_space="sd",
+            )
+            matches = {name: match.explained for name, match in found.matches.items()}
+            matches["reuse"] = matches.pop(REUSE)
+        except CancelledError:
+            stopped = True
+    return {
+        "matches": matches,
+        "stopped": stopped,
+        "runs": [progress.done, progress.total],
+        "seconds": time.monotonic() - began,
+        "before": before,
+        "after": state(),
+    }
+
+
+def routes(_, app):
+    def answer(work, body):
+        return json.loads(json.dumps(work(body)))
+
+    @app.post("/transfer-lora-probe/adapters")
+    def _adapters(body: dict):
+        return answer(adapters, body)
+
+    @app.post("/transfer-lora-probe/verified")
+    def _verified(body: dict):
+        return answer(verified, body)
+
+    @app.post("/transfer-lora-probe/state")
+    def _state(body: dict):
+        return answer(lambda _: {**state(), "digest": digest()}, body)
+
+
+script_callbacks.on_app_started(routes)
