@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": BELOW_ENGINE,
     "api": {"engine", *BELOW_ENGINE},
     "top": {"api", "engine", *BELOW_ENGINE},
-    "cli": {"top", "api", "demo", "engine", *BELOW_ENGINE},
+    "cli": {"top", "api", "demo", "engine", "running", "strategies", *BELOW_ENGINE},
     "__main__": {"cli"},
     "webui": {"top", "api", "demo", "engine", "cli", "running", "strategies", *BELOW_ENGINE},
 }

@@ -7,11 +7,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from lib_transfer.cli import batch, cache, demo, inspect, methods, similarity, transfer, ui
+from lib_transfer.cli import batch, cache, demo, inspect, methods, similarity, transfer, ui, verify
 from lib_transfer.errors import CancelledError, StorageError, TransferError
 from lib_transfer.version import VERSION
 
-COMMANDS = (transfer, batch, inspect, similarity, methods, cache, demo, ui)
+COMMANDS = (transfer, batch, verify, inspect, similarity, methods, cache, demo, ui)
 
 EPILOG = """exit codes: 0 done (also when the same output is already there); 2 a problem with the input, which the message
 explains; 1 disk, memory or an internal error, or some LoRAs of a batch failed; 130 interrupted"""

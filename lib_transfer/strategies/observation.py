@@ -15,7 +15,7 @@ from lib_transfer.running.inputs import Inputs, noised_inputs
 from lib_transfer.running.latents import LatentMap
 from lib_transfer.running.model import Model, predict
 from lib_transfer.running.record import seen
-from lib_transfer.running.sampling import sample
+from lib_transfer.running.sampling import STEPS, sample
 from lib_transfer.strategies.movement import predictions
 from lib_transfer.strategies.streams import Streams
 
@@ -36,7 +36,14 @@ class Questions:
 
 
 def ask(
-    target: Model, prompts: Sequence[str], number: int, seed: int, latent_space: str, progress: Progress
+    target: Model,
+    prompts: Sequence[str],
+    number: int,
+    seed: int,
+    latent_space: str,
+    progress: Progress,
+    *,
+    steps: int = STEPS,
 ) -> Questions:
     """Inputs that the target makes itself.
 
@@ -47,9 +54,10 @@ def ask(
         seed: of all noise.
         latent_space: the source's; pictures are made where it is another one.
         progress: asked before every run whether to stop.
+        steps: of the sampling.
     """
     said = [prompts[place % len(prompts)] for place in range(number)]
-    clean = sample(target, said, seed, progress)
+    clean = sample(target, said, seed, progress, steps=steps)
     _finite(clean, "The target's samples")
     pictures = None if latent_space == target.latent_space else target.decode(clean)
     return Questions(noised_inputs(clean, said, seed + 1), target.latent_space, pictures)

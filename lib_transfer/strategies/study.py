@@ -20,6 +20,7 @@ from lib_transfer.progress import Progress
 from lib_transfer.running.apply import Change, Changes
 from lib_transfer.running.inputs import Inputs
 from lib_transfer.running.model import Model
+from lib_transfer.running.sampling import STEPS
 from lib_transfer.running.sampling import runs as sampling_runs
 from lib_transfer.strategies.choice import Choice, choose
 from lib_transfer.strategies.movement import Match, match, predictions, subset
@@ -44,6 +45,7 @@ class Plan:
         prompts: of the inputs, taken in turn; the adapter's trigger words belong in them.
         number: of inputs that matches are taken on.
         seed: of all noise.
+        steps: of the sampling of each input.
         pursue: the adapter whose strengths are fitted; None for none.
         group: of every module of the target that it changes.
         reconstruct: whether an adapter is made from the source's movements; also on top of the pursued one.
@@ -56,6 +58,7 @@ class Plan:
     prompts: Sequence[str]
     number: int = 8
     seed: int = 0
+    steps: int = STEPS
     pursue: str | None = None
     group: Mapping[str, str] = field(default_factory=dict)
     reconstruct: bool = False
@@ -86,7 +89,7 @@ class Plan:
             fitted += once * (2 if self.pursue is not None else 1)
             tried += 2 if self.pursue is not None else 1
         checked = 2 * self.inputs + self.number * tried + self.inputs
-        return sampling_runs(self.inputs), checked + fitted
+        return sampling_runs(self.inputs, self.steps), checked + fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +147,7 @@ def study(
 
 def _asked(open_target: Open, plan: Plan, progress: Progress) -> Questions:
     with open_target() as target:
-        return ask(target, plan.prompts, plan.inputs, plan.seed, plan.latent_space, progress)
+        return ask(target, plan.prompts, plan.inputs, plan.seed, plan.latent_space, progress, steps=plan.steps)
 
 
 def _answered(

@@ -10,6 +10,7 @@ from pathlib import Path
 from lib_transfer.engine.base import Base
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.progress import Progress, duration
+from lib_transfer.running.sampling import STEPS
 from lib_transfer.strategies.changes import changes_of, copied
 from lib_transfer.strategies.prompts import prompts_of
 from lib_transfer.strategies.study import Open, Plan, Study, study
@@ -30,6 +31,7 @@ class Wanted:
         prompts: of the inputs; none for those that the original's metadata suggest.
         number: of inputs.
         seed: of all noise.
+        steps: of the sampling of each input.
     """
 
     original: Path
@@ -37,6 +39,7 @@ class Wanted:
     prompts: Sequence[str] = ()
     number: int = INPUTS
     seed: int = 0
+    steps: int = STEPS
 
 
 def verify(
@@ -74,7 +77,7 @@ def verify(
         if again:
             candidates[REUSE] = again
         prompts = tuple(wanted.prompts) or prompts_of(adapter.metadata)
-    plan = Plan(prompts, wanted.number, wanted.seed, latent_space=latent_space)
+    plan = Plan(prompts, wanted.number, wanted.seed, wanted.steps, latent_space=latent_space)
     reuse = REUSE if again else None
     return study(open_source, open_target, original, candidates, plan, progress, reuse=reuse)
 

@@ -13,6 +13,8 @@ from lib_transfer.engine.source_checkpoint import Checkpoint
 from lib_transfer.webui import settings
 
 if TYPE_CHECKING:
+    from lib_transfer.engine.base import Base
+    from lib_transfer.running import Model
     from lib_transfer.webui.compare.scene import Scene
 
 
@@ -45,6 +47,12 @@ class Turn(Protocol):
 
     def stop(self) -> None:
         """Stop what the program itself does in this turn, such as a picture."""
+
+
+class Opener(Protocol):
+    """Brings the checkpoint at a path into memory, in place of whatever was there."""
+
+    def __call__(self, path: Path) -> AbstractContextManager[Model]: ...
 
 
 class Host(ABC):
@@ -114,6 +122,28 @@ class Host(ABC):
 
     def draw(self, scene: Scene, prompt: str, checkpoint: Checkpoint) -> bytes:
         """A picture of ``scene`` with another prompt, as a JPEG file. Only within a turn in the program's queue."""
+        raise NotImplementedError
+
+    def runs(self) -> bool:
+        """Whether its models can be run for what they tell."""
+        return False
+
+    def latent_space(self, base: Base) -> str:
+        """A word for the autoencoder of a checkpoint that can be run.
+
+        Raises:
+            UnsupportedError: it is of no kind that can be run.
+        """
+        raise NotImplementedError
+
+    def models(self, size: tuple[int, int]) -> AbstractContextManager[Opener]:
+        """What brings checkpoints into memory, one after the other; at the end the person's own is loaded again.
+
+        Only within a turn in the program's queue.
+
+        Args:
+            size: width and height of pictures in pixels; zeros for what a checkpoint was trained on.
+        """
         raise NotImplementedError
 
     def setting(self, key: str) -> Any:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lib_transfer.webui.compare.comparison import Shown
 
 State = Literal["waiting", "running", "stopping", "done", "stopped", "failed"]
-Kind = Literal["transfer", "analyse", "compare", "plan", "batch"]
+Kind = Literal["transfer", "analyse", "compare", "plan", "batch", "verify"]
 
 KEPT = 30
 """Finished jobs whose results can still be shown."""
@@ -156,6 +156,10 @@ class Job:
 
     def done(self) -> str:
         """What there is to say at the end, as HTML; "" for what became of each LoRA."""
+        return ""
+
+    def halted(self) -> str:
+        """What there is to say when it was stopped, as HTML; "" for how many LoRAs had been written."""
         return ""
 
     def finish(self, state: State) -> None:

@@ -40,6 +40,8 @@ def _words(job: Job, share: float, text: str, left: float | None) -> str:
         )
     if job.state == "done":
         return job.done() or f"<p>{escape(_done(job))}</p>"
+    if job.state == "stopped" and job.halted():
+        return job.halted()
     if job.state == "stopped":
         done = sum(outcome.status in ("written", "already done") for outcome in job.outcomes)
         return f"<p>Stopped. {_count(done, 'LoRA')} had been written; nothing is half-written.</p>"

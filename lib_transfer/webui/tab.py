@@ -17,6 +17,7 @@ from lib_transfer.webui.compare.panel import Controls
 from lib_transfer.webui.desk import Desk
 from lib_transfer.webui.gradio_compat import HIDDEN, blocks, control, elem_id, on
 from lib_transfer.webui.order import ACTIVE, AUTOMATIC
+from lib_transfer.webui.verify import panel as verify_panel
 
 TITLE = "Transfer LoRA"
 ELEM_ID = "transfer_lora"
@@ -38,6 +39,7 @@ class _Parts:
     transfer: Any
     analyse: Any
     compare: Controls
+    verify: verify_panel.Controls
     batch: BatchView
     interrupt: Any
     skip: Any
@@ -73,7 +75,7 @@ def tab(desk: Desk) -> gr.Blocks:
                 inputs = _inputs(desk, method)
             with gr.Column(elem_id=elem_id("results"), min_width=320):
                 with gr.Column(elem_id=elem_id("transfer_results")):
-                    outputs = _outputs()
+                    outputs = _outputs(desk)
                 inputs["batch"].outputs()
         parts = _Parts(**inputs, **outputs, signals=_signals())
         _wire(desk, parts)
@@ -140,7 +142,7 @@ def _adapters(made: dict[str, Any]) -> None:
     made["chosen"] = control(gr.HTML, "chosen", value="")
 
 
-def _outputs() -> dict[str, Any]:
+def _outputs(desk: Desk) -> dict[str, Any]:
     return {
         "status": control(gr.HTML, "status", value=status.IDLE),
         "pictures": control(gr.HTML, "pictures", value=""),
@@ -153,6 +155,7 @@ def _outputs() -> dict[str, Any]:
             choices=[],
             visible=False,
         ),
+        "verify": verify_panel.controls(desk.host),
         "details": control(gr.HTML, "details", value=""),
     }
 
@@ -188,5 +191,7 @@ def _wire(desk: Desk, parts: _Parts) -> None:
     on(signals["poll"].click, desk.poll, [signals["job"]], [parts.status])
     on(signals["show"].click, desk.results, [signals["job"], parts.picker], results_of_job)
     panel.Compare(desk).wire(parts.compare, signals["job"], parts.asked, started, parts.pictures, signals["show"])
+    opened = (parts.refresh, signals["open"])
+    verify_panel.Verify(desk).wire(parts.verify, signals["job"], parts.picker, parts.status, signals["show"], opened)
     parts.batch.wire(desk, parts.asked)
     on(parts.picker.input, desk.details, [signals["job"], parts.picker], [parts.details])

@@ -43,7 +43,7 @@ class Count:
 
 def state():
     """What a person would notice if it were changed."""
-    model = sd_models.model_data.sd_model
+    model = shared.sd_model  # on A1111, waits for the load that begins with the program
     return {
         "options": hashlib.sha256(repr(sorted(shared.opts.data.items())).encode()).hexdigest(),
         "loaded": Path(model.sd_checkpoint_info.filename).name if hasattr(model, "sd_checkpoint_info") else None,
@@ -121,7 +121,7 @@ def verified(body):
         open_base(target, "") as of_target,
         contextlib.ExitStack() as stack,
     ):
-        wanted = Wanted(lora, {"transferred": Path(body["transferred"])}, number=body.get("number", 2))
+        wanted = Wanted(lora, {"transferred": Path(body["transferred"])}, number=body["number"], steps=body["steps"])
         try:
             open_model = stack.enter_context(borrowed(SIZE))
             found = verify(

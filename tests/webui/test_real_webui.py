@@ -268,6 +268,28 @@ def test_an_adapter_by_our_hooks_does_what_the_programs_own_loader_does(webui: W
     assert said["before"] == said["after"]
 
 
+def test_plain_reuse_on_the_source_itself_reproduces_and_the_persons_checkpoint_comes_back(webui: WebUI) -> None:
+    picture = webui.picture(PROMPT, webui.target)
+    before = webui.call("transfer-lora-probe/state", {})
+    assert before["loaded"] == webui.target.name
+    lora = str(webui.loras / "beside" / "wide.safetensors")
+    body = {"source": str(webui.source), "target": str(webui.source), "lora": lora, "transferred": lora}
+    body |= {"number": 2, "steps": 3}
+    said = webui.call("transfer-lora-probe/verified", body)
+    assert said["matches"] == {"transferred": pytest.approx(1, abs=1e-3), "reuse": pytest.approx(1, abs=1e-3)}
+    assert said["runs"] == [22, 22]
+    assert said["before"] == said["after"]
+    assert webui.call("transfer-lora-probe/state", {}) == before
+
+    # Between relatives it does something else; and stopped with the source in memory, the person's comes back too.
+    body["target"] = str(webui.target)
+    said = webui.call("transfer-lora-probe/verified", {**body, "most": 14})
+    assert said["stopped"]
+    assert said["runs"] == [14, 22]
+    assert webui.call("transfer-lora-probe/state", {}) == before
+    assert np.array_equal(webui.picture(PROMPT, webui.target), picture)
+
+
 def test_two_passes_with_two_checkpoints_have_two_copies(webui: WebUI) -> None:
     webui.generate(f"{PROMPT} <tlora:learned:1>")
     [copy] = webui.copies()

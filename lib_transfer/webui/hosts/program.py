@@ -12,15 +12,18 @@ import importlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib_transfer.webui import files
 from lib_transfer.webui.compare.scene import Scene
-from lib_transfer.webui.host import Active, Checkpoint, Host, Turn
+from lib_transfer.webui.host import Active, Checkpoint, Host, Opener, Turn
 from lib_transfer.webui.hosts import drawing
 from lib_transfer.webui.settings import PREFIX
+
+if TYPE_CHECKING:
+    from lib_transfer.engine.base import Base
 
 logger = logging.getLogger("transfer_lora")
 
@@ -126,6 +129,24 @@ class Program(Host):
     def draw(self, scene: Scene, prompt: str, checkpoint: Checkpoint) -> bytes:
         """As txt2img does, without scripts, saving nothing."""
         return drawing.draw(scene, prompt, checkpoint.path)
+
+    def runs(self) -> bool:
+        """A1111's and Forge's can."""
+        from lib_transfer.webui.hosts import running  # noqa: PLC0415 - torch is imported when it is used
+
+        return running.runs()
+
+    def latent_space(self, base: Base) -> str:
+        """By architecture."""
+        from lib_transfer.webui.hosts.running.kinds import latent_space_of  # noqa: PLC0415
+
+        return latent_space_of(base)
+
+    def models(self, size: tuple[int, int]) -> AbstractContextManager[Opener]:
+        """The WebUI's own, loaded as it loads them."""
+        from lib_transfer.webui.hosts import running  # noqa: PLC0415 - torch is imported when it is used
+
+        return running.borrowed(size, self.encoders())
 
     @contextmanager
     def within_generation(self, text: str) -> Iterator[Turn]:

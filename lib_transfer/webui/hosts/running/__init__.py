@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lib_transfer.engine.base import open_base
+from lib_transfer.engine.base import encoders_among, open_base
 from lib_transfer.errors import RequestError, UnsupportedError
 from lib_transfer.running import Model
+from lib_transfer.webui.host import Opener
 from lib_transfer.webui.hosts.running import a1111, forge
 from lib_transfer.webui.hosts.running.kinds import Size, kind_of
 
-Opener = Callable[[Path], AbstractContextManager[Model]]
-"""Brings the checkpoint at a path into memory, in place of whatever was there."""
-
 
 @contextmanager
-def borrowed(size: Size = (0, 0)) -> Iterator[Opener]:
+def borrowed(size: Size = (0, 0), beside: Sequence[Path] = ()) -> Iterator[Opener]:
     """The program's model, to be exchanged for others one after the other; only within a turn in the program's queue.
 
     Whatever happens, the person's checkpoint is loaded again at the end, and no option is changed.
 
     Args:
         size: width and height of pictures in pixels; zeros for what the architecture was trained on.
+        beside: files that the program loads beside every checkpoint, text encoders among them.
 
     Raises:
         UnsupportedError: the program is none whose models can be run from here.
@@ -36,7 +35,8 @@ def borrowed(size: Size = (0, 0)) -> Iterator[Opener]:
 
         @contextmanager
         def open_model(path: Path) -> Iterator[Model]:
-            with open_base(path, "") as base:
+            encoders = encoders_among(path, beside) if beside else ()
+            with open_base(path, "", [(encoder, "") for encoder in encoders]) as base:
                 kind_of(base, size)
                 model = program.model_of(load(_description(path)), base, size)
             try:

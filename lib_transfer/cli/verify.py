@@ -1,0 +1,140 @@
+"""``verify``: run both models, and say whether a transferred LoRA does to the target what the original does to the source."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from lib_transfer import api
+from lib_transfer import method as registry
+from lib_transfer.cli import terminal
+from lib_transfer.engine.base import Base, open_base
+from lib_transfer.engine.destination import Destination
+from lib_transfer.engine.run import Runtime
+from lib_transfer.engine.transfer import transfer
+from lib_transfer.errors import RequestError
+from lib_transfer.strategies import Study
+from lib_transfer.strategies.loading import LATENT_SPACE, family_of, loaded
+from lib_transfer.strategies.study import Open
+from lib_transfer.strategies.tokens import vocabulary
+from lib_transfer.strategies.verification import INPUTS, Wanted, cost, verify
+
+SCHEMA = 1
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("verify", help="run both models: does a transferred LoRA do what the original does?")
+    parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="the original LoRA")
+    again = "; again for a text encoder in a file of its own"
+    for flag, text in (("--source", "the checkpoint it was trained on"), ("--target", "the other checkpoint")):
+        parser.add_argument(
+            flag, type=Path, action="append", metavar="CKPT", required=True, help=f"{text}{again} (SD1, SD2, SDXL)"
+        )
+    parser.add_argument(
+        "--transferred", type=Path, action="append", default=[], metavar="FILE",
+        help=f"what was made of it for the target; again for others (made by {registry.DEFAULT} when not given)",
+    )  # fmt: skip
+    parser.add_argument("--inputs", type=_positive, default=INPUTS, metavar="N", help=f"to run on ({INPUTS})")
+    parser.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT", help="of the inputs; again for others (its own words)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all noise (0)")
+    parser.add_argument(
+        "--size", type=_positive, metavar="PIXELS", help="of the pictures (as the model was trained: 512, 768, 1024)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found as JSON (- for stdout)")
+    terminal.add_runtime(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; 2 where no transferred LoRA comes through."""
+    terminal.check_report_path(options.json)
+    runtime, out = terminal.runtime(options), terminal.talk(options.json)
+    with ExitStack() as stack:
+        source, target = (stack.enter_context(_base(paths, runtime)) for paths in (options.source, options.target))
+        sides = {base.path: _side(base, options.size) for base in (source, target)}
+        if LATENT_SPACE[source.architecture.kin] != LATENT_SPACE[target.architecture.kin]:
+            raise RequestError(
+                f"{source.path.name} and {target.path.name} have different autoencoders, which are not run here.",
+                hint="The Transfer LoRA tab of a WebUI can verify such a pair.",
+            )
+        files = options.transferred or [stack.enter_context(_made(options, runtime))]
+        names = {path.name: path for path in files}
+        print(f"Running the models takes {cost(options.inputs, len(names))}", file=out)
+        if vocabulary() is None:
+            print("CLIP's vocabulary is not installed (open_clip has it), so prompts are random words.", file=out)
+        found = verify(
+            Wanted(options.adapter, names, options.prompt, options.inputs, options.seed),
+            source,
+            target,
+            _opens(source, runtime, sides[source.path]),
+            _opens(target, runtime, sides[target.path]),
+            terminal.Bar(),
+            latent_space=LATENT_SPACE[source.architecture.kin],
+        )
+    print(text(found), file=out)
+    if options.json:
+        terminal.write_json(options.json, facts(found))
+    return 0 if found.choice.name is not None else 2
+
+
+def text(found: Study) -> str:
+    """What was found, for a person."""
+    width = max(map(len, found.matches))
+    lines = [f"{name:<{width}}  {match.text}" for name, match in found.matches.items()]
+    return "\n".join([*lines, found.choice.reason])
+
+
+def facts(found: Study) -> dict[str, Any]:
+    """The same for a program."""
+    matches = {
+        name: {"explained": match.explained, "each": list(match.each), "verdict": match.verdict}
+        for name, match in found.matches.items()
+    }
+    return {"schema": SCHEMA, "matches": matches, "best": found.choice.name, "reason": found.choice.reason}
+
+
+def _base(paths: list[Path], runtime: Runtime) -> Any:
+    hashes = runtime.hashes
+    return open_base(paths[0], hashes.sha256(paths[0]), [(path, hashes.sha256(path)) for path in paths[1:]])
+
+
+def _side(base: Base, pixels: int | None) -> int:
+    """Of the latents; halved three times in the UNet."""
+    family = family_of(base)
+    side = family.side if pixels is None else pixels // 8
+    if side % 8:
+        raise RequestError(f"Pictures of {pixels} pixels cannot be made.", hint="Choose a multiple of 64.")
+    return side
+
+
+def _opens(base: Base, runtime: Runtime, side: int) -> Open:
+    def opened() -> Any:
+        return loaded(base, runtime.torch_device, side)
+
+    return opened
+
+
+@contextmanager
+def _made(options: argparse.Namespace, runtime: Runtime) -> Iterator[Path]:
+    """What the default method makes of the LoRA, for as long as it is looked at."""
+    request = api.request(options.adapter, source=options.source, target=options.target, runtime=runtime)
+    with tempfile.TemporaryDirectory(prefix="transfer-lora-") as folder:
+        file = Path(folder) / f"{registry.DEFAULT}.safetensors"
+        result = transfer(request, Destination(file=file), runtime=runtime, progress=terminal.Bar())
+        if result.path is None:
+            raise RequestError("Nothing of the LoRA could be carried to the target, so there is nothing to verify.")
+        yield result.path
+
+
+def _positive(given: str) -> int:
+    number = int(given)
+    if number < 1:
+        raise argparse.ArgumentTypeError("it has to be 1 or more")
+    return number

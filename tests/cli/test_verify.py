@@ -1,0 +1,79 @@
+"""``verify`` from the command line, where the answer is known: the same model, no change, the opposite change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests import tiny
+from tests.cli.conftest import Done
+
+Cli = Callable[..., Done]
+FEW = ("--inputs", 1, "--size", 128, "--device", "cpu")
+
+
+def _times(path: Path, by: float, to: Path) -> Path:
+    tensors = {key: t * by if key.endswith("lora_up.weight") else t for key, t in load_file(path).items()}
+    return tiny.save(to, tensors)
+
+
+def test_the_answers_that_are_known(cli: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
+    """On one model, nothing explains nothing, reuse everything, and the opposite less than nothing."""
+    nothing, opposite = (
+        _times(style, by, tmp_path / f"{name}.safetensors") for name, by in (("nothing", 0), ("opposite", -1))
+    )
+    before = {path: path.read_bytes() for path in (style, nothing, opposite)}
+    done = cli(
+        "verify", style, "--source", files["sd1-source"], "--target", files["sd1-source"], "--transferred", nothing,
+        "--transferred", opposite, "--prompt", "a house", *FEW, "--json", "-",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    found = {name: match["explained"] for name, match in told["matches"].items()}
+    assert found["plain reuse"] == pytest.approx(1, abs=1e-4)
+    assert found["nothing.safetensors"] == 0
+    assert found["opposite.safetensors"] < -0.5
+    assert told["best"] == "plain reuse"
+    assert "48 runs" not in done.err
+    assert "6 runs of the models and 40 for sampling the inputs" in done.err
+    assert "nothing.safetensors   The target does not move as the source does: it does not transfer" in done.err
+    assert {path: path.read_bytes() for path in before} == before
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in before}
+
+
+def test_without_a_transferred_file_one_is_made_and_goes_again(
+    cli: Cli, style: Path, files: tiny.Files, tmp_path: Path
+) -> None:
+    done = cli(
+        "verify", style, "--source", files["sd1-source"], "--target", files["sd1-target"], *FEW, "--json", "found.json"
+    )
+    told = json.loads((tmp_path / "found.json").read_text())
+    assert set(told["matches"]) == {"rotation.safetensors", "plain reuse"}
+    assert done.code == (0 if told["best"] else 2), done.err
+    assert told["reason"] in done.out
+    assert {p.name for p in tmp_path.iterdir()} == {style.name, "found.json"}
+
+
+def test_what_cannot_be_verified_is_said_before_anything_runs(
+    several: Callable[..., dict[str, Done]], style: Path, files: tiny.Files, tmp_path: Path
+) -> None:
+    flux = tiny.save(tmp_path / "flux.safetensors", tiny.weights("flux-dev"), torch.float16)
+    source = ("verify", style, "--source", files["sd1-source"])
+    done = several({
+        "flux": (*source, "--target", flux, *FEW),
+        "autoencoders": (*source, "--target", files["sdxl-source"], *FEW),
+        "size": (*source, "--target", files["sd1-target"], "--size", 100),
+        "inputs": (*source, "--target", files["sd1-target"], "--inputs", 0),
+        "other": ("verify", style, "--source", files["sdxl-source"], "--target", files["sdxl-target"], *FEW),
+    })  # fmt: skip
+    assert {name: it.code for name, it in done.items()} == dict.fromkeys(done, 2)
+    assert "cannot be run without a WebUI" in done["flux"].err
+    assert "different autoencoders" in done["autoencoders"].err
+    assert "Pictures of 100 pixels cannot be made." in done["size"].err
+    assert "it has to be 1 or more" in done["inputs"].err
+    assert not any("Traceback" in it.err for it in done.values())
