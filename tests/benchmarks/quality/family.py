@@ -30,11 +30,9 @@ TRIMMED = (
 """What every base in the layout of Stable Diffusion 1 lacks: pictures this small have no use for a fourth resolution."""
 
 PRUNED = (
-    "down_blocks.1.attentions.1",
+    *(f"down_blocks.{i}.attentions.1" for i in range(3)),
     "mid_block.attentions.0",
-    "up_blocks.1.attentions.1",
-    "up_blocks.2.attentions.1",
-    "up_blocks.3.attentions.1",
+    *(f"up_blocks.{i}.attentions.{j}" for i in range(1, 4) for j in (1, 2)),
 )
 """Attentions that the pruned relative lacks; the residual blocks before them stay."""
 
@@ -66,7 +64,7 @@ RECIPES = (
     Recipe("base", "sd1", "plain", 2500, 2e-3),
     Recipe("mild", "sd1", "mild", 200, 5e-4, "base"),
     Recipe("far", "sd1", "far", 700, 2e-3, "base"),
-    Recipe("pruned", "pruned", "plain", 500, 1e-3, "base", taught=True),
+    Recipe("pruned", "pruned", "plain", 800, 2e-3, "base", taught=True),
     Recipe("unrelated", "other", "plain", 2500, 2e-3),
 )
 

@@ -28,8 +28,13 @@ UNTRIED = ("copy x1.3", RETRAINED)
 HELD_OUT = 256
 """Pictures that losses are taken on."""
 
-INPUTS, QUICK_INPUTS = 8, 2
-"""Inputs that movement match is taken on, and as many to fit to."""
+INPUTS, FITTING = 8, 32
+"""Inputs that movement match is taken on, and those to fit to.
+
+A latent is 8 by 8 here and 64 by 64 in a real base: what is fitted needs more of them to see as many tokens.
+"""
+
+QUICK_INPUTS = 2
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,11 @@ def _judged(shop: Workshop, pair: str, style: str) -> Case:
     files = {name: path for name, path in candidates(shop, pair, style).items() if name not in FITTED}
     changes = {name: adapters.read(path, target) for name, path in files.items()}
     reuse = REUSE if REUSE in changes else None
-    inputs = INPUTS if shop.effort == 1.0 else QUICK_INPUTS
+    inputs, fitting = (INPUTS, FITTING) if shop.effort == 1.0 else (QUICK_INPUTS, QUICK_INPUTS)
     plan = Plan(
-        prompts=pictures.prompts(2 * inputs, shop.seed + 100, style),
+        prompts=pictures.prompts(inputs + fitting, shop.seed + 100, style),
         number=inputs,
-        fitting=inputs,
+        fitting=fitting,
         seed=shop.seed + 200,
         pursue=reuse,
         group=groups(module for module, _ in target.found().values()),
