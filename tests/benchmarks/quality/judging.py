@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 
 from lib_transfer.progress import Silent
-from lib_transfer.running import Model, applied
+from lib_transfer.running import Change, Model, applied
 from lib_transfer.strategies import Plan, choose, groups, study
 from lib_transfer.strategies.study import BOTH, PURSUIT, RECONSTRUCTION
 from tests.benchmarks.quality import adapters, pictures
-from tests.benchmarks.quality.adapters import Changes
 from tests.benchmarks.quality.family import Base
-from tests.benchmarks.quality.training import LORA_RANK, Workshop, loss_of
+from tests.benchmarks.quality.training import LORA_RANK, Workshop, loss_of, recipe_of
 
 SOURCE = "base"
 REUSE, RETRAINED = "copy", "retrained"
@@ -113,17 +112,16 @@ def _judged(shop: Workshop, pair: str, style: str) -> Case:
     for name in FITTED:
         if name in found.changes:
             adapters.write(_file(shop, pair, style, name), found.changes[name], target)
-    nothing = loss(target, {}, style, shop)
-    retrained = loss(target, changes[RETRAINED], style, shop)
-    gains = {name: nothing - loss(target, dict(changes), style, shop) for name, changes in found.changes.items()}
+    losses = {name: loss(shop, pair, target, changes, style) for name, changes in found.changes.items()}
+    nothing = loss(shop, pair, target, {}, style)
     return Case(
         pair,
         style,
         {name: match.explained for name, match in found.matches.items()},
         {name: match.spread for name, match in found.matches.items()},
-        {name: 100 * gain / (nothing - retrained) for name, gain in gains.items()},
-        (nothing, retrained),
-        (loss(source, {}, style, shop), loss(source, original, style, shop)),
+        {name: 100 * (nothing - lost) / (nothing - losses[RETRAINED]) for name, lost in losses.items()},
+        (nothing, losses[RETRAINED]),
+        (loss(shop, SOURCE, source, {}, style), loss(shop, SOURCE, source, original, style)),
         choice.name,
         choice.reason,
         found.pursuit.strengths if found.pursuit is not None else {},
@@ -131,10 +129,10 @@ def _judged(shop: Workshop, pair: str, style: str) -> Case:
 
 
 @torch.no_grad()
-def loss(base: Base, changes: Changes, style: str, shop: Workshop) -> float:
-    """The denoising loss of ``base`` with an adapter, on held-out pictures in the style."""
+def loss(shop: Workshop, name: str, base: Base, changes: Mapping[str, Change], style: str) -> float:
+    """The denoising loss of the base ``name`` with an adapter, on held-out pictures of its domain in the style."""
     generator = shop.generator(f"held out {style}")
-    shown = pictures.draw(HELD_OUT, generator, "plain", style)
+    shown = pictures.draw(HELD_OUT, generator, recipe_of(name).domain, style)
     noise = torch.randn(base.autoencoder.encode(shown.pixels).shape, generator=generator)
     times = (torch.randperm(HELD_OUT, generator=generator) + 0.5) / HELD_OUT
     with applied(base.running().places, changes):

@@ -48,8 +48,7 @@ class Workshop:
 
     def base(self, name: str) -> Base:
         """The base of this name, trained now if there is no file of it yet."""
-        recipe = next(recipe for recipe in RECIPES if recipe.name == name)
-        path = self.base_file(name)
+        recipe, path = recipe_of(name), self.base_file(name)
         if not path.exists():
             _train_base(self, recipe, path)
         base = Base(recipe.layout)
@@ -57,7 +56,7 @@ class Workshop:
         return base.eval().requires_grad_(False)
 
     def lora(self, name: str, style: str) -> Path:
-        """The LoRA for a style, trained on the base of this name, now if there is no file of it yet."""
+        """The LoRA for a style in the base's own domain, trained on the base of this name now if there is no file of it."""
         path = self.lora_file(name, style)
         if not path.exists():
             _train_lora(self, name, style, path)
@@ -79,6 +78,11 @@ class Workshop:
         """Chance for a stage, whichever were done before in this run."""
         digest = hashlib.sha256(f"{self.seed} {stage}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of the base of this name."""
+    return next(recipe for recipe in RECIPES if recipe.name == name)
 
 
 def loss_of(base: Base, shown: pictures.Pictures, noise: Tensor, times: Tensor, prompts: Iterable[str]) -> Tensor:
@@ -133,7 +137,7 @@ def _train_lora(shop: Workshop, name: str, style: str, path: Path) -> None:
     parameters = [p for layer in layers.values() for p in (layer.up, layer.down)]
 
     def loss() -> Tensor:
-        batch = _batch(base, generator, "plain", style)
+        batch = _batch(base, generator, recipe_of(name).domain, style)
         noised = base.schedule.noised(batch.latents, batch.noise, batch.times)
         missed = base(noised, base.schedule.steps(batch.times), batch.prompts) - batch.noise
         value: Tensor = missed.square().mean()
