@@ -1,8 +1,12 @@
-"""``verify``: run both models, and say whether a transferred LoRA does to the target what the original does to the source."""
+"""``verify``: run both models, and say whether a transferred LoRA does to the target what the original does to the source.
+
+With ``--improve``, look for one that does it better, too.
+"""
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,15 +17,17 @@ from lib_transfer import api
 from lib_transfer import method as registry
 from lib_transfer.cli import terminal
 from lib_transfer.engine.base import Base, open_base
-from lib_transfer.engine.destination import Destination
+from lib_transfer.engine.destination import Destination, need_folder, output_path, to_replace
+from lib_transfer.engine.request import TransferRequest
 from lib_transfer.engine.run import Runtime
 from lib_transfer.engine.transfer import transfer
 from lib_transfer.errors import RequestError
-from lib_transfer.strategies import Study
+from lib_transfer.strategies import Plan, Study, study
+from lib_transfer.strategies.improvement import RANK, improving, request_of
 from lib_transfer.strategies.loading import LATENT_SPACE, family_of, loaded
-from lib_transfer.strategies.study import Open
 from lib_transfer.strategies.tokens import vocabulary
-from lib_transfer.strategies.verification import INPUTS, Wanted, cost, verify
+from lib_transfer.strategies.verification import INPUTS, Gathered, Wanted, cost_of, gathered
+from lib_transfer.strategies.writing import write
 
 SCHEMA = 1
 
@@ -47,6 +53,12 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--size", type=_positive, metavar="PIXELS", help="of the pictures (as the model was trained: 512, 768, 1024)"
     )
+    parser.add_argument(
+        "--improve", type=Path, metavar="FILE",
+        help="also make better ones (pursuit, reconstruction), which takes many times longer, and write the best to FILE",
+    )  # fmt: skip
+    parser.add_argument("--rank", type=_positive, default=RANK, metavar="N", help=f"of a reconstruction ({RANK})")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output of ours")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found as JSON (- for stdout)")
     terminal.add_runtime(parser)
     parser.set_defaults(run=run)
@@ -56,32 +68,52 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; 2 where no transferred LoRA comes through."""
     terminal.check_report_path(options.json)
     runtime, out = terminal.runtime(options), terminal.talk(options.json)
+    request = api.request(options.adapter, source=options.source, target=options.target, runtime=runtime)
+    destination = None if options.improve is None else Destination(file=options.improve, overwrite=options.overwrite)
+    if destination is not None:
+        # Said before hours of running rather than after.
+        path = output_path(request, destination)
+        to_replace(path, destination)
+        need_folder(path.parent)
     with ExitStack() as stack:
         source, target = (stack.enter_context(_base(paths, runtime)) for paths in (options.source, options.target))
-        sides = {base.path: _side(base, options.size) for base in (source, target)}
-        if LATENT_SPACE[source.architecture.kin] != LATENT_SPACE[target.architecture.kin]:
-            raise RequestError(
-                f"{source.path.name} and {target.path.name} have different autoencoders, which are not run here.",
-                hint="The Transfer LoRA tab of a WebUI can verify such a pair.",
-            )
-        files = options.transferred or [stack.enter_context(_made(options, runtime))]
-        names = {path.name: path for path in files}
-        print(f"Running the models takes {cost(options.inputs, len(names))}", file=out)
+        side, space = _side(source, target, options.size)
+        files = options.transferred or [stack.enter_context(_made(request, runtime))]
+        wanted = Wanted(options.adapter, {p.name: p for p in files}, options.prompt, options.inputs, options.seed)
+        given = gathered(wanted, source, target)
+        plan = Plan(given.prompts, wanted.number, wanted.seed, latent_space=space)
+        if destination is not None:
+            plan = improving(wanted, given, target, space, options.rank)
+        print(f"This takes {cost_of(plan, len(given.candidates))}", file=out)
         if vocabulary() is None:
             print("CLIP's vocabulary is not installed (open_clip has it), so prompts are random words.", file=out)
-        found = verify(
-            Wanted(options.adapter, names, options.prompt, options.inputs, options.seed),
-            source,
-            target,
-            _opens(source, runtime, sides[source.path]),
-            _opens(target, runtime, sides[target.path]),
+        found = study(
+            lambda: loaded(source, runtime.torch_device, side),
+            lambda: loaded(target, runtime.torch_device, side),
+            given.original,
+            given.candidates,
+            plan,
             terminal.Bar(),
-            latent_space=LATENT_SPACE[source.architecture.kin],
+            reuse=given.reuse,
         )
-    print(text(found), file=out)
+        print(text(found), file=out)
+        if destination is not None and found.choice.name is not None:
+            improved = request_of(request, plan, side)
+            print(f"Written: {_write(found, found.choice.name, improved, destination, given, target)}", file=out)
     if options.json:
         terminal.write_json(options.json, facts(found))
     return 0 if found.choice.name is not None else 2
+
+
+def _write(
+    found: Study, best: str, request: TransferRequest, destination: Destination, given: Gathered, target: Base
+) -> Path:
+    path = output_path(request, destination)
+    replaced = to_replace(path, destination)
+    over = replaced == path
+    return write(
+        found.changes[best], request, given.metadata, target, facts(found), path, given.dtype, overwrite=over
+    ).path
 
 
 def text(found: Study) -> str:
@@ -94,10 +126,15 @@ def text(found: Study) -> str:
 def facts(found: Study) -> dict[str, Any]:
     """The same for a program."""
     matches = {
-        name: {"explained": match.explained, "each": list(match.each), "verdict": match.verdict}
+        name: {"explained": _number(match.explained), "each": [*map(_number, match.each)], "verdict": match.verdict}
         for name, match in found.matches.items()
     }
     return {"schema": SCHEMA, "matches": matches, "best": found.choice.name, "reason": found.choice.reason}
+
+
+def _number(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _base(paths: list[Path], runtime: Runtime) -> Any:
@@ -105,26 +142,24 @@ def _base(paths: list[Path], runtime: Runtime) -> Any:
     return open_base(paths[0], hashes.sha256(paths[0]), [(path, hashes.sha256(path)) for path in paths[1:]])
 
 
-def _side(base: Base, pixels: int | None) -> int:
-    """Of the latents; halved three times in the UNet."""
-    family = family_of(base)
-    side = family.side if pixels is None else pixels // 8
-    if side % 8:
+def _side(source: Base, target: Base, pixels: int | None) -> tuple[int, str]:
+    """The side of the latents, as the target was trained where no size is asked for, and whose latents they are."""
+    _, family = family_of(source), family_of(target)
+    # Halved three times in the UNet, and once in the autoencoder for each of three levels.
+    if pixels is not None and pixels % 64:
         raise RequestError(f"Pictures of {pixels} pixels cannot be made.", hint="Choose a multiple of 64.")
-    return side
-
-
-def _opens(base: Base, runtime: Runtime, side: int) -> Open:
-    def opened() -> Any:
-        return loaded(base, runtime.torch_device, side)
-
-    return opened
+    one, other = (LATENT_SPACE[base.architecture.kin] for base in (source, target))
+    if one != other:
+        raise RequestError(
+            f"{source.path.name} and {target.path.name} have different autoencoders, which are not run here.",
+            hint="The Transfer LoRA tab of a WebUI can verify such a pair.",
+        )
+    return family.side if pixels is None else pixels // 8, one
 
 
 @contextmanager
-def _made(options: argparse.Namespace, runtime: Runtime) -> Iterator[Path]:
+def _made(request: TransferRequest, runtime: Runtime) -> Iterator[Path]:
     """What the default method makes of the LoRA, for as long as it is looked at."""
-    request = api.request(options.adapter, source=options.source, target=options.target, runtime=runtime)
     with tempfile.TemporaryDirectory(prefix="transfer-lora-") as folder:
         file = Path(folder) / f"{registry.DEFAULT}.safetensors"
         result = transfer(request, Destination(file=file), runtime=runtime, progress=terminal.Bar())

@@ -7,9 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from lib_transfer.engine.base import Base
+from lib_transfer.engine.output import output_dtype
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.progress import Progress, duration
+from lib_transfer.running.apply import Changes
 from lib_transfer.running.sampling import STEPS
 from lib_transfer.strategies.changes import changes_of, copied
 from lib_transfer.strategies.prompts import prompts_of
@@ -66,10 +70,46 @@ def verify(
         MismatchError: nothing of an adapter fits its base.
         TransferError: a file cannot be read, or a model cannot be run.
     """
+    found = gathered(wanted, source, target)
+    plan = Plan(found.prompts, wanted.number, wanted.seed, wanted.steps, latent_space=latent_space)
+    return study(open_source, open_target, found.original, found.candidates, plan, progress, reuse=found.reuse)
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """What is compared.
+
+    Attributes:
+        original: the adapter by modules of the source.
+        candidates: by name, by modules of the target; plain reuse too, where the shapes allow it.
+        prompts: of the inputs.
+        metadata: of the original.
+        dtype: the number format that most of the original's tensors have (fp16 for float8).
+    """
+
+    original: Changes
+    candidates: Mapping[str, Changes]
+    prompts: tuple[str, ...]
+    metadata: Mapping[str, str]
+    dtype: torch.dtype
+
+    @property
+    def reuse(self) -> str | None:
+        """What plain reuse is called, if it is among the candidates."""
+        return REUSE if REUSE in self.candidates else None
+
+
+def gathered(wanted: Wanted, source: Base, target: Base) -> Gathered:
+    """Read every adapter that is compared.
+
+    Raises:
+        MismatchError: nothing of an adapter fits its base.
+        TransferError: a file cannot be read.
+    """
     with ExitStack() as stack:
         adapter = stack.enter_context(open_adapter(wanted.original))
         original = changes_of(adapter, source)
-        candidates = {
+        candidates: dict[str, Changes] = {
             name: changes_of(stack.enter_context(open_adapter(path)), target)
             for name, path in wanted.transferred.items()
         }
@@ -77,9 +117,7 @@ def verify(
         if again:
             candidates[REUSE] = again
         prompts = tuple(wanted.prompts) or prompts_of(adapter.metadata)
-    plan = Plan(prompts, wanted.number, wanted.seed, wanted.steps, latent_space=latent_space)
-    reuse = REUSE if again else None
-    return study(open_source, open_target, original, candidates, plan, progress, reuse=reuse)
+        return Gathered(original, candidates, prompts, dict(adapter.metadata), output_dtype(None, adapter))
 
 
 def cost(number: int, transferred: int = 1, seconds_per_run: float | None = None) -> str:
@@ -90,7 +128,12 @@ def cost(number: int, transferred: int = 1, seconds_per_run: float | None = None
         transferred: how many adapters are verified beside plain reuse.
         seconds_per_run: of a model, where that is known.
     """
-    sampling, rest = Plan(("",), number).runs(transferred + 1)
+    return cost_of(Plan(("",), number), transferred + 1, seconds_per_run)
+
+
+def cost_of(plan: Plan, candidates: int, seconds_per_run: float | None = None) -> str:
+    """What a study takes, in words, before it begins."""
+    sampling, rest = plan.runs(candidates)
     said = f"{rest} runs of the models and {sampling} for sampling the inputs"
     if seconds_per_run is None:
         return f"{said}; how long that takes is said once it runs."

@@ -126,3 +126,29 @@ def test_it_stops_at_any_run() -> None:
     assert progress.runs == 5
     assert all(torch.equal(p.module.weight, b) for p, b in zip(model.places.values(), before, strict=True))
     assert not any(p.module._forward_hooks for p in model.places.values())
+
+
+class Wave(nn.Module):
+    """What it says goes up and down with the strength, so that a step by its slope leads astray."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, *_: object) -> Tensor:
+        return torch.sin(3 * self.a(x.flatten(2).transpose(1, 2))).transpose(1, 2).reshape(x.shape)
+
+
+def test_a_step_that_makes_it_worse_is_not_taken() -> None:
+    network = Wave()
+    model = TorchModel(places({"a": network.a}), network, Schedule.stable_diffusion(), nets.SHAPE)
+    inputs, given = nets.inputs(3), changes("a")
+    without = predictions(model, inputs, Silent(), "")
+    wanted = predictions(model, inputs, Silent(), "", given, lambda _: 0.1) - without
+    found = pursuit.pursue(model, inputs, wanted, without, given, {"a": "one"}, Silent())
+    assert list(found.objective) == sorted(found.objective, reverse=True)
+    moved = predictions(model, inputs, Silent(), "", given, lambda _: found.strengths["one"]) - without
+    lost = float((moved - wanted).double().square().sum() / wanted.double().square().sum())
+    assert found.objective[-1] == pytest.approx(lost + pursuit.RIDGE * (found.strengths["one"] - 1) ** 2, rel=1e-3)
+    assert found.objective[-1] <= found.objective[0]

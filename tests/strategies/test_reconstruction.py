@@ -129,10 +129,13 @@ def test_runs_are_counted(tmp_path: Path) -> None:
     model, inputs = nets.model(network), nets.inputs(3)
     streams = Streams(tmp_path / "source", nets.SHAPE)
     answer(model, Questions(inputs, "", None), original(network), Silent(), streams)
-    calls = []
+    calls, ends = [], []
     network.register_forward_pre_hook(lambda *_: calls.append(1))
+    network.last.register_forward_pre_hook(lambda *_: ends.append(1))
     reconstruction.reconstruct(model, inputs, range(3), streams, 2, tmp_path / "t", Silent(), {})
     assert len(calls) == reconstruction.runs(3, 3)
+    # Only those that look at every stream go to the end.
+    assert len(ends) == 3
 
 
 def test_blocks_are_paired_by_resolution_and_depth() -> None:

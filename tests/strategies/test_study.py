@@ -107,8 +107,8 @@ def test_everything_at_once_on_a_twin() -> None:
     assert found.matches["copy"].explained < 0.3
     assert found.matches["reconstruct"].explained > 0.8
     assert found.choice.name in ("reconstruct", "pursuit + reconstruct")
-    assert len(calls) <= sum(plan.runs(1))
-    assert len(calls) > 0.6 * sum(plan.runs(1))
+    # As announced; the pursuit may do without its second iteration.
+    assert sum(plan.runs(1)) - 8 * (3 + 1) <= len(calls) <= sum(plan.runs(1))
 
 
 @pytest.mark.parametrize("stop", [0, 3, 45, 170, 190])

@@ -1,0 +1,69 @@
+"""Auto: make of an adapter what moves the target most as the original moves the source, and keep that, or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from lib_transfer.engine.base import Base
+from lib_transfer.engine.request import TransferRequest
+from lib_transfer.method import Value
+from lib_transfer.strategies.groups import groups
+from lib_transfer.strategies.study import Plan
+from lib_transfer.strategies.verification import Gathered, Wanted
+
+METHOD = "auto"
+
+RANK = 32
+"""Of a reconstruction."""
+
+
+def improving(wanted: Wanted, found: Gathered, target: Base, latent_space: str, rank: int = RANK) -> Plan:
+    """The plan that looks for better adapters than those that were gathered.
+
+    The strengths of plain reuse are fitted where it is possible (of the first transferred adapter elsewhere), and a
+    reconstruction is made, also on top of that. Fitting takes as many inputs more.
+
+    Args:
+        wanted: inputs and seed.
+        found: the adapters.
+        target: the base, for what its modules do.
+        latent_space: the source's.
+        rank: of the reconstruction.
+    """
+    first = found.reuse or next(iter(found.candidates), None)
+    group = groups(target.modules)
+    blocks = {module.position.unit for module in target.modules if module.position.role.startswith("attn1.")}
+    return Plan(
+        found.prompts,
+        wanted.number,
+        wanted.seed,
+        wanted.steps,
+        pursue=first,
+        group={} if first is None else {name: group[name] for name in found.candidates[first]},
+        reconstruct=bool(blocks),
+        rank=rank,
+        fitting=wanted.number,
+        latent_space=latent_space,
+        blocks=len(blocks),
+    )
+
+
+def request_of(transfer: TransferRequest, plan: Plan, size: int) -> TransferRequest:
+    """The request for an improved adapter: all that its result depends on.
+
+    Args:
+        transfer: the request of the transfer that it is compared with.
+        plan: of the study.
+        size: of the latents.
+    """
+    settings: dict[str, Value] = {
+        **dict(transfer.settings),
+        "from": transfer.method,
+        "inputs": plan.number,
+        "latents": size,
+        "prompts": json.dumps(list(plan.prompts)),
+        "reconstruction_rank": plan.rank,
+        "seed": plan.seed,
+    }
+    return dataclasses.replace(transfer, method=METHOD, settings=tuple(sorted(settings.items())))
