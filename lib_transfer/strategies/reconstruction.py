@@ -20,13 +20,13 @@ from lib_transfer.running.inputs import Inputs
 from lib_transfer.running.model import Model, predict
 from lib_transfer.running.record import EnoughSeen, ends_early, seen
 from lib_transfer.strategies.observation import look
-from lib_transfer.strategies.streams import Streams, partner, same_places
+from lib_transfer.strategies.streams import Streams, partners, same_places
 
 PROJECTIONS = ("attn1.to_out.0", "attn2.to_out.0", "ff.net.2")
 """What adds to the residual stream in a transformer block of Stable Diffusion."""
 
 STREAM_RIDGE = 1e-4
-PROJECTION_RIDGE = 1e-3
+PROJECTION_RIDGE = 1e-1
 
 
 def reconstruct(
@@ -61,7 +61,7 @@ def reconstruct(
         _, streams = look(target, one, mine)
         mine.put(place, "stream", streams)
         progress.step("reconstruction, the target's streams")
-    paired = {block.name: partner(block, source.facts()).name for block in mine.facts()}
+    paired = partners(mine.facts(), source.facts())
     maps = _stream_maps(mine, source, numbers, paired, aspect)
     found: dict[str, Change] = {}
     for block in target.blocks:

@@ -87,6 +87,17 @@ class Streams:
         return self.folder / f"{kind}-{number}.safetensors"
 
 
+def partners(mine: list[BlockFacts], others: list[BlockFacts]) -> dict[str, str]:
+    """Which block of another model each of a model's blocks is paired with.
+
+    Where the blocks of one are all among those of the other, one is the other pruned, and those of one name correspond.
+    Elsewhere names mean nothing.
+    """
+    names, theirs = {block.name for block in mine}, {block.name for block in others}
+    alike = names & theirs if names <= theirs or theirs <= names else set()
+    return {block.name: block.name if block.name in alike else partner(block, others).name for block in mine}
+
+
 def partner(block: BlockFacts, among: list[BlockFacts]) -> BlockFacts:
     """The block of another model at the same resolution, or else the nearest one, and at the most similar depth."""
     return min(among, key=lambda other: (abs(other.level - block.level), abs(other.depth - block.depth)))

@@ -105,6 +105,31 @@ def test_folders_are_mirrored_and_names_unique_over_the_tree(world: World, loras
     assert sorted(contents(out)) == made
 
 
+def test_names_that_differ_in_case_alone_are_one_name(world: World, loras: Path, tmp_path: Path) -> None:
+    """On half of the file systems they are one file."""
+    shelf.sound(loras, "other/ONE", 9)
+    out = tmp_path / "out"
+    out.mkdir()
+    batch(world, loras, output=out, template="{lora}_{target}")
+    stems = [Path(name).stem.casefold() for name in contents(out)]
+    assert len(stems) == len(set(stems)) == 4
+
+
+def test_a_name_that_another_lora_has_is_not_given_even_with_a_hash(world: World, loras: Path) -> None:
+    """It is known to be taken before the request is, which the hash in the name is of."""
+    outcomes = batch(world, loras)
+    path = outcomes["one"].path
+    assert path is not None
+    path.unlink()
+    (loras / "elsewhere").mkdir()
+    taken = shelf.sound(loras, f"elsewhere/{path.stem.upper()}", 77)
+    before = taken.read_bytes()
+    again = batch(world, loras)
+    made = again["one"]
+    assert (made.status, made.path) == ("written", path.with_stem(f"{path.stem}_2"))
+    assert taken.read_bytes() == before
+
+
 class TestDone:
     """Done means same request and same inputs, read from the outputs themselves."""
 

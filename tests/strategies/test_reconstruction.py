@@ -15,7 +15,7 @@ from lib_transfer.running import Change
 from lib_transfer.strategies import reconstruction
 from lib_transfer.strategies.movement import match, predictions
 from lib_transfer.strategies.observation import Questions, answer
-from lib_transfer.strategies.streams import BlockFacts, Streams, partner, same_places
+from lib_transfer.strategies.streams import BlockFacts, Streams, partner, partners, same_places
 from tests.strategies import nets
 
 WIDTH = 12
@@ -144,6 +144,18 @@ def test_blocks_are_paired_by_resolution_and_depth() -> None:
     assert partner(BlockFacts("x", 1, 0.6), among).name == "c"
     assert partner(BlockFacts("x", 2, 0.0), among).name == "b"
     assert partner(BlockFacts("x", 3, 0.0), among).name == "b"
+
+
+def test_blocks_of_a_pruned_relative_are_paired_by_name() -> None:
+    whole = [BlockFacts(name, 1, place / 3) for place, name in enumerate("abcd")]
+    pruned = [BlockFacts("a", 1, 0.0), BlockFacts("d", 1, 1.0), BlockFacts("b", 1, 0.9)]
+    assert partners(pruned, whole) == {"a": "a", "d": "d", "b": "b"}
+    back = partners(whole, pruned)
+    assert (back["a"], back["b"], back["d"]) == ("a", "b", "d")
+    assert back["c"] == "b"
+    # A name in common of models that are no relatives means nothing.
+    other = [BlockFacts("d", 1, 0.0), BlockFacts("z", 1, 1.0)]
+    assert partners(other, whole) == {"d": "a", "z": "d"}
 
 
 def test_streams_come_back_as_they_went_and_the_same_places_meet(tmp_path: Path) -> None:
