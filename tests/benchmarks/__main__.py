@@ -12,6 +12,9 @@ from tests.benchmarks import adapters, speed
 def main() -> None:
     """Run the benchmark that is asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=speed.__doc__)
+    parser.add_argument("part", nargs="?", choices=("quality",), help="whether transferred LoRAs work; else how fast")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="of the quality's models; several for as many")
+    parser.add_argument("--quick", action="store_true", help="of quality: hardly train, to see that everything runs")
     parser.add_argument("--architecture", choices=("sd1", "sdxl"), default="sd1")
     parser.add_argument("--spectrum", choices=("steep", "gentle"), default="steep")
     parser.add_argument("--no-recipe", action="store_true", help="leave the slow comparison out")
@@ -24,6 +27,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, metavar="LORAS", help="measure a batch alone, of so many LoRAs (50)")
     parser.add_argument("--gigabytes", type=float, default=2.0, metavar="GB", help="memory limit of the batch")
     options = parser.parse_args()
+    if options.part == "quality":
+        from tests.benchmarks import quality  # needs diffusers
+
+        quality.run(options.dir / "quality", options.seed, quick=options.quick)
+        return
     if options.batch is not None:
         from tests.benchmarks import batch
 

@@ -1,0 +1,71 @@
+"""Adapters of the benchmark as files: transferred by the product, read onto a running base, written as kohya writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import lib_transfer
+from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.formats.lora_tensors import lora_tensors
+from lib_transfer.formats.update import LowRank
+from lib_transfer.formats.writer import write_adapter
+from lib_transfer.linalg.factors import Factors
+from lib_transfer.running import Change
+from tests.benchmarks.quality.family import Base
+
+Changes = dict[str, Change]
+
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "copy": {"method": "copy"},
+    "copy x1.3": {"method": "copy", "strength": 1.3},
+    "lora-x": {"method": "lora-x"},
+    "prolora": {"method": "prolora"},
+    "rotation": {"method": "rotation"},
+}
+"""What looks at weights alone, with the settings that differ from the defaults."""
+
+FORCED: Mapping[str, Mapping[str, Any]] = {"lora-x": {"method": "lora-x", "force": True}}
+"""The same between architectures, where only this one can be made to do anything."""
+
+
+def transferred(adapter: Path, source: Path, target: Path, path: Path, **settings: Any) -> Path | None:
+    """Transfer an adapter file; None where nothing could be carried. An output that is there is kept.
+
+    Args:
+        adapter: the file.
+        source, target: checkpoints.
+        path: of the output.
+        settings: the method and its own.
+    """
+    runtime = lib_transfer.Runtime(device="cpu", cache_folder=path.parent / "cache", workers=1)
+    request = lib_transfer.request(adapter, source=source, target=target, runtime=runtime, **settings)
+    return lib_transfer.transfer(request, lib_transfer.Destination(file=path, overwrite=True), runtime=runtime).path
+
+
+def read(path: Path, base: Base) -> Changes:
+    """What the LoRA file at ``path`` does to ``base``, by canonical name of the module."""
+    named = {name.text: module for module, _ in base.found().values() for name in module.names}
+    changes = {}
+    with open_adapter(path) as adapter:
+        for name, group in adapter.groups.items():
+            update = group.update()
+            assert isinstance(update, LowRank)
+            changes[named[name].name] = Change(Factors(update.up, update.down))
+    return changes
+
+
+def write(path: Path, changes: Mapping[str, Change], base: Base) -> None:
+    """Write what :func:`read` reads."""
+    found = base.found()
+    tensors: dict[str, Tensor] = {}
+    for name, change in changes.items():
+        module, _ = found[name]
+        assert isinstance(change.weight, Factors)
+        assert module.output_name is not None
+        tensors |= lora_tensors(module.output_name, change.weight.up, change.weight.down, None, torch.float32)
+    write_adapter(path, tensors, {"ss_network_module": "networks.lora"}, overwrite=True)
