@@ -14,6 +14,9 @@ from lib_transfer.linalg.factors import Factors
 RIDGE = 1e-3
 """Strength of the ridge, as a share of the mean squared length of a column of ``X``."""
 
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Those that are tried where one is chosen."""
+
 
 class Moments:
     """``X^T X`` and ``X^T Y`` of observations that were added one batch after the other, in float64.
@@ -27,14 +30,27 @@ class Moments:
     def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
         self.gram = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
         self.cross = torch.zeros(inputs, outputs, dtype=torch.float64, device=device)
-        self.count = 0
+        self.squares = 0.0
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Take in the rows of ``x`` ``(n, p)`` and of ``y`` ``(n, q)``."""
         x, y = x.double(), y.double()
         self.gram += x.T @ x
         self.cross += x.T @ y
-        self.count += x.shape[0]
+        self.squares += float(y.square().sum())
+
+    def lost(self, solution: Tensor) -> float:
+        """``||X solution - Y||^2``."""
+        inner = (solution * (self.gram @ solution - 2 * self.cross)).sum()
+        return float(inner) + self.squares
+
+    def __add__(self, other: Moments) -> Moments:
+        """Those of the observations of both."""
+        inputs, outputs = self.cross.shape
+        both = Moments(inputs, outputs, self.gram.device)
+        both.gram, both.cross = self.gram + other.gram, self.cross + other.cross
+        both.squares = self.squares + other.squares
+        return both
 
 
 def regularised(gram: Tensor, ridge: float = RIDGE) -> Tensor:
@@ -47,6 +63,17 @@ def regularised(gram: Tensor, ridge: float = RIDGE) -> Tensor:
 def ridge_map(moments: Moments, ridge: float = RIDGE) -> Tensor:
     """``M`` ``(p, q)`` that minimises ``||X M - Y||^2 + lambda ||M||^2`` (Hoerl and Kennard 1970)."""
     return torch.cholesky_solve(moments.cross, torch.linalg.cholesky(regularised(moments.gram, ridge)))
+
+
+def chosen_map(fitted: Moments, held: Moments) -> Tensor:
+    """:func:`ridge_map` of all observations, with the ridge that is best on those that were held back.
+
+    Args:
+        fitted: most of them.
+        held: the others.
+    """
+    ridge = min(RIDGES, key=lambda ridge: held.lost(ridge_map(fitted, ridge)))
+    return ridge_map(fitted + held, ridge)
 
 
 def reduced_rank(solution: Tensor, gram: Tensor, rank: int, ridge: float = RIDGE) -> Factors:

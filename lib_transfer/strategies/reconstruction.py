@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib_transfer.linalg.ridge import Moments, reduced_rank, ridge_map
+from lib_transfer.linalg.ridge import Moments, chosen_map, reduced_rank, ridge_map
 from lib_transfer.progress import Progress, check
 from lib_transfer.running.apply import Change, Changes, applied
 from lib_transfer.running.inputs import Inputs
@@ -25,7 +25,6 @@ from lib_transfer.strategies.streams import Streams, partners, same_places
 PROJECTIONS = ("attn1.to_out.0", "attn2.to_out.0", "ff.net.2")
 """What adds to the residual stream in a transformer block of Stable Diffusion."""
 
-STREAM_RIDGE = 1e-4
 PROJECTION_RIDGE = 1e-1
 
 
@@ -92,14 +91,16 @@ def _stream_maps(
     mine: Streams, source: Streams, numbers: Sequence[int], paired: Mapping[str, str], aspect: float
 ) -> dict[str, Tensor]:
     """For each block of the target, the map ``(source width, target width)`` of streams; the constant part is left out."""
-    moments: dict[str, Moments] = {}
+    moments: dict[str, tuple[Moments, Moments]] = {}
     for place, number in enumerate(numbers):
         here, there = source.get(number, "stream"), mine.get(place, "stream")
         for block, other in paired.items():
             x, y = same_places(here[other], there[block], aspect)
             x = torch.cat([x, x.new_full((x.shape[0], 1), float(x.square().mean().sqrt()))], dim=1)
-            moments.setdefault(block, Moments(x.shape[1], y.shape[1])).add(x, y)
-    return {block: ridge_map(found, STREAM_RIDGE)[:-1].float() for block, found in moments.items()}
+            if block not in moments:
+                moments[block] = Moments(x.shape[1], y.shape[1]), Moments(x.shape[1], y.shape[1])
+            moments[block][place % 4 == 3].add(x, y)
+    return {block: chosen_map(*both)[:-1].float() for block, both in moments.items()}
 
 
 def _before_and_behind(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lib_transfer.linalg.ridge import Moments, reduced_rank, ridge_map
+from lib_transfer.linalg.ridge import RIDGES, Moments, chosen_map, reduced_rank, ridge_map
 
 
 def data(rows: int, p: int, q: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,3 +54,22 @@ def test_the_low_rank_form_is_the_best_one_on_the_data() -> None:
     plain = (u[:, :1] * s[:1]) @ vh[:1]
     one = reduced_rank(solution, found.gram, 1, 1e-9)
     assert (x @ plain - x @ solution).norm() > 1.05 * (x @ (one.up @ one.down).double().T - x @ solution).norm()
+
+
+def test_what_is_lost_and_what_is_joined_are_told_from_moments() -> None:
+    x, y = data(60, 7, 4)
+    one, other = moments(x[:40], y[:40]), moments(x[40:], y[40:])
+    solution = ridge_map(one, 1e-3)
+    assert abs(other.lost(solution) - float((x[40:] @ solution - y[40:]).square().sum())) < 1e-8
+    assert (ridge_map(one + other, 1e-3) - ridge_map(moments(x, y), 1e-3)).norm() < 1e-10
+
+
+def test_the_ridge_is_the_one_that_is_best_on_others() -> None:
+    """Hardly any where numbers are exact; a strong one where there are few of them and they are mostly noise."""
+    generator = torch.Generator().manual_seed(9)
+    x = torch.randn(90, 20, generator=generator, dtype=torch.float64)
+    exact = x @ torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    noise = torch.randn(90, 3, generator=generator, dtype=torch.float64)
+    for y, ridge in ((exact, min(RIDGES)), (noise, max(RIDGES))):
+        fitted, held = moments(x[:30], y[:30]), moments(x[30:], y[30:])
+        torch.testing.assert_close(chosen_map(fitted, held), ridge_map(fitted + held, ridge))

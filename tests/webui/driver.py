@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Error, Locator, Page
 
-WAIT = 30_000  # milliseconds; everything here is waited for, nothing is slept for
+WAIT = 60_000  # milliseconds, for a busy machine; everything here is waited for, nothing is slept for
 
 
 class Tab:
@@ -42,7 +42,7 @@ class Tab:
         for _ in range(5):
             self.part(name).locator("input").first.click()
             try:
-                options.first.wait_for(timeout=WAIT / 5)
+                options.first.wait_for(timeout=WAIT / 10)
                 break
             except Error:
                 self.part(name).locator("input").first.blur()
