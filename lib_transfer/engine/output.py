@@ -102,25 +102,30 @@ def metadata(
     stem: str,
 ) -> dict[str, str]:
     """The metadata of the output named ``stem``, whose parent says ``parent`` of itself."""
-    architecture = target.architecture
     return derived_metadata(
         parent,
         stem=stem,
-        base=BaseFacts(
-            name=target.path.name,
-            sha256=request.target_sha256,
-            legacy_hash=None if target.path.is_dir() else legacy_a1111_hash(target.path),
-            base_model_version=architecture.base_model_version,
-            v2=architecture.v2,
-            architecture=architecture.modelspec_architecture,
-            implementation=architecture.modelspec_implementation,
-        ),
+        base=base_facts(request, target),
         made_from=ParentFacts(request.adapter_name, request.adapter_sha256),
         ranks=sorted(ranks(pieces, convolution=False)),
         conv_ranks=sorted(ranks(pieces, convolution=True)),
         request_json=request.to_json(),
         report_json=report_json,
         version=VERSION,
+    )
+
+
+def base_facts(request: TransferRequest, target: Base) -> BaseFacts:
+    """What an output's metadata say of the base that it is for."""
+    architecture = target.architecture
+    return BaseFacts(
+        name=target.path.name,
+        sha256=request.target_sha256,
+        legacy_hash=None if target.path.is_dir() else legacy_a1111_hash(target.path),
+        base_model_version=architecture.base_model_version,
+        v2=architecture.v2,
+        architecture=architecture.modelspec_architecture,
+        implementation=architecture.modelspec_implementation,
     )
 
 

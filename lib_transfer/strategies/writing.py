@@ -12,11 +12,10 @@ from torch import Tensor
 
 from lib_transfer.architecture.module import Module
 from lib_transfer.engine.base import Base
-from lib_transfer.engine.output import missing_partners, tensors_of
+from lib_transfer.engine.output import base_facts, missing_partners, tensors_of
 from lib_transfer.engine.request import TransferRequest
 from lib_transfer.errors import UnsupportedError
-from lib_transfer.formats.identity import legacy_a1111_hash
-from lib_transfer.formats.metadata import BaseFacts, ParentFacts, derived_metadata
+from lib_transfer.formats.metadata import ParentFacts, derived_metadata
 from lib_transfer.formats.publish import sweep
 from lib_transfer.formats.update import Dense, Norm
 from lib_transfer.formats.writer import Written, write_adapter
@@ -59,21 +58,12 @@ def write(
     for module in modules:
         tensors |= tensors_of(module, _update(changes[module.name], module), dtype)
     tensors |= missing_partners(modules, target, dtype)
-    architecture = target.architecture
     linear = {rank for m in modules if m.kind == "linear" and (rank := _rank(changes[m.name])) is not None}
     convolution = {rank for m in modules if m.kind == "convolution" and (rank := _rank(changes[m.name])) is not None}
     metadata = derived_metadata(
         parent,
         stem=path.stem,
-        base=BaseFacts(
-            name=target.path.name,
-            sha256=request.target_sha256,
-            legacy_hash=None if target.path.is_dir() else legacy_a1111_hash(target.path),
-            base_model_version=architecture.base_model_version,
-            v2=architecture.v2,
-            architecture=architecture.modelspec_architecture,
-            implementation=architecture.modelspec_implementation,
-        ),
+        base=base_facts(request, target),
         made_from=ParentFacts(request.adapter_name, request.adapter_sha256),
         ranks=sorted(linear),
         conv_ranks=sorted(convolution),
