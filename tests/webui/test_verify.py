@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from lib_transfer.webui.verify.panel import asked
 from tests.webui import models
 from tests.webui.conftest import Server
 from tests.webui.driver import Tab
+from tests.webui.test_limits import keep
 
 Window = Callable[..., Tab]
 
@@ -40,7 +42,9 @@ def table(tab: Tab) -> list[list[str]]:
     return tab.page.locator("#transfer_lora_verdicts").first.locator("tr").evaluate_all(script)
 
 
-def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(window: Window, server: Server) -> None:
+def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
+    window: Window, server: Server, tmp_path: Path
+) -> None:
     tab, copy = transferred(window, server, "checked", 30)
     cost = tab.part("verify_cost")
     cost.get_by_text("40 runs of the models and 320 for sampling the inputs; how long").wait_for()
@@ -58,6 +62,8 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(window: Window,
     assert float(numbers[2]) == pytest.approx(1, abs=0.01)
     assert words[1].startswith("The target moves as the source does")
     assert "over 2 inputs" in words[2]
+    tab.shot(tmp_path / "verify.png")
+    keep(tmp_path / "verify.png", "verify")
     assert server.loaded[loaded:] == [models.TUNED, models.BASE, models.TUNED, "given back"]
     assert server.files() == before
     # What the transfer came to is still there, and the time is known now.
