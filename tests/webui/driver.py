@@ -54,9 +54,14 @@ class Tab:
         self.part(name).locator("[data-testid=dropdown-option]").first.wait_for(state="detached")
 
     def pick(self, name: str, start: str) -> None:
-        """Choose the first entry of the list ``name`` that begins with ``start``."""
-        options = self.open_list(name)
-        labels = options.evaluate_all("all => all.map(each => each.getAttribute('aria-label'))")
+        """Choose the first entry of the list ``name`` that begins with ``start``; it may be on its way to the page still."""
+        for _ in range(20):
+            options = self.open_list(name)
+            labels = options.evaluate_all("all => all.map(each => each.getAttribute('aria-label'))")
+            if any(label.startswith(start) for label in labels):
+                break
+            self.close_list(name)
+            self.page.wait_for_timeout(250)
         options.nth(next(i for i, label in enumerate(labels) if label.startswith(start))).click()
         if options.count():
             self.close_list(name)

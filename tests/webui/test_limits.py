@@ -51,6 +51,9 @@ def test_two_thousand_loras_open_filter_and_refresh(crowded: Server, window: Cal
         yield
         times[what].append(time.monotonic() - began)
 
+    # Opened once before: a list that is opened while its entries arrive keeps those it had, in gradio 3.
+    while len(tab.options("adapters")) < 2000:
+        tab.page.wait_for_timeout(100)
     # What is printed (``pytest -s``) is the best of three: what the tab takes, not what else the machine is doing.
     for number in range(3):
         with timed("opened"):
