@@ -34,7 +34,7 @@ STEPS: dict[str, list[list[str]]] = {
     "forge": [[*PYTEST, "tests/webui"]],
 }
 # Environments that are worked through one after the other; the rows side by side.
-ROWS = [["current"], ["a1111", "forge"]]
+ROWS = [["current", "forge"], ["a1111"]]
 
 
 def main(arguments: Sequence[str]) -> int:
