@@ -72,7 +72,8 @@ def test_the_same_files_with_a_worker_killed_midway(
     assert code == 1, said  # for the page
     assert "Done:" in said.out
     assert "1 failed." in said.out
-    assert contents(out) == expected
+    # What the killed one was writing has no LoRA's name, and goes when something is written there again.
+    assert {name: data for name, data in contents(out).items() if not name.endswith(".part")} == expected
 
     # A worker with another version of the project would make other bytes.
     monkeypatch.setattr(cluster, "OURS", ("another", 0))
