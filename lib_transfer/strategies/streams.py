@@ -16,8 +16,6 @@ from lib_transfer.running.record import at, grid, sides
 TOKENS = 256
 """How many tokens of a picture are looked at, at most about."""
 
-KINDS = ("stream", "moved")
-
 
 @dataclass(frozen=True)
 class BlockFacts:
