@@ -26,7 +26,7 @@ PROJECTIONS = ("attn1.to_out.0", "attn2.to_out.0", "ff.net.2")
 """What adds to the residual stream in a transformer block of Stable Diffusion."""
 
 PROJECTION_RIDGE = 1e-1
-"""Of the projections: of 0.01, 0.1 and 1 the best on three pairs of the quality benchmark (pruned, unrelated, mild; one style)."""
+"""Of the projections: of 0.01, 0.1 and 1 the best on three pairs of the quality benchmark, in one style."""
 
 
 def reconstruct(
