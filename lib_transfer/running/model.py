@@ -22,6 +22,7 @@ class Model(Protocol):
         latent_space: which autoencoder its latents belong to; two models whose words are equal share their latents.
         schedule: its noise schedule and what it predicts.
         shape: ``(channels, height, width)`` of its latents.
+        differentiable: whether predictions carry the gradients of an adapter that is on it.
     """
 
     @property
@@ -34,6 +35,8 @@ class Model(Protocol):
     def schedule(self) -> Schedule: ...
     @property
     def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def differentiable(self) -> bool: ...
 
     def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str]) -> Tensor:
         """The noise that the model sees in ``noised`` ``(n, channels, height, width)``, float32 on the CPU.
@@ -50,6 +53,12 @@ class Model(Protocol):
 
 def predict(model: Model, inputs: Inputs) -> Tensor:
     """What the model says of ``inputs``, as noise ``(n, channels, height, width)``."""
+    with torch.no_grad():
+        return traced(model, inputs)
+
+
+def traced(model: Model, inputs: Inputs) -> Tensor:
+    """The same, with gradients where they are enabled and the model is differentiable."""
     noised = model.schedule.noised(inputs.clean, inputs.noise, inputs.times)
     return model.noise(noised, inputs.times, inputs.prompts)
 
@@ -65,6 +74,7 @@ class TorchModel:
         blocks: its transformer blocks, in forward order.
         latent_space: a word for its autoencoder.
         encode, decode: the autoencoder; not asked for between models of one latent space.
+        differentiable: see :class:`Model`.
     """
 
     def __init__(
@@ -78,16 +88,18 @@ class TorchModel:
         latent_space: str = "",
         encode: Callable[[Tensor], Tensor] | None = None,
         decode: Callable[[Tensor], Tensor] | None = None,
+        differentiable: bool = False,
     ) -> None:
         self.places, self.blocks = places, blocks or {}
         self.schedule, self.shape, self.latent_space = schedule, shape, latent_space
+        self.differentiable = differentiable
         self._forward, self._encode, self._decode = forward, encode, decode
 
     def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str]) -> Tensor:
         """As :class:`Model` says."""
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
             predicted = self._forward(noised, self.schedule.steps(times), prompts)
-        return self.schedule.as_noise(predicted.float().cpu(), noised, times)
+            return self.schedule.as_noise(predicted.float().cpu(), noised, times)
 
     def close(self) -> None:
         """Let go of the network, whoever still knows this object; it cannot be run any more."""

@@ -37,7 +37,8 @@ def sample(
 
     def seen(x: Tensor, now: Tensor, prompt: str) -> Tensor:
         check(progress)
-        noise = model.noise(x, now[None], [prompt])
+        with torch.no_grad():
+            noise = model.noise(x, now[None], [prompt])
         progress.step("sampling")
         return noise
 

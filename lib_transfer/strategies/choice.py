@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from lib_transfer.strategies.movement import TRANSFERS, Match
 
+TOO_FAR = 1.0
+"""A distance of the bases from which on a match says nothing: they differ by more than the adapter moves the source."""
+
 MARGIN = 0.1
 """By how much a fitted adapter has to be better than plain reuse on held-out inputs."""
 
@@ -24,13 +27,22 @@ class Choice:
     reason: str
 
 
-def choose(matches: Mapping[str, Match], reuse: str | None) -> Choice:
+def choose(matches: Mapping[str, Match], reuse: str | None, distance: float = 0.0) -> Choice:
     """The adapter to keep.
 
     Args:
         matches: on held-out inputs, by name.
         reuse: which of them is plain reuse; None where the shapes do not allow it.
+        distance: of the bases from each other, see :func:`apart`.
     """
+    if distance > TOO_FAR:
+        apart = (
+            f"The two checkpoints differ here {distance:.1f} times as much as the LoRA moves its own, so that the match says "
+            "nothing of what it does to the target's own pictures"
+        )
+        if reuse is None:
+            return Choice(None, f"{apart}. Nothing is recommended.")
+        return Choice(reuse, f"{apart}. Plain reuse is kept, unjudged: look at pictures.")
     best = max(matches, key=lambda name: matches[name].explained)
     reached = matches[best].explained
     if reached < TRANSFERS:

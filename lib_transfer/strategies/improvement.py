@@ -22,13 +22,13 @@ def improving(wanted: Wanted, found: Gathered, target: Base, latent_space: str, 
     """The plan that looks for better adapters than those that were gathered.
 
     The strengths of plain reuse are fitted where it is possible (of the first transferred adapter elsewhere), and a
-    reconstruction is made, also on top of that. Fitting takes as many inputs more.
+    reconstruction is made, also on top of that; the one or else the other is distilled. Fitting takes as many inputs more.
 
     Args:
         wanted: inputs and seed.
         found: the adapters.
         target: the base, for what its modules do.
-        latent_space: the source's.
+        latent_space: the target's.
         rank: of the reconstruction.
     """
     first = found.reuse or next(iter(found.candidates), None)
@@ -42,6 +42,7 @@ def improving(wanted: Wanted, found: Gathered, target: Base, latent_space: str, 
         pursue=first,
         group={} if first is None else {name: group[name] for name in found.candidates[first]},
         reconstruct=bool(blocks),
+        distil=True,
         rank=rank,
         fitting=wanted.number,
         latent_space=latent_space,

@@ -139,6 +139,7 @@ def _built(base: Base, family: Family, device: torch.device, side: int | None) -
         (4, side, side),
         blocks={UNET + path: block for path, block in network.transformer_blocks().items()},
         latent_space=LATENT_SPACE[base.architecture.kin],
+        differentiable=True,
     )
 
 

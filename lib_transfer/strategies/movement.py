@@ -71,6 +71,20 @@ def match(moved: Tensor, wanted: Tensor) -> Match:
     return Match(_explained(float(lost.sum()), float(given.sum())), each)
 
 
+def apart(here: Tensor, there: Tensor, wanted: Tensor) -> float:
+    """How far two bases are from each other without an adapter, in squares of the source's movement.
+
+        |V_t - V_s|^2 / |dV_s|^2
+
+    Args:
+        here, there: what the two predict of the same inputs, less the noise that is in them.
+        wanted: movement of the source.
+    """
+    given = float(wanted.double().square().sum())
+    between = float((here.double() - there.double()).square().sum())
+    return between / given if given else float("inf") if between else 0.0
+
+
 def _explained(lost: float, given: float) -> float:
     """An adapter that moves nothing is reproduced by what moves nothing."""
     if given == 0:

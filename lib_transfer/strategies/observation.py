@@ -1,4 +1,10 @@
-"""What the target asks, and what the source answers: all that passes between two models that are never in memory together."""
+"""What is seen of the source: the inputs that it makes, how it moves on them, and what of it the target needs to know.
+
+All that passes between two models that are never in memory together.
+
+The inputs are the source's own pictures, half of them made *with* the adapter. On those it has most to say, and only they show
+whether the target keeps a style that is there already; the rest show where a picture begins, and what the adapter leaves alone.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lib_transfer.errors import NumericError
 from lib_transfer.progress import Progress, check
@@ -21,22 +28,25 @@ from lib_transfer.strategies.streams import Streams
 
 
 @dataclass(frozen=True, eq=False)
-class Questions:
-    """What both models are run on.
+class Observation:
+    """What was seen of the source.
 
     Attributes:
-        inputs: in the target's latent space.
-        latent_space: the target's.
-        pictures: of the inputs without noise; None where the source has the same latent space.
+        inputs: in the source's latent space.
+        movement: how the source moves on them under the original adapter, in the same space.
+        missed: what the source without an adapter predicts, less the noise that is in the inputs.
+        pictures: of the inputs without noise; None where the target has the same latent space.
     """
 
     inputs: Inputs
-    latent_space: str
+    movement: Tensor
+    missed: Tensor
     pictures: Tensor | None
 
 
-def ask(
-    target: Model,
+def observe(
+    source: Model,
+    original: Changes,
     prompts: Sequence[str],
     number: int,
     seed: int,
@@ -44,49 +54,92 @@ def ask(
     progress: Progress,
     *,
     steps: int = STEPS,
-) -> Questions:
-    """Inputs that the target makes itself.
+    streams: Streams | None = None,
+) -> Observation:
+    """Let the source make inputs with the adapter on it, and see how it moves on them.
 
     Args:
-        target: samples ``number`` latents.
+        source: samples ``number`` latents, and runs twice per input.
+        original: the adapter on its own base.
         prompts: taken in turn.
         number: of inputs.
         seed: of all noise.
-        latent_space: the source's; pictures are made where it is another one.
+        latent_space: the target's; pictures are made where it is another one.
         progress: asked before every run whether to stop.
         steps: of the sampling.
-    """
-    said = [prompts[place % len(prompts)] for place in range(number)]
-    clean = sample(target, said, seed, progress, steps=steps)
-    _finite(clean, "The target's samples")
-    pictures = None if latent_space == target.latent_space else target.decode(clean)
-    return Questions(noised_inputs(clean, said, seed + 1), target.latent_space, pictures)
-
-
-def answer(
-    source: Model, questions: Questions, original: Changes, progress: Progress, streams: Streams | None = None
-) -> Tensor:
-    """How the source moves under the original adapter, in the target's latent space.
-
-    Args:
-        source: runs twice per input.
-        questions: from :func:`ask`.
-        original: the adapter on its own base.
-        progress: asked before every run whether to stop.
         streams: where the residual streams are put, and how they move; None where nobody needs them.
     """
-    inputs, there = _translated(source, questions)
+    said = [prompts[place % len(prompts)] for place in range(number)]
+    clean = _made(source, original, said, seed, progress, steps)
+    _finite(clean, "The source's samples")
+    pictures = None if latent_space == source.latent_space else source.decode(clean)
+    inputs = noised_inputs(clean, said, seed + 1)
+    movement, without = movement_of(source, inputs, original, progress, streams)
+    return Observation(inputs, movement, without - inputs.noise, pictures)
+
+
+def with_adapter(place: int) -> bool:
+    """Whether the input at ``place`` is made with the adapter on the source.
+
+    By the sequence of Thue and Morse: half of any stretch, and of any two, four or eight apart, whatever else repeats there.
+    """
+    return place.bit_count() % 2 == 0
+
+
+def _made(source: Model, original: Changes, said: list[str], seed: int, progress: Progress, steps: int) -> Tensor:
+    clean = torch.empty((len(said), *source.shape))
+    for offset, adapter in enumerate((original, {})):
+        chosen = [place for place in range(len(said)) if with_adapter(place) == bool(adapter)]
+        if chosen:
+            with applied(source.places, adapter):
+                clean[chosen] = sample(source, [said[p] for p in chosen], seed + 2 * offset, progress, steps=steps)
+    return clean
+
+
+def movement_of(
+    source: Model, inputs: Inputs, original: Changes, progress: Progress, streams: Streams | None = None
+) -> tuple[Tensor, Tensor]:
+    """How ``source`` moves on ``inputs`` under an adapter, and what it says of them without; see :func:`observe`."""
     if streams is None:
-        moved = predictions(source, inputs, progress, "source, with the LoRA", original)
-        moved = moved - predictions(source, inputs, progress, "source, without")
+        without = predictions(source, inputs, progress, "source, without")
+        moved = predictions(source, inputs, progress, "source, with the LoRA", original) - without
     else:
-        moved = _watched(source, inputs, original, progress, streams)
+        moved, without = _watched(source, inputs, original, progress, streams)
     _finite(moved, "The source's movement")
-    return moved if there is None else there.movement(moved)
+    return moved, without
 
 
-def _watched(source: Model, inputs: Inputs, original: Changes, progress: Progress, streams: Streams) -> Tensor:
-    moved = []
+def brought(observation: Observation, target: Model) -> Observation:
+    """The same in the target's latent space."""
+    asked = observation.inputs
+    if observation.pictures is None:
+        return observation
+    height, width = (
+        mine * pixels // theirs
+        for mine, pixels, theirs in zip(
+            target.shape[1:], observation.pictures.shape[2:], asked.clean.shape[2:], strict=True
+        )
+    )
+    clean = torch.cat([target.encode(_resized(picture[None], height, width)) for picture in observation.pictures])
+    clean = clean.float().cpu()
+    _finite(clean, "The target's latents")
+    there = LatentMap.fitted(asked.clean, clean)
+    noise = there.noise(asked.noise, torch.Generator().manual_seed(0))
+    moved, missed = there.movement(observation.movement), there.movement(observation.missed)
+    return Observation(asked.among(clean, noise), moved, missed, None)
+
+
+def _resized(picture: Tensor, height: int, width: int) -> Tensor:
+    """Each model sees pictures of the size that it runs at."""
+    if picture.shape[2:] == (height, width):
+        return picture
+    return functional.interpolate(picture, (height, width), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _watched(
+    source: Model, inputs: Inputs, original: Changes, progress: Progress, streams: Streams
+) -> tuple[Tensor, Tensor]:
+    moved, said = [], []
     for number, one in enumerate(inputs):
         check(progress)
         without, before = look(source, one, streams)
@@ -98,7 +151,8 @@ def _watched(source: Model, inputs: Inputs, original: Changes, progress: Progres
         streams.put(number, "moved", {name: after[name] - before[name] for name in before})
         progress.step("source, with the LoRA")
         moved.append(with_it - without)
-    return torch.cat(moved)
+        said.append(without)
+    return torch.cat(moved), torch.cat(said)
 
 
 def look(model: Model, one: Inputs, streams: Streams) -> tuple[Tensor, dict[str, Tensor]]:
@@ -110,18 +164,6 @@ def look(model: Model, one: Inputs, streams: Streams) -> tuple[Tensor, dict[str,
 
     with seen({}, behind, model.blocks, behind):
         return predict(model, one), found
-
-
-def _translated(source: Model, questions: Questions) -> tuple[Inputs, LatentMap | None]:
-    """The inputs in the source's latent space, and the map of movements back."""
-    if questions.pictures is None:
-        return questions.inputs, None
-    asked = questions.inputs
-    clean = torch.cat([source.encode(picture[None]).float().cpu() for picture in questions.pictures])
-    there = LatentMap.fitted(clean, asked.clean)
-    generator = torch.Generator().manual_seed(0)
-    noise = LatentMap.fitted(asked.clean, clean).noise(asked.noise, generator)
-    return asked.among(clean, noise), there
 
 
 def _finite(values: Tensor, what: str) -> None:

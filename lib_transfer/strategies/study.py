@@ -1,7 +1,7 @@
 """Run both models, one after the other, and find out what transferred adapters are worth; make better ones where asked.
 
-Order: the target makes the inputs, then the source runs, then the target. What passes between them is small and in memory, or
-on disk; the models are never in memory together.
+Order: the source makes the inputs and moves on them, then the target runs. What passes between them is small and in memory, or on
+disk; the models are never in memory together, and each is brought there once.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from lib_transfer.running.inputs import Inputs
 from lib_transfer.running.model import Model
 from lib_transfer.running.sampling import STEPS
 from lib_transfer.running.sampling import runs as sampling_runs
-from lib_transfer.strategies.choice import Choice, choose
-from lib_transfer.strategies.movement import Match, match, predictions, subset
-from lib_transfer.strategies.observation import Questions, answer, ask
+from lib_transfer.strategies.choice import TOO_FAR, Choice, choose
+from lib_transfer.strategies.distillation import distil, halfway
+from lib_transfer.strategies.distillation import runs as distillation_runs
+from lib_transfer.strategies.movement import Match, apart, match, predictions, subset
+from lib_transfer.strategies.observation import Observation, brought, observe
 from lib_transfer.strategies.pursuit import Pursuit, pursue
 from lib_transfer.strategies.pursuit import runs as pursuit_runs
 from lib_transfer.strategies.reconstruction import reconstruct
@@ -34,7 +36,7 @@ from lib_transfer.strategies.streams import Streams
 Open = Callable[[], AbstractContextManager[Model]]
 """Brings a model into memory for as long as the context lasts."""
 
-PURSUIT, RECONSTRUCTION, BOTH = "pursuit", "reconstruct", "pursuit + reconstruct"
+PURSUIT, RECONSTRUCTION, BOTH, DISTILLATION = "pursuit", "reconstruct", "pursuit + reconstruct", "distil"
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,12 @@ class Plan:
         pursue: the adapter whose strengths are fitted; None for none.
         group: of every module of the target that it changes.
         reconstruct: whether an adapter is made from the source's movements; also on top of the pursued one.
+        distil: whether the best of these is trained further.
         rank: of the reconstruction.
         fitting: inputs more, to fit to, where anything is fitted; matches are always taken on the others.
-        latent_space: the source's.
+        latent_space: the target's.
         blocks: how many blocks the target has, for the count of the runs.
+        insist: whether to fit although the bases are too far apart for it to mean anything.
     """
 
     prompts: Sequence[str]
@@ -62,10 +66,12 @@ class Plan:
     pursue: str | None = None
     group: Mapping[str, str] = field(default_factory=dict)
     reconstruct: bool = False
+    distil: bool = False
     rank: int = 32
     fitting: int = 8
     latent_space: str = ""
     blocks: int = 0
+    insist: bool = False
 
     @property
     def fits(self) -> bool:
@@ -88,6 +94,9 @@ class Plan:
             once = reconstruction_runs(self.blocks, self.fitting)
             fitted += once * (2 if self.pursue is not None else 1)
             tried += 2 if self.pursue is not None else 1
+        if self.distil and self.fits:
+            fitted += distillation_runs(self.fitting)
+            tried += 1
         checked = 2 * self.inputs + self.number * tried + self.inputs
         return sampling_runs(self.inputs, self.steps), checked + fitted
 
@@ -100,13 +109,17 @@ class Study:
         matches: of every adapter on held-out inputs, by name.
         changes: of every adapter, the new ones too.
         pursuit: the strengths, where they were looked for.
+        distance: of the bases from each other, in squares of the source's movement; see :func:`apart`.
         choice: what to keep.
+        notes: what was left out and why, a sentence each.
     """
 
     matches: Mapping[str, Match]
     changes: Mapping[str, Changes]
     pursuit: Pursuit | None
+    distance: float
     choice: Choice
+    notes: tuple[str, ...] = ()
 
 
 def study(
@@ -122,7 +135,7 @@ def study(
     """Find out what ``candidates`` are worth on the target, as reproductions of ``original`` on the source.
 
     Args:
-        open_source, open_target: bring the models into memory, never both; the target twice.
+        open_source, open_target: bring the models into memory, once each and never both.
         original: the adapter, by modules of the source.
         candidates: transferred adapters by modules of the target, by name.
         plan: what to do.
@@ -138,72 +151,109 @@ def study(
     progress.start(sampling + rest, "running the models")
     with tempfile.TemporaryDirectory(prefix="transfer-lora-") as name:
         folder = Path(name)
-        # Each in a function of its own, so that nothing holds on to a model that is to make room.
-        questions = _asked(open_target, plan, progress)
-        answers = _answered(open_source, questions, original, plan, folder, progress)
+        # A function of its own, so that nothing holds on to a model that is to make room.
+        observation, streams = _observed(open_source, original, plan, folder, progress)
         with open_target() as target:
-            return _judged(target, answers, candidates, plan, progress, reuse)
+            return _judged(target, observation, streams, candidates, plan, folder, progress, reuse)
 
 
-def _asked(open_target: Open, plan: Plan, progress: Progress) -> Questions:
-    with open_target() as target:
-        return ask(target, plan.prompts, plan.inputs, plan.seed, plan.latent_space, progress, steps=plan.steps)
-
-
-def _answered(
-    open_source: Open, questions: Questions, original: Changes, plan: Plan, folder: Path, progress: Progress
-) -> _Answers:
+def _observed(
+    open_source: Open, original: Changes, plan: Plan, folder: Path, progress: Progress
+) -> tuple[Observation, Streams | None]:
     with open_source() as source:
         streams = Streams(folder / "source", source.shape) if plan.reconstruct else None
-        wanted = answer(source, questions, original, progress, streams)
-    return _Answers(questions.inputs, wanted, streams, folder / "target")
-
-
-@dataclass(frozen=True, eq=False)
-class _Answers:
-    """What is known once the source ran: the inputs, how it moved, its streams, and a folder for the target's."""
-
-    inputs: Inputs
-    wanted: torch.Tensor
-    streams: Streams | None
-    folder: Path
+        seen = observe(
+            source, original, plan.prompts, plan.inputs, plan.seed, plan.latent_space, progress,
+            steps=plan.steps, streams=streams,
+        )  # fmt: skip
+        return seen, streams
 
 
 def _judged(
     target: Model,
-    answers: _Answers,
+    observation: Observation,
+    streams: Streams | None,
     candidates: Mapping[str, Changes],
     plan: Plan,
+    folder: Path,
     progress: Progress,
     reuse: str | None,
 ) -> Study:
     """The rest, with the target in memory."""
-    inputs, wanted, streams = answers.inputs, answers.wanted, answers.streams
+    here = brought(observation, target)
+    inputs, wanted = here.inputs, here.movement
     held, fitted = split(len(inputs), plan.number)
     without = predictions(target, inputs, progress, "target, without")
-    changes = dict(candidates)
+    distance = apart(without - inputs.noise, here.missed, wanted)
+    to_fit = _ToFit(inputs.only(fitted), fitted, subset(wanted, fitted), subset(without, fitted))
+    fits = _Fits({}, None, ())
+    if plan.fits and (plan.insist or distance <= TOO_FAR):
+        fits = _fitted(target, to_fit, streams, candidates, plan, folder, progress)
+    changes = {**candidates, **fits.changes}
+    asked, about, base = inputs.only(held), subset(wanted, held), subset(without, held)
+    matches = {
+        name: match(predictions(target, asked, progress, f"target, {name}", it) - base, about)
+        for name, it in changes.items()
+    }
+    return Study(matches, changes, fits.pursuit, distance, choose(matches, reuse, distance), fits.notes)
+
+
+@dataclass(frozen=True, eq=False)
+class _ToFit:
+    """What is fitted to: inputs, their numbers, how the source moves on them, what the target says without an adapter."""
+
+    inputs: Inputs
+    numbers: list[int]
+    wanted: torch.Tensor
+    without: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Fits:
+    """What was made: by name, the strengths, and what was left out."""
+
+    changes: Mapping[str, Changes]
+    pursuit: Pursuit | None
+    notes: tuple[str, ...]
+
+
+def _fitted(
+    target: Model,
+    to: _ToFit,
+    streams: Streams | None,
+    candidates: Mapping[str, Changes],
+    plan: Plan,
+    folder: Path,
+    progress: Progress,
+) -> _Fits:
+    changes: dict[str, Changes] = {}
     pursuit = None
-    to_fit, wanted_to_fit = inputs.only(fitted), subset(wanted, fitted)
     if plan.pursue is not None:
         given = candidates[plan.pursue]
-        pursuit = pursue(target, to_fit, wanted_to_fit, subset(without, fitted), given, plan.group, progress)
+        pursuit = pursue(target, to.inputs, to.wanted, to.without, given, plan.group, progress)
         factor = {name: pursuit.strengths[plan.group[name]] for name in given}
         changes[PURSUIT] = {name: strengthened(change, factor[name]) for name, change in given.items()}
     if streams is not None:
 
         def rebuilt(start: Changes) -> dict[str, Change]:
             assert streams is not None
-            return reconstruct(target, to_fit, fitted, streams, plan.rank, answers.folder, progress, start)
+            return reconstruct(target, to.inputs, to.numbers, streams, plan.rank, folder / "target", progress, start)
 
         changes[RECONSTRUCTION] = rebuilt({})
         if PURSUIT in changes:
             changes[BOTH] = together(changes[PURSUIT], rebuilt(changes[PURSUIT]))
-    asked, about, base = inputs.only(held), subset(wanted, held), subset(without, held)
-    matches = {
-        name: match(predictions(target, asked, progress, f"target, {name}", it) - base, about)
-        for name, it in changes.items()
-    }
-    return Study(matches, changes, pursuit, choose(matches, reuse))
+    notes: list[str] = []
+    if plan.distil and not target.differentiable:
+        notes.append("Distillation was left out: this program runs the model without a way back for gradients.")
+    elif plan.distil:
+        start = changes.get(PURSUIT) or changes[RECONSTRUCTION]
+        try:
+            trained = distil(target, to.inputs, to.wanted, to.without, start, progress)
+            # A reconstruction was fitted to the same inputs: there is nothing else in it to be kept.
+            changes[DISTILLATION] = halfway(start, trained) if PURSUIT in changes else trained
+        except torch.cuda.OutOfMemoryError:
+            notes.append("Distillation was left out: the GPU's memory is too small for it at this size of pictures.")
+    return _Fits(changes, pursuit, tuple(notes))
 
 
 def split(inputs: int, held_out: int) -> tuple[list[int], list[int]]:

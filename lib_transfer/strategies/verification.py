@@ -63,7 +63,7 @@ def verify(
         source, target: the checkpoints, for what their modules are called.
         open_source, open_target: bring them into memory, never both.
         progress: told of every run of a model, and asked before it whether to stop.
-        latent_space: the source's; see :class:`Plan`.
+        latent_space: the target's; see :class:`Plan`.
 
     Raises:
         CancelledError: the person asked to stop.

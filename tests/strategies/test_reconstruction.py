@@ -14,7 +14,7 @@ from lib_transfer.progress import Silent
 from lib_transfer.running import Change
 from lib_transfer.strategies import reconstruction
 from lib_transfer.strategies.movement import match, predictions
-from lib_transfer.strategies.observation import Questions, answer
+from lib_transfer.strategies.observation import movement_of
 from lib_transfer.strategies.streams import BlockFacts, Streams, partner, partners, same_places
 from tests.strategies import nets
 
@@ -74,7 +74,7 @@ def test_a_twin_moves_as_the_source_does(how: str, tmp_path: Path) -> None:
     )
     streams = Streams(tmp_path / "source", nets.SHAPE)
     given = original(network)
-    wanted = answer(source, Questions(inputs, "", None), given, Silent(), streams)
+    wanted, _ = movement_of(source, inputs, given, Silent(), streams)
     fitted, held = list(range(8)), list(range(8, 12))
 
     maps = reconstruction._stream_maps(
@@ -96,7 +96,7 @@ def test_a_twin_moves_as_the_source_does(how: str, tmp_path: Path) -> None:
 def _own(target: object, inputs: object, folder: Path) -> Streams:
     """The target's streams, kept as reconstruction keeps them."""
     streams = Streams(folder, nets.SHAPE)
-    answer(target, Questions(inputs, "", None), {}, Silent(), streams)  # type: ignore[arg-type]
+    movement_of(target, inputs, {}, Silent(), streams)  # type: ignore[arg-type]
     return streams
 
 
@@ -106,7 +106,7 @@ def test_it_makes_up_what_an_adapter_leaves(tmp_path: Path) -> None:
     inputs = nets.inputs(12)
     streams = Streams(tmp_path / "source", nets.SHAPE)
     given = original(network)
-    wanted = answer(source, Questions(inputs, "", None), given, Silent(), streams)
+    wanted, _ = movement_of(source, inputs, given, Silent(), streams)
     start = {name: change for name, change in given.items() if not name.startswith("blocks.2")}
     new = reconstruction.reconstruct(
         target, inputs.only(range(8)), range(8), streams, 4, tmp_path / "target", Silent(), start
@@ -128,7 +128,7 @@ def test_runs_are_counted(tmp_path: Path) -> None:
     network = nets.Network(WIDTH)
     model, inputs = nets.model(network), nets.inputs(3)
     streams = Streams(tmp_path / "source", nets.SHAPE)
-    answer(model, Questions(inputs, "", None), original(network), Silent(), streams)
+    movement_of(model, inputs, original(network), Silent(), streams)
     calls, ends = [], []
     network.register_forward_pre_hook(lambda *_: calls.append(1))
     network.last.register_forward_pre_hook(lambda *_: ends.append(1))

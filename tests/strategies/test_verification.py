@@ -92,7 +92,7 @@ def test_halves_and_copies_are_told_from_each_other(tmp_path: Path) -> None:
     assert found.matches[REUSE].explained == pytest.approx(1, abs=1e-5)
     assert found.matches["half"].explained == pytest.approx(0.75, abs=1e-5)
     assert found.choice.name == REUSE
-    assert opened == ["target", "source", "target"]
+    assert opened == ["source", "target"]
     assert len(progress.steps) == progress.total == 4 * 2 * 2 + 20
 
 

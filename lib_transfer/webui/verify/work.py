@@ -109,7 +109,7 @@ class Verification:
         source, target = subject.source.path, subject.target.path
         with ExitStack() as stack:
             of_source, of_target = (stack.enter_context(self._base(c)) for c in (subject.source, subject.target))
-            space = self.host.latent_space(of_source)
+            space = self.host.latent_space(of_target)
             open_model = stack.enter_context(self.host.models(self.size))
             found = verify(
                 Wanted(subject.original, {subject.transferred.stem: subject.transferred}, self.prompts, self.number),

@@ -150,6 +150,7 @@ class Base(nn.Module):
             latent_space=self.autoencoder.name,
             encode=self.autoencoder.encode,
             decode=self.autoencoder.decode,
+            differentiable=True,
         )
 
 

@@ -13,21 +13,21 @@ import torch
 from lib_transfer.progress import Silent
 from lib_transfer.running import Change, Model, applied
 from lib_transfer.strategies import Plan, choose, groups, study
-from lib_transfer.strategies.study import BOTH, PURSUIT, RECONSTRUCTION
+from lib_transfer.strategies.study import BOTH, DISTILLATION, PURSUIT, RECONSTRUCTION
 from tests.benchmarks.quality import adapters, pictures
 from tests.benchmarks.quality.family import Base
 from tests.benchmarks.quality.training import LORA_RANK, Workshop, loss_of, recipe_of
 
 SOURCE = "base"
 REUSE, RETRAINED = "copy", "retrained"
-FITTED = (PURSUIT, RECONSTRUCTION, BOTH)
+FITTED = (PURSUIT, RECONSTRUCTION, BOTH, DISTILLATION)
 UNTRIED = ("copy x1.3", RETRAINED)
 """What the automatic choice does not know of."""
 
 HELD_OUT = 256
 """Pictures that losses are taken on."""
 
-INPUTS, FITTING = 8, 32
+INPUTS, FITTING = 16, 32
 """Inputs that movement match is taken on, and those to fit to.
 
 A latent is 8 by 8 here and 64 by 64 in a real base: what is fitted needs more of them to see as many tokens.
@@ -51,6 +51,7 @@ class Case:
         chosen: what ``auto`` keeps; None where it refuses.
         reason: its reason.
         strengths: of pursuit, by group.
+        distance: of the bases from each other.
     """
 
     pair: str
@@ -63,6 +64,7 @@ class Case:
     chosen: str | None
     reason: str
     strengths: Mapping[str, float]
+    distance: float
 
 
 def judged(shop: Workshop, pair: str, style: str) -> Case:
@@ -103,12 +105,16 @@ def _judged(shop: Workshop, pair: str, style: str) -> Case:
         pursue=reuse,
         group=groups(module for module, _ in target.found().values()),
         reconstruct=True,
+        distil=True,
         rank=LORA_RANK,
-        latent_space=source.autoencoder.name,
+        latent_space=target.autoencoder.name,
         blocks=len(target.running().blocks),
+        insist=True,
     )
     found = study(lambda: _open(source), lambda: _open(target), original, changes, plan, Silent(), reuse=reuse)
-    choice = choose({name: match for name, match in found.matches.items() if name not in UNTRIED}, reuse)
+    choice = choose(
+        {name: match for name, match in found.matches.items() if name not in UNTRIED}, reuse, found.distance
+    )
     for name in FITTED:
         if name in found.changes:
             adapters.write(_file(shop, pair, style, name), found.changes[name], target)
@@ -125,6 +131,7 @@ def _judged(shop: Workshop, pair: str, style: str) -> Case:
         choice.name,
         choice.reason,
         found.pursuit.strengths if found.pursuit is not None else {},
+        found.distance,
     )
 
 

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from lib_transfer.strategies.movement import TRANSFERS
-from lib_transfer.strategies.study import BOTH, PURSUIT, RECONSTRUCTION
+from lib_transfer.strategies.study import BOTH, DISTILLATION, PURSUIT, RECONSTRUCTION
 from tests.benchmarks.quality.judging import RETRAINED, REUSE, Case
 
 AUTO = "auto"
-COLUMNS = ("lora-x", "prolora", "rotation", REUSE, "copy x1.3", PURSUIT, RECONSTRUCTION, BOTH, AUTO, RETRAINED)
+COLUMNS = (
+    "lora-x",
+    "prolora",
+    "rotation",
+    REUSE,
+    "copy x1.3",
+    PURSUIT,
+    RECONSTRUCTION,
+    BOTH,
+    DISTILLATION,
+    AUTO,
+    RETRAINED,
+)
 
 HARMLESS, BETTER, STRANGER, USELESS = -2.0, 5.0, 40.0, 10.0
 """Goals: auto beside reuse, auto above reuse where modules are missing, auto on another architecture; what transfers not."""
