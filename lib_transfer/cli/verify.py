@@ -55,7 +55,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument(
         "--improve", type=Path, metavar="FILE",
-        help="also make better ones (pursuit, reconstruction), which takes many times longer, and write the best to FILE",
+        help="also make better ones (pursuit, reconstruction, distillation), which takes many times longer, and write the best to FILE",
     )  # fmt: skip
     parser.add_argument("--rank", type=_positive, default=RANK, metavar="N", help=f"of a reconstruction ({RANK})")
     parser.add_argument("--overwrite", action="store_true", help="replace an output of ours")
@@ -120,7 +120,7 @@ def text(found: Study) -> str:
     """What was found, for a person."""
     width = max(map(len, found.matches))
     lines = [f"{name:<{width}}  {match.text}" for name, match in found.matches.items()]
-    return "\n".join([*lines, found.choice.reason])
+    return "\n".join([*lines, *found.notes, found.choice.reason])
 
 
 def facts(found: Study) -> dict[str, Any]:
@@ -129,7 +129,14 @@ def facts(found: Study) -> dict[str, Any]:
         name: {"explained": _number(match.explained), "each": [*map(_number, match.each)], "verdict": match.verdict}
         for name, match in found.matches.items()
     }
-    return {"schema": SCHEMA, "matches": matches, "best": found.choice.name, "reason": found.choice.reason}
+    return {
+        "schema": SCHEMA,
+        "matches": matches,
+        "distance": _number(found.distance),
+        "best": found.choice.name,
+        "reason": found.choice.reason,
+        "notes": list(found.notes),
+    }
 
 
 def _number(value: float) -> float | None:

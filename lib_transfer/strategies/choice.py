@@ -36,13 +36,7 @@ def choose(matches: Mapping[str, Match], reuse: str | None, distance: float = 0.
         distance: of the bases from each other, see :func:`apart`.
     """
     if distance > TOO_FAR:
-        apart = (
-            f"The two checkpoints differ here {distance:.1f} times as much as the LoRA moves its own, so that the match says "
-            "nothing of what it does to the target's own pictures"
-        )
-        if reuse is None:
-            return Choice(None, f"{apart}. Nothing is recommended.")
-        return Choice(reuse, f"{apart}. Plain reuse is kept, unjudged: look at pictures.")
+        return _unjudged(reuse, distance)
     best = max(matches, key=lambda name: matches[name].explained)
     reached = matches[best].explained
     if reached < TRANSFERS:
@@ -51,17 +45,29 @@ def choose(matches: Mapping[str, Match], reuse: str | None, distance: float = 0.
         )
     if reuse is None:
         return Choice(best, f"{best} has the best movement match, {reached:.2f}; plain reuse is not possible.")
-    reused = matches[reuse].explained
-    if best != reuse and reached <= reused + MARGIN:
-        if reused < TRANSFERS:
-            return Choice(
-                None,
-                f"None transfers: {best} has a movement match of {reached:.2f}, not clearly better than plain reuse "
-                f"({reused:.2f}), which does not transfer.",
-            )
-        return Choice(
-            reuse, f"Plain reuse ({reused:.2f}): {best} ({reached:.2f}) is not better by more than {MARGIN:g}."
-        )
+    return _beside(best, reached, reuse, matches[reuse].explained)
+
+
+def _unjudged(reuse: str | None, distance: float) -> Choice:
+    why = (
+        f"The two checkpoints differ here {distance:.1f} times as much as the LoRA moves its own, so that a match says little "
+        "of what it does to the target's own pictures."
+    )
+    if reuse is None:
+        return Choice(None, f"{why} Nothing is recommended.")
+    return Choice(reuse, f"{why} Plain reuse is kept, unjudged: look at pictures.")
+
+
+def _beside(best: str, reached: float, reuse: str, reused: float) -> Choice:
+    """The best one, which transfers, beside plain reuse."""
     if best == reuse:
         return Choice(reuse, f"Plain reuse has the best movement match, {reused:.2f}.")
-    return Choice(best, f"{best} has a movement match of {reached:.2f}; plain reuse has {reused:.2f}.")
+    if reached > reused + MARGIN:
+        return Choice(best, f"{best} has a movement match of {reached:.2f}; plain reuse has {reused:.2f}.")
+    if reused < TRANSFERS:
+        return Choice(
+            None,
+            f"None transfers: {best} has a movement match of {reached:.2f}, not clearly better than plain reuse "
+            f"({reused:.2f}), which does not transfer.",
+        )
+    return Choice(reuse, f"Plain reuse ({reused:.2f}): {best} ({reached:.2f}) is not better by more than {MARGIN:g}.")

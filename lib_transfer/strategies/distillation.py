@@ -1,8 +1,8 @@
-"""Distillation: train an adapter's factors until the target moves as the source does. No data, and no loss but the movement match.
+"""Distillation: train an adapter's factors, without data, until the target moves as the source does.
 
     minimise |dV_t(up, down) - dV_s|^2 / |dV_s|^2
 
-by Adam (Kingma and Ba 2015) on the inputs that are fitted to; a student learning from a teacher's outputs (Hinton et al. 2015). It
+by Adam (Kingma and Ba 2015) on the inputs that are fitted to: a student learns from a teacher's outputs (Hinton et al. 2015). It
 begins with an adapter that transfers in part, and keeps its modules and ranks.
 """
 
@@ -47,12 +47,16 @@ def distil(
         progress: asked before every run whether to stop; told three runs for each, which is how long it takes.
     """
     trained = {name: _leaves(change.weight) for name, change in start.items() if isinstance(change.weight, Factors)}
+    if not trained:
+        return dict(start)
     leaves = [leaf for factors in trained.values() for leaf in (factors.up, factors.down)]
-    optimiser = torch.optim.Adam([{"params": [leaf], "lr": RATE * _size(leaf)} for leaf in leaves])
-    falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.5 + 0.5 * math.cos(math.pi * step / STEPS))
+    rates = [RATE * _size(leaf) for leaf in leaves]
+    optimiser = torch.optim.Adam([{"params": [leaf]} for leaf in leaves])
     scale = float(wanted.double().square().mean()) or 1.0
     changes = {name: Change(trained.get(name, change.weight), change.bias) for name, change in start.items()}
-    for chosen in _batches(len(inputs)):
+    for step, chosen in enumerate(_batches(len(inputs))):
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * _falling(step)
         optimiser.zero_grad()
         for place in chosen:
             check(progress)
@@ -60,12 +64,14 @@ def distil(
             with applied(model.places, changes), torch.enable_grad():
                 moved = traced(model, inputs.only([place])) - without[place]
                 loss = (moved - wanted[place]).square().mean() / scale / len(chosen)
-                (AMPLIFIED * loss).backward()  # type: ignore[no-untyped-call]
+                # Asked for these alone: the model's own weights get no gradients.
+                back = torch.autograd.grad(AMPLIFIED * loss, leaves, allow_unused=True)
+            for leaf, gradient in zip(leaves, back, strict=True):
+                _add(leaf, gradient)
             for _ in range(WEIGHT):
                 progress.step("distillation")
         if _shortened(leaves):
             optimiser.step()
-        falling.step()
     return {name: _settled(change) for name, change in changes.items()}
 
 
@@ -101,6 +107,11 @@ def _batches(number: int) -> list[list[int]]:
     return [order[begin : begin + size] for begin in range(0, STEPS * size, size)]
 
 
+def _falling(step: int) -> float:
+    """A cosine from 1 to nothing."""
+    return 0.5 + 0.5 * math.cos(math.pi * step / STEPS)
+
+
 def _leaves(given: Factors) -> Factors:
     even = _even(given)
     return Factors(even.up.clone().requires_grad_(), even.down.clone().requires_grad_())
@@ -112,6 +123,12 @@ def _even(given: Factors) -> Factors:
 
 def _size(factor: Tensor) -> float:
     return float(factor.detach().square().mean().sqrt())
+
+
+def _add(leaf: Tensor, gradient: Tensor | None) -> None:
+    """Gradients of a batch's inputs add up; what plays no part in a prediction has none."""
+    if gradient is not None:
+        leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
 
 
 def _shortened(leaves: list[Tensor]) -> bool:

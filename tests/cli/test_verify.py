@@ -91,7 +91,7 @@ def test_a_better_one_is_looked_for_and_written(cli: Cli, style: Path, files: ti
     assert done.code == 0, done.err
     told = json.loads((tmp_path / "found.json").read_text())
     assert set(told["matches"]) == {
-        "half.safetensors", "plain reuse", "pursuit", "reconstruct", "pursuit + reconstruct",
+        "half.safetensors", "plain reuse", "pursuit", "reconstruct", "pursuit + reconstruct", "distil",
     }  # fmt: skip
     assert told["best"] == "plain reuse"
     written = load_file(tmp_path / "best.safetensors")

@@ -79,7 +79,7 @@ def model(network: nn.Module) -> TorchModel:
     linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
     blocks = {name: module for name, module in network.named_modules() if isinstance(module, Block)}
     schedule = Schedule.stable_diffusion()
-    return TorchModel(places(linear), network, schedule, SHAPE, blocks=blocks)
+    return TorchModel(places(linear), network, schedule, SHAPE, blocks=blocks, differentiable=True)
 
 
 def opens(it: Model, log: list[str] | None = None, name: str = "") -> Callable[[], AbstractContextManager[Model]]:

@@ -11,7 +11,8 @@ from lib_transfer.errors import CancelledError, MismatchError, NumericError
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.progress import Silent
 from lib_transfer.running import Change
-from lib_transfer.strategies import Match, Plan, choose, groups, match, study
+from lib_transfer.strategies import Match, Plan, choose, distillation, groups, match, study
+from lib_transfer.strategies.movement import apart
 from lib_transfer.strategies.study import split, strengthened, together
 from tests.strategies import nets
 from tests.strategies.test_reconstruction import WIDTH, original, turns, twin
@@ -93,22 +94,66 @@ def test_everything_at_once_on_a_twin() -> None:
         it.register_forward_pre_hook(lambda *_: calls.append(1))
     given = original(network)
     group = {name: name.split(".")[2] for name in given}
-    plan = Plan(["a"], 4, pursue="copy", group=group, reconstruct=True, rank=4, fitting=8, blocks=3)
+    plan = Plan(["a"], 4, pursue="copy", group=group, reconstruct=True, distil=True, rank=4, fitting=8, blocks=3)
+    progress = Counting()
     found = study(
         nets.opens(nets.model(network)),
         nets.opens(nets.model(other)),
         given,
         {"copy": given},
         plan,
-        Counting(),
+        progress,
         reuse="copy",
     )
-    assert set(found.matches) == {"copy", "pursuit", "reconstruct", "pursuit + reconstruct"}
+    assert set(found.matches) == {"copy", "pursuit", "reconstruct", "pursuit + reconstruct", "distil"}
+    assert found.matches["distil"].explained > found.matches["pursuit"].explained + 0.1
     assert found.matches["copy"].explained < 0.3
     assert found.matches["reconstruct"].explained > 0.8
     assert found.choice.name in ("reconstruct", "pursuit + reconstruct")
-    # As announced; the pursuit may do without its second iteration.
-    assert sum(plan.runs(1)) - 8 * (3 + 1) <= len(calls) <= sum(plan.runs(1))
+    assert found.distance < 1e-6
+    # As announced; the pursuit may do without its second iteration, and a way back counts as two runs more.
+    assert progress.total == sum(plan.runs(1))
+    assert progress.total - 8 * (3 + 1) <= progress.steps <= progress.total
+    assert progress.steps - len(calls) == 2 * distillation.runs(8) // 3
+
+
+@pytest.mark.parametrize("insist", [False, True])
+def test_nothing_is_fitted_between_bases_that_are_too_far_apart(insist: bool) -> None:
+    network, stranger = nets.Network(WIDTH), nets.Network(WIDTH, seed=9)
+    given = original(network)
+    group = dict.fromkeys(given, "all")
+    plan = Plan(["a"], 4, pursue="copy", group=group, distil=True, fitting=4, insist=insist)
+    found = study(
+        nets.opens(nets.model(network)),
+        nets.opens(nets.model(stranger)),
+        given,
+        {"copy": given},
+        plan,
+        Silent(),
+        reuse="copy",
+    )
+    assert found.distance > 1
+    assert set(found.matches) == ({"copy", "pursuit", "distil"} if insist else {"copy"})
+    assert found.choice.name == "copy"
+    assert "unjudged" in found.choice.reason
+
+
+def test_the_distance_of_bases_is_the_formula() -> None:
+    torch.manual_seed(0)
+    here, there, wanted = (torch.randn(3, 4, 2, 2) for _ in range(3))
+    assert apart(here, there, wanted) == pytest.approx(float((here - there).norm() ** 2 / wanted.norm() ** 2), rel=1e-6)
+    assert apart(here, here, wanted * 0) == 0
+    assert math.isinf(apart(here, there, wanted * 0))
+
+
+def test_a_model_without_a_way_back_is_not_distilled() -> None:
+    network = nets.Network(WIDTH)
+    model, given = nets.model(network), original(network)
+    model.differentiable = False
+    plan = Plan(["a"], 2, pursue="copy", group=dict.fromkeys(given, "all"), distil=True, fitting=2)
+    found = study(nets.opens(model), nets.opens(model), given, {"copy": given}, plan, Silent(), reuse="copy")
+    assert set(found.matches) == {"copy", "pursuit"}
+    assert found.notes[0].startswith("Distillation was left out")
 
 
 @pytest.mark.parametrize("stop", [0, 3, 45, 170, 190])
@@ -137,6 +182,15 @@ def test_what_does_not_fit_and_what_is_not_finite_is_said() -> None:
 
 def of(**explained: float) -> dict[str, Match]:
     return {name: Match(value, (value,)) for name, value in explained.items()}
+
+
+def test_between_bases_that_are_too_far_apart_plain_reuse_is_kept_unjudged() -> None:
+    matches = of(copy=0.2, distil=0.9)
+    assert choose(matches, "copy", 1.0).name == "distil"
+    kept = choose(matches, "copy", 3.0)
+    assert kept.name == "copy"
+    assert "differ here 3.0 times as much" in kept.reason
+    assert choose(of(reconstruct=0.9), None, 1.5).name is None
 
 
 @pytest.mark.parametrize(
