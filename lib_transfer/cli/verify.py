@@ -6,7 +6,6 @@ With ``--improve``, look for one that does it better, too.
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,13 +22,10 @@ from lib_transfer.engine.run import Runtime
 from lib_transfer.engine.transfer import transfer
 from lib_transfer.errors import RequestError
 from lib_transfer.strategies import Plan, Study, study
-from lib_transfer.strategies.improvement import RANK, improving, request_of
+from lib_transfer.strategies.improvement import RANK, improving, request_of, save
 from lib_transfer.strategies.loading import LATENT_SPACE, family_of, loaded
 from lib_transfer.strategies.tokens import vocabulary
-from lib_transfer.strategies.verification import INPUTS, Gathered, Wanted, cost_of, gathered
-from lib_transfer.strategies.writing import write
-
-SCHEMA = 1
+from lib_transfer.strategies.verification import INPUTS, Wanted, cost_of, gathered
 
 
 def add_to(commands: Any) -> None:
@@ -55,7 +51,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument(
         "--improve", type=Path, metavar="FILE",
-        help="also make better ones (pursuit, reconstruction, distillation), which takes many times longer, and write the best to FILE",
+        help="also make better ones (pursuit, reconstruct, distil), which takes many times longer, and write the best to FILE",
     )  # fmt: skip
     parser.add_argument("--rank", type=_positive, default=RANK, metavar="N", help=f"of a reconstruction ({RANK})")
     parser.add_argument("--overwrite", action="store_true", help="replace an output of ours")
@@ -98,22 +94,11 @@ def run(options: argparse.Namespace) -> int:
         )
         print(text(found), file=out)
         if destination is not None and found.choice.name is not None:
-            improved = request_of(request, plan, side)
-            print(f"Written: {_write(found, found.choice.name, improved, destination, given, target)}", file=out)
+            written = save(found, request_of(request, plan, side), destination, given, target)
+            print(f"Written: {written}", file=out)
     if options.json:
-        terminal.write_json(options.json, facts(found))
+        terminal.write_json(options.json, found.facts())
     return 0 if found.choice.name is not None else 2
-
-
-def _write(
-    found: Study, best: str, request: TransferRequest, destination: Destination, given: Gathered, target: Base
-) -> Path:
-    path = output_path(request, destination)
-    replaced = to_replace(path, destination)
-    over = replaced == path
-    return write(
-        found.changes[best], request, given.metadata, target, facts(found), path, given.dtype, overwrite=over
-    ).path
 
 
 def text(found: Study) -> str:
@@ -121,27 +106,6 @@ def text(found: Study) -> str:
     width = max(map(len, found.matches))
     lines = [f"{name:<{width}}  {match.text}" for name, match in found.matches.items()]
     return "\n".join([*lines, *found.notes, found.choice.reason])
-
-
-def facts(found: Study) -> dict[str, Any]:
-    """The same for a program."""
-    matches = {
-        name: {"explained": _number(match.explained), "each": [*map(_number, match.each)], "verdict": match.verdict}
-        for name, match in found.matches.items()
-    }
-    return {
-        "schema": SCHEMA,
-        "matches": matches,
-        "distance": _number(found.distance),
-        "best": found.choice.name,
-        "reason": found.choice.reason,
-        "notes": list(found.notes),
-    }
-
-
-def _number(value: float) -> float | None:
-    """JSON has no infinity."""
-    return value if math.isfinite(value) else None
 
 
 def _base(paths: list[Path], runtime: Runtime) -> Any:

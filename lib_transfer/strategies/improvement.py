@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 from lib_transfer.engine.base import Base
+from lib_transfer.engine.destination import Destination, output_path, to_replace
 from lib_transfer.engine.request import TransferRequest
 from lib_transfer.method import Value
 from lib_transfer.strategies.groups import groups
-from lib_transfer.strategies.study import Plan
+from lib_transfer.strategies.study import Plan, Study
 from lib_transfer.strategies.verification import Gathered, Wanted
+from lib_transfer.strategies.writing import write
 
 METHOD = "auto"
 
@@ -48,6 +51,30 @@ def improving(wanted: Wanted, found: Gathered, target: Base, latent_space: str, 
         latent_space=latent_space,
         blocks=len(blocks),
     )
+
+
+def save(
+    found: Study, request: TransferRequest, destination: Destination, given: Gathered, target: Base
+) -> Path | None:
+    """Write the adapter that a study chose, with what was measured in its metadata; None where it chose none.
+
+    Args:
+        found: the study.
+        request: from :func:`request_of`.
+        destination: where it goes.
+        given: what was compared, for the original's metadata.
+        target: the base that it is for.
+
+    Raises:
+        StorageError, OutputExistsError, UnsupportedError: as :func:`write` says.
+    """
+    name = found.choice.name
+    if name is None:
+        return None
+    path = output_path(request, destination)
+    over = to_replace(path, destination) == path
+    changes = found.changes[name]
+    return write(changes, request, given.metadata, target, found.facts(), path, given.dtype, overwrite=over).path
 
 
 def request_of(transfer: TransferRequest, plan: Plan, size: int) -> TransferRequest:

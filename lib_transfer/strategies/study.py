@@ -6,11 +6,13 @@ disk; the models are never in memory together, and each is brought there once.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,6 +34,9 @@ from lib_transfer.strategies.pursuit import runs as pursuit_runs
 from lib_transfer.strategies.reconstruction import reconstruct
 from lib_transfer.strategies.reconstruction import runs as reconstruction_runs
 from lib_transfer.strategies.streams import Streams
+
+SCHEMA = 1
+"""Of :meth:`Study.facts`."""
 
 Open = Callable[[], AbstractContextManager[Model]]
 """Brings a model into memory for as long as the context lasts."""
@@ -120,6 +125,25 @@ class Study:
     distance: float
     choice: Choice
     notes: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """Everything in it but the adapters themselves, as JSON holds it (which knows no infinity: None there)."""
+        matches = {
+            name: {"explained": _finite(match.explained), "each": [*map(_finite, match.each)], "verdict": match.verdict}
+            for name, match in self.matches.items()
+        }
+        return {
+            "schema": SCHEMA,
+            "matches": matches,
+            "distance": _finite(self.distance),
+            "best": self.choice.name,
+            "reason": self.choice.reason,
+            "notes": list(self.notes),
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def study(

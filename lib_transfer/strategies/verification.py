@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ REUSE = "plain reuse"
 """The original as it is, on the target."""
 
 INPUTS = 8
+
+GROUPS, BLOCKS = 15, 70
+"""Of SDXL, which has most: groups of modules, and transformer blocks."""
 
 
 @dataclass(frozen=True)
@@ -120,15 +124,22 @@ def gathered(wanted: Wanted, source: Base, target: Base) -> Gathered:
         return Gathered(original, candidates, prompts, dict(adapter.metadata), output_dtype(None, adapter))
 
 
-def cost(number: int, transferred: int = 1, seconds_per_run: float | None = None) -> str:
+def cost(number: int, transferred: int = 1, seconds_per_run: float | None = None, *, improve: bool = False) -> str:
     """What a verification takes, in words, before it begins.
 
     Args:
         number: of inputs.
         transferred: how many adapters are verified beside plain reuse.
         seconds_per_run: of a model, where that is known.
+        improve: whether better ones are looked for, too; then it is what it takes at most, on SDXL.
     """
-    return cost_of(Plan(("",), number), transferred + 1, seconds_per_run)
+    plan = Plan(("",), number)
+    if improve:
+        most = {str(group): str(group) for group in range(GROUPS)}
+        plan = dataclasses.replace(
+            plan, pursue="", group=most, reconstruct=True, distil=True, fitting=number, blocks=BLOCKS
+        )
+    return ("at most " if improve else "") + cost_of(plan, transferred + 1, seconds_per_run)
 
 
 def cost_of(plan: Plan, candidates: int, seconds_per_run: float | None = None) -> str:

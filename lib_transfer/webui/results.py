@@ -48,7 +48,7 @@ def overview(outcomes: Sequence[Outcome]) -> str:
         return EMPTY
     head = ("LoRA", "Result", "Modules", "Energy kept", "Similarity, lowest", "mean", "Differs from reuse")
     rows = "".join(_row(outcome) for outcome in outcomes)
-    made = "".join(_use(outcome) for outcome in outcomes if outcome.tag)
+    made = "".join(use(outcome.tag) for outcome in outcomes if outcome.tag)
     heading = f"<h4>Use in the prompt</h4>{made}" if made else ""
     return f'<div class="transfer-lora-results">{table(head, rows, "transfer_lora_overview")}{heading}</div>'
 
@@ -92,9 +92,9 @@ def _row(outcome: Outcome) -> str:
     return f'<tr data-status="{escape(outcome.status)}"><th>{escape(outcome.name)}</th><td>{result}</td>{numbers}</tr>'
 
 
-def _use(outcome: Outcome) -> str:
+def use(text: str) -> str:
     """The tag of a new LoRA, with what can be done with it."""
-    tag = escape(outcome.tag)
+    tag = escape(text)
     buttons = "".join(
         f'<button type="button" class="transfer-lora-small" data-transfer-lora="{action}" data-tag="{tag}">{label}</button>'
         for action, label in (("copy", "Copy"), ("txt2img", "Send to txt2img"), ("img2img", "Send to img2img"))

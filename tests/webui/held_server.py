@@ -2,7 +2,8 @@
 
 A job that waits within a module is what a slow module on a large model looks like, without depending on any clock. It makes
 pictures too, as a WebUI does: plain ones, whose colours follow from everything they are made of, which is written to
-HOLD.drawn. And it runs models: networks of the checkpoints' own attention layers, whose coming and going is in HOLD.loaded.
+HOLD.drawn. And it runs models: networks of the checkpoints' own attention layers, whose coming and going is in HOLD.loaded. While
+HOLD.damped exists, the one called tuned follows an adapter by less than half.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ class Painter(Standalone):
     def _model(self, path):
         """Says of anything: a part of it, and the sum of what its attention layers make of ones, a channel for each fourth."""
         layers = {}
+        # How much of an adapter it follows.
+        follows = 0.4 if path.stem == "tuned" and self.hold.with_suffix(".damped").exists() else 1.0
         with open_base(path, "") as base:
             for module in base.modules:
                 if module.kind == "linear" and module.position.role.startswith("attn"):
@@ -85,11 +88,12 @@ class Painter(Standalone):
                 time.sleep(0.01)
             said = torch.zeros(4)
             for number, layer in enumerate(layers.values()):
-                said[number % 4] += layer(torch.ones(layer.in_features)).mean()
+                ones = torch.ones(layer.in_features)
+                said[number % 4] += (follows * layer(ones) + (1 - follows) * (layer.weight @ ones)).mean()
             return 0.5 * noised + 0.1 * said[None, :, None, None] * len(prompts[0])
 
         schedule = Schedule.stable_diffusion()
-        return TorchModel(places(layers), forward, schedule, (4, 2, 2), latent_space="held")
+        return TorchModel(places(layers), forward, schedule, (4, 2, 2), latent_space="held", differentiable=True)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from lib_transfer.errors import RequestError
 from lib_transfer.webui.verify.panel import asked
@@ -19,9 +21,10 @@ Window = Callable[..., Tab]
 
 @pytest.fixture(autouse=True)
 def let_go(server: Server) -> Iterator[None]:
-    """A run that is held is let go at the end."""
+    """A run that is held is let go at the end, and models follow adapters again."""
     yield
     server.hold.unlink(missing_ok=True)
+    server.hold.with_suffix(".damped").unlink(missing_ok=True)
 
 
 def transferred(window: Window, server: Server, name: str, seed: int) -> tuple[Tab, str]:
@@ -64,12 +67,45 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     assert "over 2 inputs" in words[2]
     tab.shot(tmp_path / "verify.png")
     keep(tmp_path / "verify.png", "verify")
-    assert server.loaded[loaded:] == [models.TUNED, models.BASE, models.TUNED, "given back"]
+    assert server.loaded[loaded:] == [models.BASE, models.TUNED, "given back"]
     assert server.files() == before
     # What the transfer came to is still there, and the time is known now.
     assert [row[0] for row in tab.rows()] == ["checked"]
     assert tab.part("details").locator("h4").first.inner_text() == "checked"
     cost.get_by_text("80 for sampling the inputs, about").wait_for()
+
+
+def test_a_better_one_is_looked_for_and_saved(window: Window, server: Server, tmp_path: Path) -> None:
+    tab, copy = transferred(window, server, "bettered", 33)
+    tab.part("verify_inputs").locator("input").fill("2")
+    tab.part("verify_inputs").locator("input").blur()
+    tab.part("verify_improve").locator("input").check()
+    tab.part("verify_cost").get_by_text("at most").wait_for()
+    before = server.files()
+    server.hold.with_suffix(".damped").touch()
+    tab.begin("verify")
+    said = tab.until("done")
+    head, numbers, _ = table(tab)
+    assert head == ["", copy, "plain reuse", "pursuit", "reconstruct", "pursuit + reconstruct", "distil"]
+    # It follows by 0.4, so that reuse leaves 0.6 of the movement, squared; strengths of more than 1 make up for it.
+    assert float(numbers[2]) == pytest.approx(0.64, abs=0.01)
+    assert float(numbers[3]) > 0.9
+    [new] = server.files() - before
+    stem = new.removesuffix(".safetensors")
+    assert stem.startswith("bettered_tuned_auto_")
+    assert said == f"Done: verified; written: {stem}, and your checkpoint is loaded again."
+    tab.part("verified").locator("code", has_text=f"<lora:{stem}:1>").wait_for()
+    tab.shot(tmp_path / "better.png")
+    keep(tmp_path / "better.png", "better")
+    with safe_open(str(server.models / "Lora" / new), "pt") as file:
+        metadata = file.metadata()
+    report = json.loads(metadata["transfer_lora.report"])
+    assert report["matches"]["plain reuse"]["explained"] == pytest.approx(0.64, abs=0.01)
+    assert report["best"] in head
+    assert json.loads(metadata["transfer_lora.request"])["method"] == "auto"
+    # The same again finds the same, and writes over its own output alone.
+    tab.run("verify")
+    assert server.files() - before == {new}
 
 
 def test_interrupt_stops_at_the_next_run_and_gives_the_checkpoint_back(window: Window, server: Server) -> None:
@@ -84,7 +120,7 @@ def test_interrupt_stops_at_the_next_run_and_gives_the_checkpoint_back(window: W
     assert tab.until("stopped").startswith("Stopped. Nothing was verified")
     server.hold.unlink()
     tab.run("analyse")
-    assert server.loaded[loaded:] == [models.TUNED, "given back"]
+    assert server.loaded[loaded:] == [models.BASE, "given back"]
     assert tab.page.locator("#transfer_lora_verdicts").count() == 0
 
 
@@ -101,11 +137,22 @@ def test_what_cannot_be_verified_is_said(window: Window, server: Server) -> None
     assert [row[0] for row in tab.rows()] == ["unwritten"]
 
 
-@pytest.mark.parametrize("values", [("", 0, 0), ("", 65, 0), ("", "many", 0), (None, 8, 0), ("", 8, -1), ("", 8, None)])
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("", 0, 0, False),
+        ("", 65, 0, False),
+        ("", "many", 0, False),
+        (None, 8, 0, False),
+        ("", 8, -1, False),
+        ("", 8, None, False),
+        ("", 8, 0, None),
+    ],
+)
 def test_values_out_of_their_range_are_refused(values: tuple[object, ...]) -> None:
     with pytest.raises(RequestError):
         asked(*values)
 
 
 def test_prompts_are_lines() -> None:
-    assert asked(" a cat \n\n a dog\n", 4.0, 512) == (("a cat", "a dog"), 4, 512)
+    assert asked(" a cat \n\n a dog\n", 4.0, 512, True) == (("a cat", "a dog"), 4, 512, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 from lib_transfer.engine.outcome import Outcome
@@ -21,12 +22,14 @@ class Verified:
     Attributes:
         lora: the name of the LoRA.
         matches: by what was put on the target, in the order to show.
-        advice: a sentence on what to use.
+        advice: on what to use.
+        written: the name of a better LoRA that was written; None for none.
     """
 
     lora: str
     matches: Mapping[str, Match]
     advice: str
+    written: str | None = None
 
 
 class VerifyJob(Job):
@@ -72,7 +75,9 @@ class VerifyJob(Job):
         """What there is to say at the end."""
         if self.problem is not None:
             return error(*self.problem)
-        return "<p>Done: verified; nothing was written, and your checkpoint is loaded again.</p>"
+        written = None if self.verified is None else self.verified.written
+        said = "nothing was written" if written is None else f"written: {escape(written)}"
+        return f"<p>Done: verified; {said}, and your checkpoint is loaded again.</p>"
 
     def halted(self) -> str:
         """What there is to say when it was stopped."""

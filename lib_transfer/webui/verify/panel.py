@@ -20,7 +20,7 @@ from lib_transfer.webui.verify.work import Verification, subject_of
 
 ABOUT = (
     "Runs both checkpoints and says whether the transferred LoRA does on the target what the original does on its own. "
-    "Nothing is written, and your checkpoint is loaded again at the end."
+    "Your checkpoint is loaded again at the end."
 )
 FIRST = "Press Transfer first; what it wrote can be verified."
 LONGEST, MOST_PROMPTS = 2000, 32
@@ -37,7 +37,7 @@ class Controls:
     """What stands in the panel.
 
     Attributes:
-        asked: prompts, number of inputs and size.
+        asked: prompts, number of inputs, size, and whether to improve.
         cost: what it will take, in words.
         button: starts it.
         verdicts: the result.
@@ -65,10 +65,17 @@ def controls(host: Host) -> Controls:
                 control(gr.Number, f"verify_{of.name}", label=label, info=of.help, value=of.default, precision=0)
                 for label, of in (("Inputs", _INPUTS), ("Size", _SIZE))
             ]
+        improve = control(
+            gr.Checkbox,
+            "verify_improve",
+            label="Look for a better one",
+            info="fits and trains others to the original's movement, and saves the best if it clearly beats plain reuse",
+            value=False,
+        )
         cost = control(gr.HTML, "verify_cost", value=note(FIRST))
         button = control(gr.Button, "verify", value="Verify")
         shown = control(gr.HTML, "verified", value="")
-    return Controls([prompts, *numbers], cost, button, shown)
+    return Controls([prompts, *numbers, improve], cost, button, shown)
 
 
 @dataclass(frozen=True)
@@ -106,13 +113,13 @@ class Verify:
         host = self.desk.host
 
         def prepare() -> Start:
-            prompts, number, size = asked(*values)
+            prompts, number, size, improve = asked(*values)
             before = self.desk.board.get(job_id)
             outcomes = list(before.outcomes) if before is not None else []
             chosen = next((o for o in outcomes if o.name == picked), next(iter(outcomes), None))
             subject = subject_of(chosen, host, self.desk.index)
             work = Verification(
-                subject, prompts, number, (size, size), host, lambda took: self.seconds.update({size: took})
+                subject, prompts, number, (size, size), improve, host, lambda took: self.seconds.update({size: took})
             )
             # The models are the program's own, on whatever device.
             return Start(VerifyJob(subject.lora, outcomes), work, in_turn=True)
@@ -126,23 +133,23 @@ class Verify:
         job = self.desk.board.get(job_id)
         return _told_verdicts(job.verified if isinstance(job, VerifyJob) else None)
 
-    def cost(self, number: object, size: object) -> str:
+    def cost(self, number: object, size: object, improve: object) -> str:
         """What a verification will take."""
-        return _cost(number, size, self.seconds)
+        return _cost(number, size, improve, self.seconds)
 
 
 _told_verdicts = told(verdicts)
 
 
 @told
-def _cost(number: object, size: object, seconds: dict[int, float]) -> str:
+def _cost(number: object, size: object, improve: object, seconds: dict[int, float]) -> str:
     from lib_transfer.strategies.verification import cost  # noqa: PLC0415 - torch is imported when it is used
 
-    _, checked, side = asked("", number, size)
-    return note(cost(checked, seconds_per_run=seconds.get(side)))
+    _, checked, side, better = asked("", number, size, improve)
+    return note(cost(checked, seconds_per_run=seconds.get(side), improve=better))
 
 
-def asked(prompts: object, number: object, size: object) -> tuple[tuple[str, ...], int, int]:
+def asked(prompts: object, number: object, size: object, improve: object) -> tuple[tuple[str, ...], int, int, bool]:
     """The controls' values, which come from a browser.
 
     Raises:
@@ -153,4 +160,6 @@ def asked(prompts: object, number: object, size: object) -> tuple[tuple[str, ...
     lines = tuple(line.strip()[:LONGEST] for line in prompts.splitlines() if line.strip())[:MOST_PROMPTS]
     values = [registry.checked(of, value) for of, value in ((_INPUTS, number), (_SIZE, size))]
     inputs, side = (int(value) for value in values)
-    return lines, inputs, side
+    if not isinstance(improve, bool):
+        raise RequestError("Whether to look for a better one is neither yes nor no.")
+    return lines, inputs, side, improve

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from html import escape
 
-from lib_transfer.webui.results import note
+from lib_transfer.webui.results import note, use
 from lib_transfer.webui.verify.job import Verified
 
 ABOUT = (
     "The movement match says how much of what the LoRA does on its own checkpoint it does on the target too: 1 is all of "
-    "it, 0 is no better than no LoRA. It was taken on inputs that the target made itself."
+    "it, 0 is no better than no LoRA. It was taken on pictures that the source made itself, half of them with the LoRA."
 )
+
+
+def _new(written: str | None) -> str:
+    return "" if written is None else f"<h4>Use in the prompt</h4>{use(f'<lora:{written}:1>')}"
 
 
 def verdicts(verified: Verified | None) -> str:
@@ -25,5 +29,5 @@ def verdicts(verified: Verified | None) -> str:
         '<div class="transfer-lora-scroll"><table id="transfer_lora_verdicts">'
         f"<thead><tr><th></th>{titles}</tr></thead><tbody><tr><th>Movement match</th>{numbers}</tr>"
         f"<tr><th>Verdict</th>{words}</tr></tbody></table></div>"
-        f'<p class="transfer-lora-verdict">{escape(verified.advice)}</p>{note(ABOUT)}'
+        f'<p class="transfer-lora-verdict">{escape(verified.advice)}</p>{_new(verified.written)}{note(ABOUT)}'
     )

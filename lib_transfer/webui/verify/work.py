@@ -14,11 +14,17 @@ from lib_transfer.engine.source_checkpoint import Checkpoint, find
 from lib_transfer.errors import CancelledError, RequestError, TransferError
 from lib_transfer.webui import files
 from lib_transfer.webui.host import Host
+from lib_transfer.webui.order import output_folder
 from lib_transfer.webui.verify.job import Verified, VerifyJob
+from lib_transfer.webui.work import runtime
 
 if TYPE_CHECKING:
     from lib_transfer.engine.base import Base
+    from lib_transfer.engine.destination import Destination
     from lib_transfer.engine.file_index import FileIndex
+    from lib_transfer.engine.request import TransferRequest
+    from lib_transfer.strategies import Plan, Study
+    from lib_transfer.strategies.verification import Gathered
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Verification:
         prompts: of the inputs; none for those that the LoRA's metadata suggest.
         number: of inputs.
         size: width and height of pictures; zeros for what the checkpoints were trained on.
+        improve: whether better ones are looked for, and the best is written.
         host: the program.
         took: is told the seconds that a run of a model took.
     """
@@ -82,6 +89,7 @@ class Verification:
     prompts: tuple[str, ...]
     number: int
     size: tuple[int, int]
+    improve: bool
     host: Host
     took: Callable[[float], None]
 
@@ -103,24 +111,72 @@ class Verification:
             self.took((time.monotonic() - began) / job.runs)
 
     def _verified(self, job: VerifyJob) -> Verified:
-        from lib_transfer.strategies.verification import Wanted, verify  # noqa: PLC0415 - torch is imported when it is used
+        # torch is imported when it is used.
+        from lib_transfer.strategies import Plan, study  # noqa: PLC0415
+        from lib_transfer.strategies.improvement import improving  # noqa: PLC0415
+        from lib_transfer.strategies.verification import Wanted, gathered  # noqa: PLC0415
 
         subject = self.subject
         source, target = subject.source.path, subject.target.path
+        wanted = Wanted(subject.original, {subject.transferred.stem: subject.transferred}, self.prompts, self.number)
         with ExitStack() as stack:
             of_source, of_target = (stack.enter_context(self._base(c)) for c in (subject.source, subject.target))
+            given = gathered(wanted, of_source, of_target)
             space = self.host.latent_space(of_target)
-            open_model = stack.enter_context(self.host.models(self.size))
-            found = verify(
-                Wanted(subject.original, {subject.transferred.stem: subject.transferred}, self.prompts, self.number),
-                of_source,
-                of_target,
-                lambda: open_model(source),
-                lambda: open_model(target),
-                job,
-                latent_space=space,
-            )
-        return Verified(subject.lora, found.matches, found.choice.reason)
+            if self.improve:
+                plan = improving(wanted, given, of_target, space)
+                place = self._place(plan, job)
+            else:
+                plan, place = Plan(given.prompts, wanted.number, wanted.seed, wanted.steps, latent_space=space), None
+            with self.host.models(self.size) as open_model:
+                found = study(
+                    lambda: open_model(source),
+                    lambda: open_model(target),
+                    given.original,
+                    given.candidates,
+                    plan,
+                    job,
+                    reuse=given.reuse,
+                )
+            written = None if place is None else self._written(found, given, of_target, *place)
+        return Verified(subject.lora, found.matches, " ".join((*found.notes, found.choice.reason)), written)
+
+    def _place(self, plan: Plan, job: VerifyJob) -> tuple[TransferRequest, Destination]:
+        """What is asked for and where it goes; said before the models are run, not after."""
+        from lib_transfer.engine.destination import Destination, output_path, to_replace  # noqa: PLC0415
+        from lib_transfer.engine.request import request  # noqa: PLC0415
+        from lib_transfer.strategies.improvement import request_of  # noqa: PLC0415
+
+        subject, host = self.subject, self.host
+        plain = request(
+            subject.original,
+            target=host.files_of(subject.target),
+            source=host.files_of(subject.source),
+            settings={},
+            hashes=runtime(host).hashes,
+            cancelled=job.cancelled,
+        )
+        # Never in place of the transferred one, whatever outputs are called.
+        template = str(host.setting("template"))
+        template += "" if "{hash8}" in template else "_auto_{hash8}"
+        destination = Destination(output_folder(host), template=template, overwrite=True)
+        asked = request_of(plain, plan, self.size[0] // 8)
+        to_replace(output_path(asked, destination), destination)
+        return asked, destination
+
+    def _written(
+        self, found: Study, given: Gathered, target: Base, asked: TransferRequest, destination: Destination
+    ) -> str | None:
+        """The name of the new LoRA; None where what is there already is as good."""
+        from lib_transfer.strategies.improvement import save  # noqa: PLC0415
+
+        if found.choice.name in given.candidates:
+            return None
+        path = save(found, asked, destination, given, target)
+        if path is None:
+            return None
+        self.host.adapters_changed()
+        return path.stem
 
     def _base(self, checkpoint: Checkpoint) -> AbstractContextManager[Base]:
         from lib_transfer.engine.base import open_base  # noqa: PLC0415 - torch is imported when it is used
