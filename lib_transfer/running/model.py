@@ -38,10 +38,11 @@ class Model(Protocol):
     @property
     def differentiable(self) -> bool: ...
 
-    def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str]) -> Tensor:
+    def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, traced: bool = False) -> Tensor:
         """The noise that the model sees in ``noised`` ``(n, channels, height, width)``, float32 on the CPU.
 
-        The prompts are encoded anew each time, because an adapter may be on the text encoders.
+        The prompts are encoded anew each time, because an adapter may be on the text encoders. ``traced``: with gradients,
+        where the model is differentiable.
         """
 
     def encode(self, pictures: Tensor) -> Tensor:
@@ -51,16 +52,10 @@ class Model(Protocol):
         """Pictures of ``latents``."""
 
 
-def predict(model: Model, inputs: Inputs) -> Tensor:
-    """What the model says of ``inputs``, as noise ``(n, channels, height, width)``."""
-    with torch.no_grad():
-        return traced(model, inputs)
-
-
-def traced(model: Model, inputs: Inputs) -> Tensor:
-    """The same, with gradients where they are enabled and the model is differentiable."""
+def predict(model: Model, inputs: Inputs, *, traced: bool = False) -> Tensor:
+    """What the model says of ``inputs``, as noise ``(n, channels, height, width)``; ``traced``: with gradients."""
     noised = model.schedule.noised(inputs.clean, inputs.noise, inputs.times)
-    return model.noise(noised, inputs.times, inputs.prompts)
+    return model.noise(noised, inputs.times, inputs.prompts, traced=traced)
 
 
 class TorchModel:
@@ -95,9 +90,9 @@ class TorchModel:
         self.differentiable = differentiable
         self._forward, self._encode, self._decode = forward, encode, decode
 
-    def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str]) -> Tensor:
+    def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, traced: bool = False) -> Tensor:
         """As :class:`Model` says."""
-        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self.differentiable and traced):
             predicted = self._forward(noised, self.schedule.steps(times), prompts)
             return self.schedule.as_noise(predicted.float().cpu(), noised, times)
 

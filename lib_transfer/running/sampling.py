@@ -37,8 +37,7 @@ def sample(
 
     def seen(x: Tensor, now: Tensor, prompt: str) -> Tensor:
         check(progress)
-        with torch.no_grad():
-            noise = model.noise(x, now[None], [prompt])
+        noise = model.noise(x, now[None], [prompt])
         progress.step("sampling")
         return noise
 

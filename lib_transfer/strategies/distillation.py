@@ -17,7 +17,7 @@ from lib_transfer.linalg.factors import Factors, balanced
 from lib_transfer.progress import Progress, check
 from lib_transfer.running.apply import Change, Changes, applied
 from lib_transfer.running.inputs import Inputs
-from lib_transfer.running.model import Model, traced
+from lib_transfer.running.model import Model, predict
 
 STEPS, BATCH = 40, 8
 RATE = 0.05
@@ -62,7 +62,7 @@ def distil(
             check(progress)
             # Put on anew for each: what a hook made of the factors belongs to one way back.
             with applied(model.places, changes), torch.enable_grad():
-                moved = traced(model, inputs.only([place])) - without[place]
+                moved = predict(model, inputs.only([place]), traced=True) - without[place]
                 loss = (moved - wanted[place]).square().mean() / scale / len(chosen)
                 # Asked for these alone: the model's own weights get no gradients.
                 back = torch.autograd.grad(AMPLIFIED * loss, leaves, allow_unused=True)

@@ -139,7 +139,7 @@ def cost(number: int, transferred: int = 1, seconds_per_run: float | None = None
         plan = dataclasses.replace(
             plan, pursue="", group=most, reconstruct=True, distil=True, fitting=number, blocks=BLOCKS
         )
-    return ("at most " if improve else "") + cost_of(plan, transferred + 1, seconds_per_run)
+    return ("At most " if improve else "") + cost_of(plan, transferred + 1, seconds_per_run)
 
 
 def cost_of(plan: Plan, candidates: int, seconds_per_run: float | None = None) -> str:

@@ -187,6 +187,9 @@ def of(**explained: float) -> dict[str, Match]:
 def test_between_bases_that_are_too_far_apart_plain_reuse_is_kept_unjudged() -> None:
     matches = of(copy=0.2, distil=0.9)
     assert choose(matches, "copy", 1.0).name == "distil"
+    # More has to be gained, the farther apart they are.
+    assert choose(of(copy=0.5, distil=0.65), "copy", 0.7).name == "distil"
+    assert choose(of(copy=0.5, distil=0.65), "copy", 0.8).name == "copy"
     kept = choose(matches, "copy", 3.0)
     assert kept.name == "copy"
     assert "differ here 3.0 times as much" in kept.reason

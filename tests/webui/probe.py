@@ -16,7 +16,8 @@ from modules import call_queue, script_callbacks, sd_models, shared
 from lib_transfer.engine.base import open_base
 from lib_transfer.errors import CancelledError
 from lib_transfer.formats.adapter import open_adapter
-from lib_transfer.running import applied
+from lib_transfer.linalg.factors import Factors
+from lib_transfer.running import Change, applied
 from lib_transfer.strategies.changes import changes_of
 from lib_transfer.strategies.verification import REUSE, Wanted, verify
 from lib_transfer.webui.hosts.running import borrowed
@@ -114,6 +115,48 @@ def adapters(body):
     return {**said, "before": before, "after": state()}
 
 
+def gradients(body):
+    """The slope of a prediction along an adapter's strength, by the way back and by a difference of two runs."""
+    path, lora = Path(body["checkpoint"]), Path(body["lora"])
+    before = state()
+    with call_queue.queue_lock, borrowed(SIZE) as open_model, open_model(path) as model:
+        with open_base(path, "") as base, open_adapter(lora) as adapter:
+            # Forge runs text encoders without gradients.
+            changes = {
+                name: change
+                for name, change in changes_of(adapter, base).items()
+                if name.startswith("model.diffusion_model.") and isinstance(change.weight, Factors)
+            }
+        weights = digest()
+        generator = torch.Generator().manual_seed(5)
+        noised, times = torch.randn((1, *model.shape), generator=generator), torch.tensor([0.5])
+        along = torch.randn(noised.shape, generator=generator)
+
+        def run(strength):
+            with applied(model.places, changes, lambda _: strength):
+                return (model.noise(noised, times, ["a cat on a roof"]).double() * along).sum()
+
+        leaves = {n: Factors(c.weight.up.clone().requires_grad_(), c.weight.down) for n, c in changes.items()}
+        traced = {n: Change(factors) for n, factors in leaves.items()}
+        with applied(model.places, traced), torch.enable_grad():
+            value = (model.noise(noised, times, ["a cat on a roof"], traced=True).double() * along).sum()
+            back = torch.autograd.grad(value, [factors.up for factors in leaves.values()], allow_unused=True)
+        slope = sum(
+            float((gradient * factors.up).sum())
+            for gradient, factors in zip(back, leaves.values(), strict=True)
+            if gradient is not None
+        )
+        said = {
+            "reached": sum(gradient is not None for gradient in back),
+            "of": len(back),
+            "slope": slope,
+            "difference": float(run(1.01) - run(0.99)) / 0.02,
+            "same_prediction": abs(float(value) - float(run(1.0))) < 1e-4 * abs(float(value)),
+            "same_weights": weights == digest(),
+        }
+    return {**said, "before": before, "after": state()}
+
+
 def verified(body):
     """A LoRA and plain reuse verified; ``most`` runs at most, then it is interrupted."""
     source, target, lora = (Path(body[name]) for name in ("source", "target", "lora"))
@@ -158,6 +201,10 @@ def routes(_, app):
     @app.post("/transfer-lora-probe/adapters")
     def _adapters(body: dict):
         return answer(adapters, body)
+
+    @app.post("/transfer-lora-probe/gradients")
+    def _gradients(body: dict):
+        return answer(gradients, body)
 
     @app.post("/transfer-lora-probe/verified")
     def _verified(body: dict):

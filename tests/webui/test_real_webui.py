@@ -268,6 +268,16 @@ def test_an_adapter_by_our_hooks_does_what_the_programs_own_loader_does(webui: W
     assert said["before"] == said["after"]
 
 
+def test_gradients_find_their_way_through_the_programs_own_model(webui: WebUI) -> None:
+    body = {"checkpoint": str(webui.source), "lora": str(webui.loras / "beside" / "wide.safetensors")}
+    said = webui.call("transfer-lora-probe/gradients", body)
+    assert said["reached"] == said["of"] > 50
+    assert said["slope"] == pytest.approx(said["difference"], rel=0.02), said
+    assert said["same_prediction"]
+    assert said["same_weights"]
+    assert said["before"] == said["after"]
+
+
 def test_plain_reuse_on_the_source_itself_reproduces_and_the_persons_checkpoint_comes_back(webui: WebUI) -> None:
     picture = webui.picture(PROMPT, webui.target)
     before = webui.call("transfer-lora-probe/state", {})

@@ -40,9 +40,11 @@ def transferred(window: Window, server: Server, name: str, seed: int) -> tuple[T
 
 
 def table(tab: Tab) -> list[list[str]]:
+    """Names, matches and verdicts, each with its title first."""
     tab.page.locator("#transfer_lora_verdicts").first.wait_for()
     script = "rows => rows.map(row => Array.from(row.cells).map(cell => cell.innerText))"
-    return tab.page.locator("#transfer_lora_verdicts").first.locator("tr").evaluate_all(script)
+    rows = tab.page.locator("#transfer_lora_verdicts").first.locator("tr").evaluate_all(script)
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
@@ -59,7 +61,7 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     tab.begin("verify")
     assert tab.until("done").startswith("Done: verified; nothing was written")
     head, numbers, words = table(tab)
-    assert head == ["", copy, "plain reuse"]
+    assert head == ["LoRA", copy, "plain reuse"]
     # The layers of both are near each other, and reuse carries everything.
     assert float(numbers[1]) > 0.6
     assert float(numbers[2]) == pytest.approx(1, abs=0.01)
@@ -80,13 +82,13 @@ def test_a_better_one_is_looked_for_and_saved(window: Window, server: Server, tm
     tab.part("verify_inputs").locator("input").fill("2")
     tab.part("verify_inputs").locator("input").blur()
     tab.part("verify_improve").locator("input").check()
-    tab.part("verify_cost").get_by_text("at most").wait_for()
+    tab.part("verify_cost").get_by_text("At most").wait_for()
     before = server.files()
     server.hold.with_suffix(".damped").touch()
     tab.begin("verify")
     said = tab.until("done")
     head, numbers, _ = table(tab)
-    assert head == ["", copy, "plain reuse", "pursuit", "reconstruct", "pursuit + reconstruct", "distil"]
+    assert head == ["LoRA", copy, "plain reuse", "pursuit", "reconstruct", "pursuit + reconstruct", "distil"]
     # It follows by 0.4, so that reuse leaves 0.6 of the movement, squared; strengths of more than 1 make up for it.
     assert float(numbers[2]) == pytest.approx(0.64, abs=0.01)
     assert float(numbers[3]) > 0.9

@@ -8,7 +8,7 @@ from lib_transfer.webui.results import note, use
 from lib_transfer.webui.verify.job import Verified
 
 ABOUT = (
-    "The movement match says how much of what the LoRA does on its own checkpoint it does on the target too: 1 is all of "
+    "The match says how much of what the LoRA does on its own checkpoint it does on the target too: 1 is all of "
     "it, 0 is no better than no LoRA. It was taken on pictures that the source made itself, half of them with the LoRA."
 )
 
@@ -18,16 +18,17 @@ def _new(written: str | None) -> str:
 
 
 def verdicts(verified: Verified | None) -> str:
-    """The adapters side by side, each with its verdict."""
+    """The adapters one below the other, each with its verdict."""
     if verified is None:
         return ""
-    titles = "".join(f"<th>{escape(name)}</th>" for name in verified.matches)
-    numbers = "".join(f"<td><b>{match.explained:.2f}</b></td>" for match in verified.matches.values())
-    words = "".join(f"<td>{escape(match.text)}</td>" for match in verified.matches.values())
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td><b>{match.explained:.2f}</b></td><td>{escape(match.text)}</td></tr>"
+        for name, match in verified.matches.items()
+    )
     return (
         f"<h4>{escape(verified.lora)} on the target</h4>"
         '<div class="transfer-lora-scroll"><table id="transfer_lora_verdicts">'
-        f"<thead><tr><th></th>{titles}</tr></thead><tbody><tr><th>Movement match</th>{numbers}</tr>"
-        f"<tr><th>Verdict</th>{words}</tr></tbody></table></div>"
+        "<thead><tr><th>LoRA</th><th>Match</th><th>Verdict</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
         f'<p class="transfer-lora-verdict">{escape(verified.advice)}</p>{_new(verified.written)}{note(ABOUT)}'
     )

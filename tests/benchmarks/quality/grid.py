@@ -37,7 +37,7 @@ def draw_grid(shop: Workshop, cases: Sequence[Case], path: Path) -> None:
             axis.set_xticks([])
             axis.set_yticks([])
             for edge in axis.spines.values():
-                edge.set_visible(name == case.chosen)
+                edge.set_visible(name == case.choice.name)
                 edge.set_linewidth(2)
             if name in made:
                 strip = torch.cat(list(made[name]), dim=2).clamp(-1, 1)

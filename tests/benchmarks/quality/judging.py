@@ -12,7 +12,7 @@ import torch
 
 from lib_transfer.progress import Silent
 from lib_transfer.running import Change, Model, applied
-from lib_transfer.strategies import Plan, choose, groups, study
+from lib_transfer.strategies import Choice, Match, Plan, choose, groups, study
 from lib_transfer.strategies.study import BOTH, DISTILLATION, PURSUIT, RECONSTRUCTION
 from tests.benchmarks.quality import adapters, pictures
 from tests.benchmarks.quality.family import Base
@@ -48,8 +48,6 @@ class Case:
         score: share of the retrained LoRA's gain, in percent, by adapter.
         losses: the target's on held-out pictures without an adapter, and with the retrained one.
         source_losses: the source's without and with the original.
-        chosen: what ``auto`` keeps; None where it refuses.
-        reason: its reason.
         strengths: of pursuit, by group.
         distance: of the bases from each other.
     """
@@ -61,10 +59,14 @@ class Case:
     score: Mapping[str, float]
     losses: tuple[float, float]
     source_losses: tuple[float, float]
-    chosen: str | None
-    reason: str
     strengths: Mapping[str, float]
     distance: float
+
+    @property
+    def choice(self) -> Choice:
+        """What ``auto`` does."""
+        known = {name: Match(match, self.spread[name]) for name, match in self.explained.items() if name not in UNTRIED}
+        return choose(known, REUSE if REUSE in known else None, self.distance)
 
 
 def judged(shop: Workshop, pair: str, style: str) -> Case:
@@ -112,9 +114,6 @@ def _judged(shop: Workshop, pair: str, style: str) -> Case:
         insist=True,
     )
     found = study(lambda: _open(source), lambda: _open(target), original, changes, plan, Silent(), reuse=reuse)
-    choice = choose(
-        {name: match for name, match in found.matches.items() if name not in UNTRIED}, reuse, found.distance
-    )
     for name in FITTED:
         if name in found.changes:
             adapters.write(_file(shop, pair, style, name), found.changes[name], target)
@@ -128,8 +127,6 @@ def _judged(shop: Workshop, pair: str, style: str) -> Case:
         {name: 100 * (nothing - lost) / (nothing - losses[RETRAINED]) for name, lost in losses.items()},
         (nothing, losses[RETRAINED]),
         (loss(shop, SOURCE, source, {}, style), loss(shop, SOURCE, source, original, style)),
-        choice.name,
-        choice.reason,
         found.pursuit.strengths if found.pursuit is not None else {},
         found.distance,
     )

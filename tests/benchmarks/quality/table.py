@@ -41,7 +41,8 @@ def table(cases: Iterable[Case]) -> str:
 def choices(cases: Iterable[Case]) -> str:
     """What ``auto`` did, and how much the LoRAs themselves gain, a line each."""
     return "\n".join(
-        f"{case.pair}, {case.style}: {case.reason} Loss {case.losses[0]:.4f}, retrained {case.losses[1]:.4f}; "
+        f"{case.pair}, {case.style}: {case.choice.reason} Distance {case.distance:.2f}. "
+        f"Loss {case.losses[0]:.4f}, retrained {case.losses[1]:.4f}; "
         f"source {case.source_losses[0]:.4f}, with its LoRA {case.source_losses[1]:.4f}."
         for case in cases
     )
@@ -82,12 +83,14 @@ def goals(cases: Sequence[Case]) -> str:
 
 def score_of(case: Case) -> dict[str, float]:
     """The score by column; to refuse is to change nothing."""
-    return {**case.score, AUTO: 0.0 if case.chosen is None else case.score[case.chosen]}
+    chosen = case.choice.name
+    return {**case.score, AUTO: 0.0 if chosen is None else case.score[chosen]}
 
 
 def explained_of(case: Case) -> dict[str, float]:
     """Movement match by column; none where ``auto`` refuses."""
-    chosen = {} if case.chosen is None else {AUTO: case.explained[case.chosen]}
+    name = case.choice.name
+    chosen = {} if name is None else {AUTO: case.explained[name]}
     return {**case.explained, **chosen}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from lib_transfer.architecture.layout import Layout
 from lib_transfer.engine.base import Base
 from lib_transfer.running import Schedule, TorchModel
+from lib_transfer.webui.hosts.running.gradients import unchecked
 from lib_transfer.webui.hosts.running.kinds import Size, conditioning, kind_of, own_chance
 from lib_transfer.webui.hosts.running.places import Part, blocks_of, places_of
 
@@ -81,13 +82,14 @@ def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
         latent_space=kind.latent_space,
         encode=encode,
         decode=decode,
+        differentiable=True,
     )
 
 
 def _forward(loaded: Any, size: Size, devices: Any) -> Callable[[Tensor, Tensor, Sequence[str]], Tensor]:
     def forward(noised: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
-        # The autocasts as in `processing.process_images_inner`.
-        with torch.no_grad():
+        # Without gradients there is nothing to checkpoint. The autocasts as in `processing.process_images_inner`.
+        with unchecked(loaded.model) if torch.is_grad_enabled() else nullcontext():
             with devices.autocast():
                 said = loaded.get_learned_conditioning(conditioning(prompts, size))
             with devices.without_autocast() if devices.unet_needs_upcast else devices.autocast():

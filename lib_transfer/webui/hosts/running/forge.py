@@ -13,6 +13,7 @@ from torch import Tensor
 from lib_transfer.architecture.layout import Layout
 from lib_transfer.engine.base import Base
 from lib_transfer.running import Schedule, TorchModel
+from lib_transfer.webui.hosts.running.gradients import kept, ordinary
 from lib_transfer.webui.hosts.running.kinds import Size, conditioning, kind_of, own_chance
 from lib_transfer.webui.hosts.running.places import Part, blocks_of, places_of
 
@@ -114,6 +115,7 @@ def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
         latent_space=kind.latent_space,
         encode=encode,
         decode=lambda latents: _outside(loaded.decode_first_stage(latents)),
+        differentiable=True,
     )
 
 
@@ -122,16 +124,20 @@ def _forward(loaded: Any, size: Size) -> Callable[[Tensor, Tensor, Sequence[str]
     options = importlib.import_module("modules.shared").opts
 
     def forward(noised: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
+        traced = torch.is_grad_enabled()
         with torch.inference_mode():
             # As before every picture.
             loaded.set_clip_skip(int(options.CLIP_stop_at_last_layers))
             said = loaded.get_learned_conditioning(conditioning(prompts, size))
             unet = loaded.forge_objects.unet
             memory.load_models_gpu([unet], memory_required=unet.memory_required(list(noised.shape)))
+        # The text encoders are always run without gradients.
+        with _traced(unet.model) if traced else torch.inference_mode():
             # As `KModel.apply_model` does, without its way over sigmas, on which digits are lost.
             k_model, device = unet.model, unet.load_device
             said = {"crossattn": said} if isinstance(said, Tensor) else said
-            given = {name: value.to(device, k_model.computation_dtype) for name, value in said.items()}
+            # Copies, because no gradient goes past what was made in inference mode.
+            given = {name: value.to(device, k_model.computation_dtype, copy=True) for name, value in said.items()}
             y = {"y": given["vector"]} if "vector" in given else {}
             predicted = k_model.diffusion_model(
                 noised.to(device, k_model.computation_dtype),
@@ -143,6 +149,12 @@ def _forward(loaded: Any, size: Size) -> Callable[[Tensor, Tensor, Sequence[str]
         return _outside(predicted)
 
     return forward
+
+
+@contextmanager
+def _traced(network: Any) -> Iterator[None]:
+    with ordinary(network), kept(network):
+        yield
 
 
 def _outside(made: Tensor) -> Tensor:

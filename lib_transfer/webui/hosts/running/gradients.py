@@ -1,0 +1,64 @@
+"""What gradients need to find their way through a program's networks, which were loaded to be run and not trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+CHECKED = ("checkpoint", "use_checkpoint")
+"""Attributes of modules of ldm and sgm: whether what is between is computed again on the way back.
+
+Their way of doing it (ldm/modules/diffusionmodules/util.py, `CheckpointFunction`) knows only the network's own weights: an
+adapter's would get no gradients.
+"""
+
+
+@contextmanager
+def unchecked(network: nn.Module) -> Iterator[None]:
+    """The network without gradient checkpointing of its own; afterwards as it was."""
+    with ExitStack() as stack:
+        for module in network.modules():
+            for name in CHECKED:
+                if getattr(module, name, None) is True:
+                    stack.callback(setattr, module, name, True)
+                    setattr(module, name, False)
+        yield
+
+
+@contextmanager
+def kept(network: nn.Module) -> Iterator[None]:
+    """The network with norms that keep a copy of what they are given: Forge's blocks add to it in place afterwards."""
+    with ExitStack() as stack:
+        for module in network.modules():
+            if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+                stack.callback(module.register_forward_pre_hook(_copied).remove)
+        yield
+
+
+def _copied(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (given[0].clone(), *given[1:])
+
+
+@contextmanager
+def ordinary(network: nn.Module) -> Iterator[None]:
+    """The network with ordinary tensors in place of those made in inference mode, which no gradient goes past.
+
+    They share their memory, so that nothing is copied; afterwards the very same tensors are back.
+    """
+    with ExitStack() as stack:
+        for module in network.modules():
+            for held in (module._parameters, module._buffers):
+                for name, tensor in held.items():
+                    if tensor is not None and tensor.is_inference():
+                        stack.callback(held.__setitem__, name, tensor)
+                        held[name] = _alias(tensor)
+        yield
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    other = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    other.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+    return nn.Parameter(other, requires_grad=False) if isinstance(tensor, nn.Parameter) else other
