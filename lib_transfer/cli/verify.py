@@ -6,6 +6,7 @@ With ``--improve``, look for one that does it better, too.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from lib_transfer.engine.request import TransferRequest
 from lib_transfer.engine.run import Runtime
 from lib_transfer.engine.transfer import transfer
 from lib_transfer.errors import RequestError
+from lib_transfer.formats.annotate import MATCH, annotate, of_ours
 from lib_transfer.strategies import Plan, Study, study
 from lib_transfer.strategies.improvement import RANK, improving, request_of, save
 from lib_transfer.strategies.loading import LATENT_SPACE, family_of, loaded
@@ -41,6 +43,9 @@ def add_to(commands: Any) -> None:
         "--transferred", type=Path, action="append", default=[], metavar="FILE",
         help=f"what was made of it for the target; again for others (made by {registry.DEFAULT} when not given)",
     )  # fmt: skip
+    parser.add_argument(
+        "--note", action="store_true", help="put what is found into the metadata of each FILE that was made by us"
+    )
     parser.add_argument("--inputs", type=_positive, default=INPUTS, metavar="N", help=f"to run on ({INPUTS})")
     parser.add_argument(
         "--prompt", action="append", default=[], metavar="TEXT", help="of the inputs; again for others (its own words)"
@@ -71,6 +76,9 @@ def run(options: argparse.Namespace) -> int:
         path = output_path(request, destination)
         to_replace(path, destination)
         need_folder(path.parent)
+    noted = options.transferred if options.note else []
+    for path in noted:
+        of_ours(path)
     with ExitStack() as stack:
         source, target = (stack.enter_context(_base(paths, runtime)) for paths in (options.source, options.target))
         side, space = _side(source, target, options.size)
@@ -93,6 +101,8 @@ def run(options: argparse.Namespace) -> int:
             reuse=given.reuse,
         )
         print(text(found), file=out)
+        for path in noted:
+            annotate(path, {MATCH: json.dumps(found.facts(), sort_keys=True)})
         if destination is not None and found.choice.name is not None:
             written = save(found, request_of(request, plan, side), destination, given, target)
             print(f"Written: {written}", file=out)

@@ -60,6 +60,27 @@ def test_without_a_transferred_file_one_is_made_and_goes_again(
     assert {p.name for p in tmp_path.iterdir()} == {style.name, "found.json"}
 
 
+def test_what_was_found_is_noted_in_an_output_of_ours_alone(
+    cli: Cli, style: Path, files: tiny.Files, tmp_path: Path
+) -> None:
+    pair = ("--source", files["sd1-source"], "--target", files["sd1-target"])
+    assert cli("transfer", style, *pair, "--output", "ours.safetensors").code == 0
+    ours = tmp_path / "ours.safetensors"
+    before = load_file(ours)
+    cli("verify", style, *pair, "--transferred", ours, "--note", *FEW, "--json", "found.json")
+    with safe_open(str(ours), "pt") as file:
+        noted = json.loads(file.metadata()["transfer_lora.match"])
+    assert noted == json.loads((tmp_path / "found.json").read_text())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in load_file(ours).items())
+
+    content = style.read_bytes()
+    done = cli("verify", style, *pair, "--transferred", style, "--note", *FEW)
+    assert done.code == 2
+    assert "was not made by Transfer LoRA" in done.err
+    assert "This takes" not in done.out
+    assert style.read_bytes() == content
+
+
 def test_what_cannot_be_verified_is_said_before_anything_runs(
     several: Callable[..., dict[str, Done]], style: Path, files: tiny.Files, tmp_path: Path
 ) -> None:

@@ -59,7 +59,7 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     before, loaded = server.files(), len(server.loaded)
     tab.part("verify_prompts").locator("textarea").fill("a cat\na longer prompt")
     tab.begin("verify")
-    assert tab.until("done").startswith("Done: verified; nothing was written")
+    assert tab.until("done") == "Done: verified, and your checkpoint is loaded again."
     head, numbers, words = table(tab)
     assert head == ["LoRA", copy, "plain reuse"]
     # The layers of both are near each other, and reuse carries everything.
@@ -71,6 +71,10 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     keep(tmp_path / "verify.png", "verify")
     assert server.loaded[loaded:] == [models.BASE, models.TUNED, "given back"]
     assert server.files() == before
+    with safe_open(str(server.loras / f"{copy}.safetensors"), "pt") as file:
+        found = json.loads(file.metadata()["transfer_lora.match"])
+    assert found["matches"]["plain reuse"]["explained"] == pytest.approx(1, abs=0.01)
+    assert found["best"] in head
     # What the transfer came to is still there, and the time is known now.
     assert [row[0] for row in tab.rows()] == ["checked"]
     assert tab.part("details").locator("h4").first.inner_text() == "checked"
@@ -95,7 +99,7 @@ def test_a_better_one_is_looked_for_and_saved(window: Window, server: Server, tm
     [new] = server.files() - before
     stem = new.removesuffix(".safetensors")
     assert stem.startswith("bettered_tuned_auto_")
-    assert said == f"Done: verified; written: {stem}, and your checkpoint is loaded again."
+    assert said == f"Done: verified, and your checkpoint is loaded again. Written: {stem}."
     tab.part("verified").locator("code", has_text=f"<lora:{stem}:1>").wait_for()
     tab.shot(tmp_path / "better.png")
     keep(tmp_path / "better.png", "better")

@@ -76,8 +76,8 @@ class VerifyJob(Job):
         if self.problem is not None:
             return error(*self.problem)
         written = None if self.verified is None else self.verified.written
-        said = "nothing was written" if written is None else f"written: {escape(written)}"
-        return f"<p>Done: verified; {said}, and your checkpoint is loaded again.</p>"
+        said = "" if written is None else f" Written: {escape(written)}."
+        return f"<p>Done: verified, and your checkpoint is loaded again.{said}</p>"
 
     def halted(self) -> str:
         """What there is to say when it was stopped."""

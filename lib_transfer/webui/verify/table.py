@@ -9,7 +9,8 @@ from lib_transfer.webui.verify.job import Verified
 
 ABOUT = (
     "The match says how much of what the LoRA does on its own checkpoint it does on the target too: 1 is all of "
-    "it, 0 is no better than no LoRA. It was taken on pictures that the source made itself, half of them with the LoRA."
+    "it, 0 is no better than no LoRA. It was taken on pictures that the source made itself, half of them with the "
+    "LoRA, and is in the metadata of the transferred LoRA now."
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -139,7 +140,19 @@ class Verification:
                     reuse=given.reuse,
                 )
             written = None if place is None else self._written(found, given, of_target, *place)
-        return Verified(subject.lora, found.matches, " ".join((*found.notes, found.choice.reason)), written)
+        said = (*found.notes, found.choice.reason, *self._noted(found))
+        return Verified(subject.lora, found.matches, " ".join(said), written)
+
+    def _noted(self, found: Study) -> tuple[str, ...]:
+        """Put what was found into the transferred LoRA's metadata; what went wrong with that is no reason to lose it."""
+        from lib_transfer.formats.annotate import MATCH, annotate  # noqa: PLC0415
+
+        try:
+            annotate(self.subject.transferred, {MATCH: json.dumps(found.facts(), sort_keys=True)})
+        except TransferError as error:
+            return (f"It could not be put into the LoRA's metadata: {error.message}",)
+        self.host.adapters_changed()
+        return ()
 
     def _place(self, plan: Plan, job: VerifyJob) -> tuple[TransferRequest, Destination]:
         """What is asked for and where it goes; said before the models are run, not after."""

@@ -46,13 +46,14 @@ def run(folder: Path, seeds: Sequence[int], *, quick: bool = False) -> None:
 def _family(shop: Workshop) -> list[Case]:
     began = time.monotonic()
     cases = []
+    styles = tuple(pictures.STYLES) if shop.effort == 1.0 else tuple(pictures.STYLES)[:1]
     for recipe in RECIPES:
         shop.base(recipe.name)
-        for style in pictures.STYLES:
+        for style in styles:
             shop.lora(recipe.name, style)
     print(f"trained: {time.monotonic() - began:.0f} s", flush=True)
     for pair in (recipe.name for recipe in RECIPES if recipe.name != SOURCE):
-        for style in pictures.STYLES:
+        for style in styles:
             began = time.monotonic()
             cases.append(judged(shop, pair, style))
             print(f"judged {pair}, {style}: {time.monotonic() - began:.0f} s", flush=True)
