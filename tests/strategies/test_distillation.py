@@ -49,16 +49,17 @@ def test_the_first_step_goes_down_the_formulas_gradient(monkeypatch: pytest.Monk
     inputs = nets.inputs(6)
     torch.manual_seed(2)
     start = balanced(balanced(Factors(torch.randn(4, 2) * 0.1, torch.randn(2, 4) * 0.1)))
-    truth = torch.randn(4, 4) * 0.1
+    # Of every input another movement is wanted, so that no one of them has the gradient of all.
+    truth = torch.randn(6, 4, 4, dtype=torch.float64)
     x = model.schedule.noised(inputs.clean, inputs.noise, inputs.times).double()
-    rows = x.permute(0, 2, 3, 1).reshape(-1, 4)
-    wanted = (rows @ truth.double().T).reshape(6, 8, 8, 4).permute(0, 3, 1, 2).float()
+    rows = x.permute(0, 2, 3, 1).reshape(6, -1, 4)
+    wanted = (rows @ truth.mT).reshape(6, 8, 8, 4).permute(0, 3, 1, 2).float()
     monkeypatch.setattr(distillation, "STEPS", 1)
     without = predictions(model, inputs, Silent(), "")
     new = distil(model, inputs, wanted, without, {"layer": Change(start)}, Silent())["layer"].weight
     assert isinstance(new, Factors)
     up, down = start.up.double(), start.down.double()
-    outer = (up @ down - truth.double()) @ (rows.T @ rows)
+    outer = ((up @ down - truth) @ (rows.mT @ rows)).sum(0)
     for before, after, gradient in ((start.up, new.up, outer @ down.T), (start.down, new.down, up.T @ outer)):
         rate = distillation.RATE * float(before.square().mean().sqrt())
         # All six inputs are in the first batch.

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import math
 
 import pytest
 import torch
 
 from lib_transfer.errors import CancelledError, MismatchError, NumericError
-from lib_transfer.linalg.factors import Factors
+from lib_transfer.linalg.factors import Factors, balanced
 from lib_transfer.progress import Silent
 from lib_transfer.running import Change
+from lib_transfer.running.apply import Changes
+from lib_transfer.running.model import predict
 from lib_transfer.strategies import Match, Plan, choose, distillation, groups, match, study
 from lib_transfer.strategies.movement import apart
 from lib_transfer.strategies.study import split, strengthened, together
 from tests.strategies import nets
 from tests.strategies.test_reconstruction import WIDTH, original, turns, twin
+
+# By its name, because the package has the function of this name.
+STUDY = importlib.import_module("lib_transfer.strategies.study")
 
 
 class Counting(Silent):
@@ -115,6 +122,54 @@ def test_everything_at_once_on_a_twin() -> None:
     assert progress.total == sum(plan.runs(1))
     assert progress.total - 8 * (3 + 1) <= progress.steps <= progress.total
     assert progress.steps - len(calls) == 2 * distillation.runs(8) // 3
+
+
+def test_what_begins_with_plain_reuse_is_distilled_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nets.Network(WIDTH)
+    model, given = nets.model(network), original(network)
+
+    def doubled(
+        model: object, inputs: object, wanted: object, without: object, start: Changes, progress: object
+    ) -> Changes:
+        even = {name: balanced(change.weight) for name, change in start.items() if isinstance(change.weight, Factors)}
+        return {name: Change(Factors(2 * factors.up, 2 * factors.down)) for name, factors in even.items()}
+
+    monkeypatch.setattr(STUDY, "distil", doubled)
+    group = dict.fromkeys(given, "all")
+    plan = Plan(["a"], 2, pursue="copy", group=group, reconstruct=True, distil=True, fitting=2, blocks=3)
+    for reuse, factor in (("copy", 1.5 * 1.5), (None, 4.0)):
+        asked = plan if reuse else dataclasses.replace(plan, pursue=None)
+        found = study(nets.opens(model), nets.opens(model), given, {"copy": given}, asked, Silent(), reuse=reuse)
+        begun = found.changes["pursuit" if reuse else "reconstruct"]
+        for name, change in found.changes["distil"].items():
+            torch.testing.assert_close(product(change), factor * product(begun[name]), rtol=1e-3, atol=1e-5)
+
+
+def product(change: Change) -> torch.Tensor:
+    assert isinstance(change.weight, Factors)
+    return change.weight.up @ change.weight.down
+
+
+def test_too_little_memory_for_distillation_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(STUDY, "distil", full)
+    network = nets.Network(WIDTH)
+    model, given = nets.model(network), original(network)
+    plan = Plan(["a"], 2, pursue="copy", group=dict.fromkeys(given, "all"), distil=True, fitting=2)
+    found = study(nets.opens(model), nets.opens(model), given, {"copy": given}, plan, Silent(), reuse="copy")
+    assert set(found.matches) == {"copy", "pursuit"}
+    assert "memory is too small" in found.notes[0]
+
+
+def test_gradients_are_carried_only_where_they_are_asked_for() -> None:
+    network = nets.Network(WIDTH)
+    model, inputs = nets.model(network), nets.inputs(1)
+    assert not predict(model, inputs).requires_grad
+    assert predict(model, inputs, traced=True).requires_grad
+    model.differentiable = False
+    assert not predict(model, inputs, traced=True).requires_grad
 
 
 @pytest.mark.parametrize("insist", [False, True])
