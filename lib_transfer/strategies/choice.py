@@ -54,8 +54,8 @@ def choose(matches: Mapping[str, Match], reuse: str | None, distance: float = 0.
 
 def _unjudged(reuse: str | None, distance: float) -> Choice:
     why = (
-        f"The two checkpoints differ here {distance:.1f} times as much as the LoRA moves its own, so that a match says little "
-        "of what it does to the target's own pictures."
+        f"The two checkpoints differ here {distance**0.5:.1f} times as much as the LoRA moves its own, so that a match "
+        "says little of what it does to the target's own pictures."
     )
     if reuse is None:
         return Choice(None, f"{why} Nothing is recommended.")

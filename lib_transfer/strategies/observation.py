@@ -88,11 +88,12 @@ def with_adapter(place: int) -> bool:
 
 def _made(source: Model, original: Changes, said: list[str], seed: int, progress: Progress, steps: int) -> Tensor:
     clean = torch.empty((len(said), *source.shape))
-    for offset, adapter in enumerate((original, {})):
-        chosen = [place for place in range(len(said)) if with_adapter(place) == bool(adapter)]
+    kinds: tuple[tuple[bool, Changes, int], ...] = ((True, original, seed), (False, {}, seed + 2))
+    for styled, adapter, its_seed in kinds:
+        chosen = [place for place in range(len(said)) if with_adapter(place) == styled]
         if chosen:
             with applied(source.places, adapter):
-                clean[chosen] = sample(source, [said[p] for p in chosen], seed + 2 * offset, progress, steps=steps)
+                clean[chosen] = sample(source, [said[p] for p in chosen], its_seed, progress, steps=steps)
     return clean
 
 
