@@ -21,6 +21,7 @@ from lib_transfer.engine.destination import Destination, need_folder, output_pat
 from lib_transfer.engine.request import TransferRequest
 from lib_transfer.engine.run import Runtime
 from lib_transfer.engine.transfer import transfer
+from lib_transfer.engine.variants import usual_size
 from lib_transfer.errors import RequestError
 from lib_transfer.formats.annotate import MATCH, annotate, of_ours
 from lib_transfer.strategies import Plan, Study, study
@@ -125,7 +126,8 @@ def _base(paths: list[Path], runtime: Runtime) -> Any:
 
 def _side(source: Base, target: Base, pixels: int | None) -> tuple[int, str]:
     """The side of the latents, as the target was trained where no size is asked for, and whose latents they are."""
-    _, family = family_of(source), family_of(target)
+    for base in (source, target):
+        family_of(base)
     # Halved three times in the UNet, and once in the autoencoder for each of three levels.
     if pixels is not None and pixels % 64:
         raise RequestError(f"Pictures of {pixels} pixels cannot be made.", hint="Choose a multiple of 64.")
@@ -135,7 +137,7 @@ def _side(source: Base, target: Base, pixels: int | None) -> tuple[int, str]:
             f"{source.path.name} and {target.path.name} have different autoencoders, which are not run here.",
             hint="The Transfer LoRA tab of a WebUI can verify such a pair.",
         )
-    return family.side if pixels is None else pixels // 8, one
+    return (usual_size(target) if pixels is None else pixels) // 8, one
 
 
 @contextmanager

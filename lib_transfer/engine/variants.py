@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lib_transfer.architecture import Architecture
-from lib_transfer.architecture.variant import Variant, settled, telltale, variant
+from lib_transfer.architecture.variant import V, Variant, settled, telltale, variant
 from lib_transfer.engine.base import Base
 from lib_transfer.formats.checkpoint import Store
 
@@ -19,6 +19,19 @@ def variant_of(architecture: Architecture, checkpoint: Store) -> Variant:
     found = variant(architecture, checkpoint.shapes)
     key = telltale(architecture, checkpoint.shapes)
     return found if key is None else settled(found, float(checkpoint.read(key, None, torch.float32).std()))
+
+
+def usual_size(base: Base) -> int:
+    """The width and height in pixels of the pictures that a Stable Diffusion checkpoint was trained on last.
+
+    Of Stable Diffusion 2, those that predict the velocity were trained on larger ones (Stability-AI/stablediffusion, README).
+
+    Raises:
+        BadFileError, StorageError: a tensor that tells cannot be read.
+    """
+    if base.architecture.kin == "sd2":
+        return 768 if variant_of(base.architecture, base.checkpoint).prediction == V else 512
+    return 1024 if base.architecture.kin == "sdxl" else 512
 
 
 def differences(source: Base, target: Base) -> tuple[str, ...]:

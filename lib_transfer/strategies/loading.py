@@ -15,7 +15,7 @@ from lib_transfer.architecture.module import Module
 from lib_transfer.architecture.variant import EPSILON, V
 from lib_transfer.engine.base import Base
 from lib_transfer.engine.subspaces import read_weight
-from lib_transfer.engine.variants import variant_of
+from lib_transfer.engine.variants import usual_size, variant_of
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.running import Model, Place, Schedule, TorchModel
 from lib_transfer.running.networks import TextEncoder, UNet
@@ -50,24 +50,21 @@ class Family:
     Attributes:
         encoders: whose contexts lie side by side.
         heads: of an attention of the UNet; None where each has 64 channels.
-        side: of the latents, as it was trained.
     """
 
     encoders: tuple[Encoder, ...]
     heads: int | None
-    side: int
 
 
 FAMILIES = {
-    "sd1": Family((Encoder("cond_stage_model.transformer.text_model.", 0, True),), HEADS_OF_SD1, 64),
-    "sd2": Family((Encoder("cond_stage_model.model.", 1, True),), None, 96),
+    "sd1": Family((Encoder("cond_stage_model.transformer.text_model.", 0, True),), HEADS_OF_SD1),
+    "sd2": Family((Encoder("cond_stage_model.model.", 1, True),), None),
     "sdxl": Family(
         (
             Encoder("conditioner.embedders.0.transformer.text_model.", 1, False),
             Encoder("conditioner.embedders.1.model.", 1, False, pooled=True),
         ),
         None,
-        128,
     ),
 }
 
@@ -119,7 +116,7 @@ def loaded(base: Base, device: torch.device, side: int | None = None) -> Iterato
 
 
 def _built(base: Base, family: Family, device: torch.device, side: int | None) -> TorchModel:
-    side = side or family.side
+    side = side or usual_size(base) // 8
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     layers = {module.name: _layer(base, module, device, dtype) for module in base.modules}
     network = UNet(Leaves(layers).below(UNET.rstrip(".")), family.heads).eval()

@@ -54,8 +54,10 @@ def reconstruct(
     Returns:
         By canonical name of the module, what is to be added to ``start``.
     """
-    mine = Streams(folder, target.shape)
-    aspect = target.shape[2] / target.shape[1]
+    # As they are run here: two models of one latent space may have been trained on pictures of different sizes.
+    channels, height, width = inputs.clean.shape[1:]
+    mine = Streams(folder, (channels, height, width))
+    aspect = width / height
     for place, one in enumerate(inputs):
         check(progress)
         _, streams = look(target, one, mine)

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import lib_transfer
+from lib_transfer.engine.base import open_base
+from lib_transfer.engine.variants import usual_size
 from tests import tiny
 
 UNET = "model.diffusion_model."
@@ -51,6 +53,19 @@ def test_that_of_sd2_by_a_tensor_that_spreads(tmp_path: Path) -> None:
     bias = torch.linspace(-1, 1, weights[TELLTALE].numel())
     one, other = ({**weights, TELLTALE: bias * size} for size in (0.01, 1.0))
     assert "predicts noise (epsilon), the target velocity (v)" in verdict(one, other, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "spread", "size"), [("sd1", 0.0, 512), ("sd2", 0.01, 512), ("sd2", 1.0, 768), ("sdxl", 0.0, 1024)]
+)
+def test_the_size_of_pictures_that_a_base_was_trained_on(
+    architecture: str, spread: float, size: int, tmp_path: Path
+) -> None:
+    weights = tiny.weights(architecture, width=8)
+    if spread:
+        weights |= {TELLTALE: spread * torch.randn(weights[TELLTALE].shape)}
+    with open_base(tiny.save(tmp_path / "base.safetensors", weights), "") as base:
+        assert usual_size(base) == size
 
 
 def test_inpainting(tmp_path: Path) -> None:

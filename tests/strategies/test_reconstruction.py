@@ -171,3 +171,21 @@ def test_streams_come_back_as_they_went_and_the_same_places_meet(tmp_path: Path)
     assert here.shape == there.shape == (64, 2)
     rows = (there[:, 0] / 1e5).round() // 32
     assert sorted(set(rows.tolist())) == [pytest.approx(r, abs=2) for r in range(3, 32, 4)]
+
+
+def test_levels_are_told_by_what_is_run_and_not_by_what_a_model_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = nets.Network(WIDTH)
+    source, target = nets.model(network), nets.model(network)
+    target.shape = (4, 16, 16)
+    streams, inputs, seen = Streams(tmp_path / "source", nets.SHAPE), nets.inputs(2), []
+
+    def paired(mine: list[BlockFacts], others: list[BlockFacts]) -> dict[str, str]:
+        seen.append(([fact.level for fact in mine], [fact.level for fact in others]))
+        return partners(mine, others)
+
+    monkeypatch.setattr(reconstruction, "partners", paired)
+    movement_of(source, inputs, original(network), Silent(), streams)
+    reconstruction.reconstruct(target, inputs, range(2), streams, 2, tmp_path / "t", Silent(), {})
+    assert seen == [([0, 0, 0], [0, 0, 0])]

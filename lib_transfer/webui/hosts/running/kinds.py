@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import torch
 
 from lib_transfer.engine.base import Base
+from lib_transfer.engine.variants import usual_size
 from lib_transfer.errors import UnsupportedError
 
-SPACES = {"sd1": ("sd", 512), "sd2": ("sd", 512), "sdxl": ("sdxl", 1024)}
-"""The autoencoder whose latents an architecture and its relatives have, and the size of pictures they were trained on."""
+SPACES = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}
+"""The autoencoder whose latents an architecture and its relatives have."""
 
 CHANNELS, FACTOR = 4, 8
 """Of the latents of all these: how many channels, and how many pixels one of them is wide."""
@@ -54,8 +55,8 @@ def kind_of(base: Base, size: Size) -> Kind:
     Raises:
         UnsupportedError: it is of no kind that can be run here.
     """
-    known = SPACES.get(base.architecture.kin)
-    if known is None:
+    space = SPACES.get(base.architecture.kin)
+    if space is None:
         raise UnsupportedError(
             f"{base.path.name} is {base.architecture.title}, which cannot be run here.",
             hint="Stable Diffusion 1, 2 and XL and their relatives can.",
@@ -65,8 +66,7 @@ def kind_of(base: Base, size: Size) -> Kind:
         raise UnsupportedError(
             f"{base.path.name} is for inpainting or editing: it needs a picture to work on, and cannot be run by itself."
         )
-    space, usual = known
-    width, height = (max(side // FACTOR * FACTOR, FACTOR) if side else usual for side in size)
+    width, height = (max(side // FACTOR * FACTOR, FACTOR) if side else usual_size(base) for side in size)
     return Kind(space, (width, height))
 
 
