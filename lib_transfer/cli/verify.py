@@ -23,12 +23,13 @@ from lib_transfer.engine.run import Runtime
 from lib_transfer.engine.transfer import transfer
 from lib_transfer.engine.variants import usual_size
 from lib_transfer.errors import RequestError
-from lib_transfer.formats.annotate import MATCH, annotate, of_ours
-from lib_transfer.strategies import Plan, Study, study
+from lib_transfer.formats.annotate import annotate, of_ours
+from lib_transfer.formats.metadata import MATCH
+from lib_transfer.strategies import Study, study
 from lib_transfer.strategies.improvement import RANK, improving, request_of, save
 from lib_transfer.strategies.loading import LATENT_SPACE, family_of, loaded
 from lib_transfer.strategies.tokens import vocabulary
-from lib_transfer.strategies.verification import INPUTS, Wanted, cost_of, gathered
+from lib_transfer.strategies.verification import INPUTS, Wanted, cost_of, gathered, verifying
 
 
 def add_to(commands: Any) -> None:
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         files = options.transferred or [stack.enter_context(_made(request, runtime))]
         wanted = Wanted(options.adapter, {p.name: p for p in files}, options.prompt, options.inputs, options.seed)
         given = gathered(wanted, source, target)
-        plan = Plan(given.prompts, wanted.number, wanted.seed, latent_space=space)
+        plan = verifying(wanted, given, space)
         if destination is not None:
             plan = improving(wanted, given, target, space, options.rank)
         print(f"This takes {cost_of(plan, len(given.candidates))}", file=out)

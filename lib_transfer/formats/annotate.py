@@ -12,9 +12,6 @@ from lib_transfer.formats.metadata import PREFIX
 from lib_transfer.formats.safetensors_file import read_header
 from lib_transfer.formats.writer import Written, write_adapter
 
-MATCH = f"{PREFIX}match"
-"""The entry for what running the models said of an adapter."""
-
 
 def of_ours(path: Path) -> dict[str, str]:
     """The metadata of an output of ours.

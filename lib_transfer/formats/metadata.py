@@ -16,8 +16,11 @@ PREFIX = "transfer_lora."
 DATA_HASH = f"{PREFIX}data_sha256"
 """Of an output of ours: the SHA-256 of its tensors' bytes. Tools that change the tensors renew ``sshs_*``, but not this."""
 
-# Texts about the parent's own bytes or its base that would be untrue of the output.
-_STALE = frozenset({"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "ss_base_model"})
+MATCH = f"{PREFIX}match"
+"""Of an output of ours: what running the models said of it."""
+
+# Texts about the parent's own bytes, its base or its worth that would be untrue of the output.
+_STALE = frozenset({"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "ss_base_model", MATCH})
 _ABSENT = frozenset({"", "none", "null"})
 
 

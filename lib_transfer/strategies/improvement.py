@@ -87,7 +87,7 @@ def request_of(transfer: TransferRequest, plan: Plan, size: int) -> TransferRequ
     """
     settings: dict[str, Value] = {
         **dict(transfer.settings),
-        "from": transfer.method,
+        "from": plan.pursue or "",
         "inputs": plan.number,
         "latents": size,
         "prompts": json.dumps(list(plan.prompts)),

@@ -56,7 +56,7 @@ class Plan:
         pursue: the adapter whose strengths are fitted; None for none.
         group: of every module of the target that it changes.
         reconstruct: whether an adapter is made from the source's movements; also on top of the pursued one.
-        distil: whether the best of these is trained further.
+        distil: whether the pursued one, or else the reconstruction, is trained further.
         rank: of the reconstruction.
         fitting: inputs more, to fit to, where anything is fitted; matches are always taken on the others.
         latent_space: the target's.
@@ -129,20 +129,20 @@ class Study:
     def facts(self) -> dict[str, Any]:
         """Everything in it but the adapters themselves, as JSON holds it (which knows no infinity: None there)."""
         matches = {
-            name: {"explained": _finite(match.explained), "each": [*map(_finite, match.each)], "verdict": match.verdict}
+            name: {"explained": _number(match.explained), "each": [*map(_number, match.each)], "verdict": match.verdict}
             for name, match in self.matches.items()
         }
         return {
             "schema": SCHEMA,
             "matches": matches,
-            "distance": _finite(self.distance),
+            "distance": _number(self.distance),
             "best": self.choice.name,
             "reason": self.choice.reason,
             "notes": list(self.notes),
         }
 
 
-def _finite(value: float) -> float | None:
+def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 

@@ -1,4 +1,4 @@
-"""Verify transferred adapters, as files, on running models: do they move the target as the original moves the source?"""
+"""What is verified, as files: do transferred adapters move the target as the original moves the source?"""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from lib_transfer.engine.base import Base
 from lib_transfer.engine.output import output_dtype
 from lib_transfer.formats.adapter import open_adapter
-from lib_transfer.progress import Progress, duration
+from lib_transfer.progress import duration
 from lib_transfer.running.apply import Changes
 from lib_transfer.running.sampling import STEPS
 from lib_transfer.strategies.changes import changes_of, copied
 from lib_transfer.strategies.prompts import prompts_of
-from lib_transfer.strategies.study import Open, Plan, Study, study
+from lib_transfer.strategies.study import Plan
 
 REUSE = "plain reuse"
 """The original as it is, on the target."""
@@ -48,35 +48,6 @@ class Wanted:
     number: int = INPUTS
     seed: int = 0
     steps: int = STEPS
-
-
-def verify(
-    wanted: Wanted,
-    source: Base,
-    target: Base,
-    open_source: Open,
-    open_target: Open,
-    progress: Progress,
-    *,
-    latent_space: str = "",
-) -> Study:
-    """Movement match of transferred adapters, and of plain reuse where the shapes allow it.
-
-    Args:
-        wanted: the files.
-        source, target: the checkpoints, for what their modules are called.
-        open_source, open_target: bring them into memory, never both.
-        progress: told of every run of a model, and asked before it whether to stop.
-        latent_space: the target's; see :class:`Plan`.
-
-    Raises:
-        CancelledError: the person asked to stop.
-        MismatchError: nothing of an adapter fits its base.
-        TransferError: a file cannot be read, or a model cannot be run.
-    """
-    found = gathered(wanted, source, target)
-    plan = Plan(found.prompts, wanted.number, wanted.seed, wanted.steps, latent_space=latent_space)
-    return study(open_source, open_target, found.original, found.candidates, plan, progress, reuse=found.reuse)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +93,17 @@ def gathered(wanted: Wanted, source: Base, target: Base) -> Gathered:
             candidates[REUSE] = again
         prompts = tuple(wanted.prompts) or prompts_of(adapter.metadata)
         return Gathered(original, candidates, prompts, dict(adapter.metadata), output_dtype(None, adapter))
+
+
+def verifying(wanted: Wanted, found: Gathered, latent_space: str) -> Plan:
+    """The plan that says of the adapters that were gathered what they are worth, and makes no others.
+
+    Args:
+        wanted: inputs and seed.
+        found: the adapters.
+        latent_space: the target's.
+    """
+    return Plan(found.prompts, wanted.number, wanted.seed, wanted.steps, latent_space=latent_space)
 
 
 def cost(number: int, transferred: int = 1, seconds_per_run: float | None = None, *, improve: bool = False) -> str:

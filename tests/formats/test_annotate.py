@@ -11,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib_transfer.errors import BadFileError, RequestError
-from lib_transfer.formats.annotate import MATCH, annotate
+from lib_transfer.formats.annotate import annotate
+from lib_transfer.formats.metadata import MATCH
 from lib_transfer.formats.writer import write_adapter
 
 

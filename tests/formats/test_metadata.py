@@ -127,6 +127,12 @@ def test_both_hosts_show_the_card_under_the_target() -> None:
     assert a1111_version(derive({})) == forge_version(derive({})) == "SDXL"
 
 
+def test_what_running_the_models_said_of_the_parent_is_not_said_of_the_child() -> None:
+    child = derive({**PARENT, "transfer_lora.match": "{}", "transfer_lora.other": "kept"})
+    assert "transfer_lora.match" not in child
+    assert child["transfer_lora.other"] == "kept"
+
+
 def test_a_chain_finds_its_source() -> None:
     hints = source_hints(derive(PARENT))
     assert (hints.name, hints.legacy_hash, hints.sha256) == ("target.safetensors", "01234567", "ab" * 32)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from lib_transfer.engine.base import Base, open_base
 from lib_transfer.running import Model, Schedule, TorchModel, places
+from lib_transfer.strategies import study
 from lib_transfer.strategies.prompts import PLAIN, prompts_of
-from lib_transfer.strategies.verification import REUSE, Wanted, cost, verify
+from lib_transfer.strategies.verification import REUSE, Wanted, cost, gathered, verifying
 from tests import tiny
 
 PROMPTS = ("a cat", "a dog that is long")
@@ -80,13 +81,17 @@ def test_halves_and_copies_are_told_from_each_other(tmp_path: Path) -> None:
             yield network(base)
 
         progress = Count()
-        found = verify(
-            Wanted(tmp_path / "lora.safetensors", {"half": tmp_path / "half.safetensors"}, PROMPTS, 4, steps=2),
-            source,
-            target,
+        wanted = Wanted(tmp_path / "lora.safetensors", {"half": tmp_path / "half.safetensors"}, PROMPTS, 4, steps=2)
+        given = gathered(wanted, source, target)
+        plan = verifying(wanted, given, "")
+        found = study(
             lambda: bring(source),
             lambda: bring(target),
+            given.original,
+            given.candidates,
+            plan,
             progress,
+            reuse=given.reuse,
         )
     # The network is linear in its layers: half a LoRA moves it half as far, which leaves a quarter unexplained.
     assert found.matches[REUSE].explained == pytest.approx(1, abs=1e-5)

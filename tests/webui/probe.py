@@ -18,8 +18,9 @@ from lib_transfer.errors import CancelledError
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.running import Change, applied
+from lib_transfer.strategies import study
 from lib_transfer.strategies.changes import changes_of
-from lib_transfer.strategies.verification import REUSE, Wanted, verify
+from lib_transfer.strategies.verification import REUSE, Wanted, gathered, verifying
 from lib_transfer.webui.hosts.running import borrowed
 
 SIZE = (64, 64)
@@ -171,14 +172,15 @@ def verified(body):
         wanted = Wanted(lora, {"transferred": Path(body["transferred"])}, number=body["number"], steps=body["steps"])
         try:
             open_model = stack.enter_context(borrowed(SIZE))
-            found = verify(
-                wanted,
-                of_source,
-                of_target,
+            given = gathered(wanted, of_source, of_target)
+            found = study(
                 lambda: open_model(source),
                 lambda: open_model(target),
+                given.original,
+                given.candidates,
+                verifying(wanted, given, "sd"),
                 progress,
-                latent_space="sd",
+                reuse=given.reuse,
             )
             matches = {name: match.explained for name, match in found.matches.items()}
             matches["reuse"] = matches.pop(REUSE)

@@ -6,9 +6,9 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lib_transfer.engine.outcome import Outcome
 from lib_transfer.engine.source_checkpoint import Checkpoint, find
@@ -103,7 +103,10 @@ class Verification:
         job.begin(0)
         began = time.monotonic()
         try:
-            job.verified = self._verified(job)
+            # Only when nothing of the transferred file is held any more: Windows replaces no file that is mapped.
+            verified, facts = self._verified(job)
+            advice = " ".join((verified.advice, *self._noted(facts)))
+            job.verified = replace(verified, advice=advice)
         except CancelledError:
             raise
         except TransferError as error:
@@ -111,11 +114,11 @@ class Verification:
         if job.verified is not None and job.runs:
             self.took((time.monotonic() - began) / job.runs)
 
-    def _verified(self, job: VerifyJob) -> Verified:
+    def _verified(self, job: VerifyJob) -> tuple[Verified, dict[str, Any]]:
         # torch is imported when it is used.
-        from lib_transfer.strategies import Plan, study  # noqa: PLC0415
+        from lib_transfer.strategies import study  # noqa: PLC0415
         from lib_transfer.strategies.improvement import improving  # noqa: PLC0415
-        from lib_transfer.strategies.verification import Wanted, gathered  # noqa: PLC0415
+        from lib_transfer.strategies.verification import Wanted, gathered, verifying  # noqa: PLC0415
 
         subject = self.subject
         source, target = subject.source.path, subject.target.path
@@ -128,7 +131,7 @@ class Verification:
                 plan = improving(wanted, given, of_target, space)
                 place = self._place(plan, job)
             else:
-                plan, place = Plan(given.prompts, wanted.number, wanted.seed, wanted.steps, latent_space=space), None
+                plan, place = verifying(wanted, given, space), None
             with self.host.models(self.size) as open_model:
                 found = study(
                     lambda: open_model(source),
@@ -140,15 +143,16 @@ class Verification:
                     reuse=given.reuse,
                 )
             written = None if place is None else self._written(found, given, of_target, *place)
-        said = (*found.notes, found.choice.reason, *self._noted(found))
-        return Verified(subject.lora, found.matches, " ".join(said), written)
+        advice = " ".join((*found.notes, found.choice.reason))
+        return Verified(subject.lora, found.matches, advice, written), found.facts()
 
-    def _noted(self, found: Study) -> tuple[str, ...]:
+    def _noted(self, facts: dict[str, Any]) -> tuple[str, ...]:
         """Put what was found into the transferred LoRA's metadata; what went wrong with that is no reason to lose it."""
-        from lib_transfer.formats.annotate import MATCH, annotate  # noqa: PLC0415
+        from lib_transfer.formats.annotate import annotate  # noqa: PLC0415
+        from lib_transfer.formats.metadata import MATCH  # noqa: PLC0415
 
         try:
-            annotate(self.subject.transferred, {MATCH: json.dumps(found.facts(), sort_keys=True)})
+            annotate(self.subject.transferred, {MATCH: json.dumps(facts, sort_keys=True)})
         except TransferError as error:
             return (f"It could not be put into the LoRA's metadata: {error.message}",)
         self.host.adapters_changed()
