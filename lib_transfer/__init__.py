@@ -21,25 +21,25 @@ from lib_transfer.version import VERSION
 
 if TYPE_CHECKING:
     from lib_transfer.api import methods, request
-    from lib_transfer.engine.destination import Destination
-    from lib_transfer.engine.report import TransferReport
-    from lib_transfer.engine.request import TransferRequest
-    from lib_transfer.engine.run import Runtime
-    from lib_transfer.engine.transfer import TransferResult, analyse, transfer
+    from lib_transfer.conversion.report import TransferReport
+    from lib_transfer.conversion.run import Runtime
+    from lib_transfer.conversion.transfer import TransferResult, analyse, transfer
     from lib_transfer.errors import TransferError
+    from lib_transfer.library.destination import Destination
+    from lib_transfer.library.request import TransferRequest
 
 __version__ = VERSION
 
 _HOME = {
     "methods": "api",
     "request": "api",
-    "Destination": "engine.destination",
-    "TransferReport": "engine.report",
-    "TransferRequest": "engine.request",
-    "Runtime": "engine.run",
-    "TransferResult": "engine.transfer",
-    "analyse": "engine.transfer",
-    "transfer": "engine.transfer",
+    "Destination": "library.destination",
+    "TransferReport": "conversion.report",
+    "TransferRequest": "library.request",
+    "Runtime": "conversion.run",
+    "TransferResult": "conversion.transfer",
+    "analyse": "conversion.transfer",
+    "transfer": "conversion.transfer",
     "TransferError": "errors",
 }
 

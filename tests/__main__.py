@@ -27,7 +27,9 @@ PYTEST = ["-m", "pytest"]
 
 # What is run in each environment, in this order. The programs' environments have today's torch, but an older safetensors and an
 # older numpy: what depends on neither is run in one environment only.
-PURE = [f"--ignore=tests/{folder}" for folder in ("architecture", "linalg", "method", "batch", "running", "strategies")]
+PURE = [
+    f"--ignore=tests/{folder}" for folder in ("architecture", "linalg", "methods", "batches", "models", "evaluation")
+]
 STEPS: dict[str, list[list[str]]] = {
     "current": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"], PYTEST],
     "a1111": [[*PYTEST, *PURE]],

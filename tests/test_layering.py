@@ -14,33 +14,40 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lib_transfer"
 
 # Layer -> the layers below it that it may use. `top` is the package itself: `import lib_transfer`.
-BELOW_ENGINE = {"errors", "progress", "version", "linalg", "method", "formats", "architecture"}
+BASIC = {"errors", "progress", "version", "linalg", "methods", "formats", "architecture"}
+BELOW_MODELS = {"storage", "library", "conversion", *BASIC}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
     "progress": {"errors"},
     "linalg": set(),
-    "method": {"errors", "linalg"},
+    "methods": {"errors", "linalg"},
     "formats": {"errors"},
     "architecture": {"errors"},
-    "running": {"errors", "progress", "linalg"},
-    "strategies": {"running", "engine", *BELOW_ENGINE},
-    "engine": BELOW_ENGINE,
-    "demo": BELOW_ENGINE,
-    "api": {"engine", *BELOW_ENGINE},
-    "top": {"api", "engine", *BELOW_ENGINE},
-    "cli": {"top", "api", "demo", "engine", "running", "strategies", *BELOW_ENGINE},
+    "storage": {"errors", "formats"},
+    "library": {"storage", *BASIC},
+    "conversion": {"library", "storage", *BASIC},
+    "batches": {"conversion", "library", "storage", *BASIC},
+    "models": {"errors", "progress", "linalg"},
+    "evaluation": {"models", *BELOW_MODELS},
+    "demo": BASIC,
+    "api": BELOW_MODELS,
+    "top": {"api", *BELOW_MODELS},
+    "cli": {"top", "api", "demo", "batches", "models", "evaluation", *BELOW_MODELS},
     "__main__": {"cli"},
-    "webui": {"top", "api", "demo", "engine", "cli", "running", "strategies", *BELOW_ENGINE},
+    "webui": {"top", "api", "demo", "cli", "batches", "models", "evaluation", *BELOW_MODELS},
 }
 # What is not ours, beside the standard library; the webui may import what its hosts bring.
 THIRD_PARTY: dict[str, set[str]] = {
     "linalg": {"torch"},
-    "method": {"torch"},
-    "running": {"torch"},
-    "strategies": {"torch", "safetensors"},
+    "methods": {"torch"},
+    "models": {"torch"},
+    "evaluation": {"torch", "safetensors"},
     "formats": {"torch", "safetensors", "gguf"},
-    "engine": {"torch", "safetensors", "matplotlib", "distributed"},
+    "storage": {"torch", "safetensors"},
+    "library": {"torch", "safetensors"},
+    "conversion": {"torch", "safetensors", "matplotlib"},
+    "batches": {"torch", "distributed"},
     "demo": {"torch"},
 }
 EXCEPTIONS = {("cli/ui.py", "webui")}
@@ -170,16 +177,16 @@ def test_nothing_unpickles_evaluates_prints_or_swallows_everything() -> None:
     [
         ("linalg/new.py", "from lib_transfer.errors import TransferError"),
         ("linalg/new.py", "import numpy"),
-        ("method/new.py", "def f():\n    from lib_transfer.formats import adapter"),
+        ("methods/new.py", "def f():\n    from lib_transfer.formats import adapter"),
         ("formats/new.py", "from lib_transfer.architecture import modules"),
-        ("formats/algorithms/new.py", "from ...engine import plan"),
+        ("formats/algorithms/new.py", "from ...conversion import plan"),
         ("architecture/new.py", "from lib_transfer import formats"),
         ("architecture/new.py", "import torch"),
-        ("engine/new.py", "from lib_transfer import transfer"),
-        ("engine/new.py", "import lib_transfer.cli.main"),
-        ("engine/new.py", "from lib_transfer.api import request"),
+        ("conversion/new.py", "from lib_transfer import transfer"),
+        ("conversion/new.py", "import lib_transfer.cli.main"),
+        ("conversion/new.py", "from lib_transfer.api import request"),
         ("cli/main.py", "from lib_transfer.webui import tab"),
-        ("api.py", "import importlib\nimportlib.import_module('lib_transfer.webui.tab')"),
+        ("api.py", "import importlib\nimportlib.import_module('lib_transfer.webui.shell.tab')"),
         ("errors.py", "from lib_transfer.version import VERSION"),
         ("progress.py", "import torch"),
     ],
@@ -204,7 +211,7 @@ def test_a_trespass_is_seen(relative: str, code: str) -> None:
     ],
 )
 def test_a_misdeed_is_seen(code: str) -> None:
-    assert misdeeds("lib_transfer/engine/new.py", ast.parse(code))
+    assert misdeeds("lib_transfer/conversion/new.py", ast.parse(code))
 
 
 def python(code: str) -> str:
@@ -217,7 +224,7 @@ HEAVY = "[m for m in ('torch', 'numpy', 'safetensors', 'matplotlib', 'gradio', '
 
 
 @pytest.mark.parametrize(
-    "module", ["lib_transfer", "lib_transfer.method", "lib_transfer.progress", "lib_transfer.architecture"]
+    "module", ["lib_transfer", "lib_transfer.methods", "lib_transfer.progress", "lib_transfer.architecture"]
 )
 def test_importing_it_imports_nothing_heavy(module: str) -> None:
     assert python(f"import sys, {module}; print({HEAVY})") == "[]"

@@ -12,29 +12,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from lib_transfer import method as registry
+from lib_transfer import methods as registry
+from lib_transfer.batches.cluster import connected, on_cluster
+from lib_transfer.batches.costs import Costs
+from lib_transfer.batches.estimate import estimate
+from lib_transfer.batches.plan import plan
+from lib_transfer.batches.processes import in_processes
+from lib_transfer.batches.report import BatchReport, is_csv
+from lib_transfer.batches.request import BatchRequest
+from lib_transfer.batches.task import MEMORY, Task, tasks
+from lib_transfer.batches.watch import Watch
 from lib_transfer.cli import terminal
 from lib_transfer.cli.batch_screen import Screen, tell_plan
 from lib_transfer.cli.transfer import add_method, settings
-from lib_transfer.engine.batch.cluster import connected, on_cluster
-from lib_transfer.engine.batch.costs import Costs
-from lib_transfer.engine.batch.estimate import estimate
-from lib_transfer.engine.batch.found import find
-from lib_transfer.engine.batch.plan import plan
-from lib_transfer.engine.batch.processes import in_processes
-from lib_transfer.engine.batch.report import BatchReport, is_csv
-from lib_transfer.engine.batch.request import BatchRequest
-from lib_transfer.engine.batch.sources import described, installed
-from lib_transfer.engine.batch.task import MEMORY, Task, tasks
-from lib_transfer.engine.batch.watch import Watch
-from lib_transfer.engine.destination import need_folder
-from lib_transfer.engine.file_index import FileIndex
-from lib_transfer.engine.hashes import Hashes
-from lib_transfer.engine.outcome import Outcome
-from lib_transfer.engine.run import Runtime
-from lib_transfer.engine.source_checkpoint import Checkpoint
+from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.conversion.run import Runtime
 from lib_transfer.errors import CancelledError, RequestError
 from lib_transfer.formats.publish import write_bytes
+from lib_transfer.library.destination import need_folder
+from lib_transfer.library.found import find
+from lib_transfer.library.index import FileIndex
+from lib_transfer.library.source_checkpoint import Checkpoint
+from lib_transfer.library.sources import described, installed
+from lib_transfer.storage.hashes import Hashes
 
 
 def add_to(commands: Any) -> None:

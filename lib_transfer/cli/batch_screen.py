@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TextIO
 
+from lib_transfer.batches.estimate import Estimate
+from lib_transfer.batches.report import BatchReport
+from lib_transfer.batches.watch import Tally
 from lib_transfer.cli import terminal
-from lib_transfer.engine.batch.estimate import Estimate
-from lib_transfer.engine.batch.report import BatchReport
-from lib_transfer.engine.batch.watch import Tally
-from lib_transfer.engine.outcome import Outcome
+from lib_transfer.conversion.outcome import Outcome
 
 
 class Screen:

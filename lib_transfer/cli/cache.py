@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from lib_transfer.cli import terminal
-from lib_transfer.engine.cache import Cache
+from lib_transfer.storage.cache import Cache
 
 
 def add_to(commands: Any) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lib_transfer.engine.inspection import inspect
+from lib_transfer.library.inspection import inspect
 
 
 def add_to(commands: Any) -> None:

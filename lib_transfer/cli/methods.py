@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lib_transfer import method as registry
-from lib_transfer.method import METHODS
+from lib_transfer import methods as registry
+from lib_transfer.methods import METHODS
 
 
 def add_to(commands: Any) -> None:

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lib_transfer import method as registry
+from lib_transfer import methods as registry
 from lib_transfer.cli import terminal
-from lib_transfer.engine.heatmap import draw, save
-from lib_transfer.engine.similarity import compare
-from lib_transfer.engine.subspaces import Wanted
+from lib_transfer.conversion.heatmap import draw, save
+from lib_transfer.conversion.similarity import compare
+from lib_transfer.conversion.subspaces import Wanted
 
 
 def add_to(commands: Any) -> None:

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from lib_transfer.engine.cache import FOLDER_VARIABLE
-from lib_transfer.engine.run import Runtime
+from lib_transfer.conversion.run import Runtime
 from lib_transfer.errors import RequestError
 from lib_transfer.formats.publish import write_bytes
 from lib_transfer.progress import duration
+from lib_transfer.storage.cache import FOLDER_VARIABLE
 
 _MODEL_FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
 

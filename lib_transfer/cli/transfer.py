@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from lib_transfer import api
-from lib_transfer import method as registry
+from lib_transfer import methods as registry
 from lib_transfer.cli import terminal
-from lib_transfer.engine.destination import Destination
-from lib_transfer.engine.heatmap import draw, save, transfer_panels
-from lib_transfer.engine.report import SCHEMA, TransferReport
-from lib_transfer.engine.request import TransferRequest
-from lib_transfer.engine.run import Runtime
-from lib_transfer.engine.transfer import analyse, transfer
-from lib_transfer.method import METHODS, Parameter, Value
+from lib_transfer.conversion.heatmap import draw, save, transfer_panels
+from lib_transfer.conversion.report import TransferReport
+from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.transfer import analyse, transfer
+from lib_transfer.library.destination import Destination
+from lib_transfer.library.request import TransferRequest
+from lib_transfer.methods import METHODS, Parameter, Value
+from lib_transfer.version import SCHEMA
 
 
 def add_to(commands: Any) -> None:

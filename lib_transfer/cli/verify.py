@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from lib_transfer import api
-from lib_transfer import method as registry
+from lib_transfer import methods as registry
 from lib_transfer.cli import terminal
-from lib_transfer.engine.base import Base, open_base
-from lib_transfer.engine.destination import Destination, need_folder, output_path, to_replace
-from lib_transfer.engine.request import TransferRequest
-from lib_transfer.engine.run import Runtime
-from lib_transfer.engine.transfer import transfer
-from lib_transfer.engine.variants import usual_size
+from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.transfer import transfer
+from lib_transfer.conversion.variants import usual_size
 from lib_transfer.errors import RequestError
+from lib_transfer.evaluation import Study, study
+from lib_transfer.evaluation.improvement import RANK, improving, request_of, save
+from lib_transfer.evaluation.loading import LATENT_SPACE, family_of, loaded
+from lib_transfer.evaluation.tokens import vocabulary
+from lib_transfer.evaluation.verification import INPUTS, Wanted, cost_of, gathered, verifying
 from lib_transfer.formats.annotate import annotate, of_ours
 from lib_transfer.formats.metadata import MATCH
-from lib_transfer.strategies import Study, study
-from lib_transfer.strategies.improvement import RANK, improving, request_of, save
-from lib_transfer.strategies.loading import LATENT_SPACE, family_of, loaded
-from lib_transfer.strategies.tokens import vocabulary
-from lib_transfer.strategies.verification import INPUTS, Wanted, cost_of, gathered, verifying
+from lib_transfer.library.base import Base, open_base
+from lib_transfer.library.destination import Destination, need_folder, output_path, to_replace
+from lib_transfer.library.request import TransferRequest
 
 
 def add_to(commands: Any) -> None:

@@ -18,30 +18,30 @@ from typing import Any
 import torch
 
 import lib_transfer
-from lib_transfer import method as registry
+from lib_transfer import methods as registry
 from lib_transfer.architecture import modules, reference
-from lib_transfer.engine.base import Base, open_base
-from lib_transfer.engine.batch.convert import convert_all
-from lib_transfer.engine.batch.costs import Costs
-from lib_transfer.engine.batch.found import find
-from lib_transfer.engine.batch.plan import BatchPlan, plan
-from lib_transfer.engine.batch.processes import in_processes
-from lib_transfer.engine.batch.request import BatchRequest
-from lib_transfer.engine.batch.sources import described
-from lib_transfer.engine.batch.task import Task, tasks
-from lib_transfer.engine.cache import Cache
-from lib_transfer.engine.file_index import FileIndex
-from lib_transfer.engine.outcome import Outcome
-from lib_transfer.engine.run import Relations, Runtime
-from lib_transfer.engine.subspaces import Wanted, read_weight
+from lib_transfer.batches.convert import convert_all
+from lib_transfer.batches.costs import Costs
+from lib_transfer.batches.plan import BatchPlan, plan
+from lib_transfer.batches.processes import in_processes
+from lib_transfer.batches.request import BatchRequest
+from lib_transfer.batches.task import Task, tasks
+from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.conversion.run import Relations, Runtime
+from lib_transfer.conversion.subspaces import Wanted, read_weight
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.lora_tensors import lora_tensors
 from lib_transfer.formats.writer import write_adapter
+from lib_transfer.library.base import Base, open_base
+from lib_transfer.library.found import find
+from lib_transfer.library.index import FileIndex
+from lib_transfer.library.sources import described
 from lib_transfer.linalg import factors as linalg
 from lib_transfer.linalg.factors import Factors
-from lib_transfer.method import Problem
+from lib_transfer.methods import Problem
 from lib_transfer.progress import Silent
+from lib_transfer.storage.cache import Cache
 from tests.benchmarks import files
 from tests.benchmarks.speed import anonymous
 

@@ -14,10 +14,10 @@ import torch
 
 import lib_transfer
 from lib_transfer.architecture import modules
-from lib_transfer.engine.cache import Cache
-from lib_transfer.engine.subspaces import read_weight
+from lib_transfer.conversion.subspaces import read_weight
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.writer import write_adapter
+from lib_transfer.storage.cache import Cache
 from tests.benchmarks import adapters, files, recipe
 
 

@@ -17,8 +17,8 @@ import pytest
 
 from lib_transfer.cli.main import main
 from tests import tiny
-from tests.batch import shelf
-from tests.batch.steps import contents
+from tests.batches import shelf
+from tests.batches.steps import contents
 from tests.cli.conftest import ROOT, Done, start
 
 Cli = Callable[..., Done]
@@ -122,7 +122,7 @@ class Held:
         self.hold = folder / "hold"
         self.hold.touch()
         environment = {**os.environ, "TRANSFER_LORA_CACHE": str(cache), "OMP_NUM_THREADS": "1", "HOLD": str(self.hold)}
-        command = [sys.executable, "-m", "tests.batch.held", *map(str, arguments)]
+        command = [sys.executable, "-m", "tests.batches.held", *map(str, arguments)]
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from lib_transfer.architecture.module import Module, Position
-from lib_transfer.engine import subspaces
-from lib_transfer.engine.cache import Cache
-from lib_transfer.engine.subspaces import Wanted, Weight
+from lib_transfer.conversion import subspaces
+from lib_transfer.conversion.subspaces import Wanted, Weight
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.linalg import subspace as linalg
 from lib_transfer.linalg.subspace import Decomposition
+from lib_transfer.storage.cache import Cache
 
 from ..formats.builders import save
 from .weights import SPECTRA, decayed, matrix, orthonormal, sine, spectrum, weight

@@ -16,14 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib_transfer.engine.base import Base, open_base
-from lib_transfer.engine.pairing import pairing
-from lib_transfer.engine.plan import plan
-from lib_transfer.engine.shares import place, share_of, whole_weight
-from lib_transfer.engine.sketches import Sketches
-from lib_transfer.engine.subspaces import read_weight
+from lib_transfer.conversion.pairing import pairing
+from lib_transfer.conversion.plan import plan
+from lib_transfer.conversion.shares import place, share_of, whole_weight
+from lib_transfer.conversion.sketches import Sketches
+from lib_transfer.conversion.subspaces import read_weight
 from lib_transfer.formats.adapter import read_adapter
 from lib_transfer.formats.update import Dense, LowRank, Norm
+from lib_transfer.library.base import Base, open_base
 from tests import tiny
 
 WIDTH = 16

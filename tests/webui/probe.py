@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from modules import call_queue, script_callbacks, sd_models, shared
 
-from lib_transfer.engine.base import open_base
 from lib_transfer.errors import CancelledError
+from lib_transfer.evaluation import study
+from lib_transfer.evaluation.changes import changes_of
+from lib_transfer.evaluation.verification import REUSE, Wanted, gathered, verifying
 from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.library.base import open_base
 from lib_transfer.linalg.factors import Factors
-from lib_transfer.running import Change, applied
-from lib_transfer.strategies import study
-from lib_transfer.strategies.changes import changes_of
-from lib_transfer.strategies.verification import REUSE, Wanted, gathered, verifying
+from lib_transfer.models import Change, applied
 from lib_transfer.webui.hosts.running import borrowed
 
 SIZE = (64, 64)

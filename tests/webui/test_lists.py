@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lib_transfer.engine.file_index import AdapterFacts, FileIndex
-from lib_transfer.engine.source_checkpoint import find
 from lib_transfer.errors import RequestError
-from lib_transfer.webui import files
-from lib_transfer.webui.host import Checkpoint
+from lib_transfer.library.index import AdapterFacts, FileIndex
+from lib_transfer.library.source_checkpoint import find
+from lib_transfer.webui.host.host import Checkpoint, files
+from lib_transfer.webui.host.settings import parameters
 from lib_transfer.webui.hosts.standalone import Standalone
-from lib_transfer.webui.order import Asked, order
-from lib_transfer.webui.settings import parameters
+from lib_transfer.webui.transfer.form import Asked, order
 from tests.webui import models
 from tests.webui.conftest import ROOT
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lib_transfer.webui.settings import PREFIX
+from lib_transfer.webui.host.settings import PREFIX
 from tests.webui import models
 from tests.webui.generations import Generations, Txt2Img, generation, request_of
 

@@ -14,10 +14,10 @@ import torch
 
 from lib_transfer.errors import CancelledError
 from lib_transfer.progress import WRITING
-from lib_transfer.webui import extension
+from lib_transfer.webui.host.settings import PREFIX, settings
 from lib_transfer.webui.hosts.program import Program as Host
-from lib_transfer.webui.jobs import Board, Job
-from lib_transfer.webui.settings import PREFIX, settings
+from lib_transfer.webui.shell import extension
+from lib_transfer.webui.shell.jobs import Board, Job
 from tests import tiny
 from tests.webui import models
 from tests.webui.conftest import ROOT
@@ -171,11 +171,11 @@ def test_building_the_tab_imports_no_engine(tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             program = Program(Path(sys.argv[1]) / "p", patch, forge=False)
             began = time.process_time()
-            from lib_transfer.webui import extension
+            from lib_transfer.webui.shell import extension
             extension.add_settings()
             extension.tabs()
             took = time.process_time() - began
-        torch = [name for name in sys.modules if name.startswith(("lib_transfer.engine.transfer", "lib_transfer.linalg."))]
+        torch = [name for name in sys.modules if name.startswith(("lib_transfer.conversion.transfer", "lib_transfer.linalg."))]
         print(1000 * took, "torch" in sys.modules, torch)
         """
     )

@@ -11,9 +11,9 @@ import gradio as gr
 import pytest
 
 import lib_transfer
-from lib_transfer.engine import group
+from lib_transfer.conversion import group
+from lib_transfer.webui.host.settings import PREFIX, USE_ORIGINAL
 from lib_transfer.webui.prompt.infotext import BOX
-from lib_transfer.webui.settings import PREFIX, USE_ORIGINAL
 from tests.webui import models
 from tests.webui.generations import Generations, Pass, Processing, Txt2Img, generation, request_of, target_of
 from tests.webui.programs import Script

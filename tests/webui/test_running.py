@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_transfer.engine.base import open_base
 from lib_transfer.errors import CancelledError, RequestError, UnsupportedError
+from lib_transfer.evaluation.changes import changes_of
 from lib_transfer.formats.adapter import open_adapter
-from lib_transfer.running import applied
-from lib_transfer.strategies.changes import changes_of
+from lib_transfer.library.base import open_base
+from lib_transfer.models import applied
 from lib_transfer.webui.hosts import running
 from lib_transfer.webui.hosts.program import Program as Host
 from tests.webui import models

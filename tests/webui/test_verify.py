@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from lib_transfer.errors import RequestError
-from lib_transfer.webui.verify.panel import asked
+from lib_transfer.webui.verify.view import asked
 from tests.webui import models
 from tests.webui.conftest import Server
 from tests.webui.driver import Tab

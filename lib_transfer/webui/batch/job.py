@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lib_transfer.engine.outcome import Outcome
-from lib_transfer.webui.jobs import Job
+from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.webui.shell.jobs import Job
 
 if TYPE_CHECKING:
-    from lib_transfer.engine.batch.report import BatchReport
-    from lib_transfer.engine.batch.watch import Tally
+    from lib_transfer.batches.report import BatchReport
+    from lib_transfer.batches.watch import Tally
 
 
 class BatchJob(Job):
@@ -29,7 +29,7 @@ class BatchJob(Job):
 
     def planned(self, report: BatchReport) -> None:
         """The plan is there, and the conversion begins."""
-        from lib_transfer.engine.batch.watch import Tally  # noqa: PLC0415 - torch is imported when it is used
+        from lib_transfer.batches.watch import Tally  # noqa: PLC0415 - torch is imported when it is used
 
         self._tally = Tally(len(report.plan.items))
         self.report = report

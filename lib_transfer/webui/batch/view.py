@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from lib_transfer.webui import status
-from lib_transfer.webui.batch import table
-from lib_transfer.webui.batch.desk import BatchDesk
-from lib_transfer.webui.batch.order import ANY_ALGORITHM, ANY_BASE, EVERYWHERE
-from lib_transfer.webui.desk import Desk
-from lib_transfer.webui.gradio_compat import HIDDEN, control, elem_id, on
+from lib_transfer.webui.batch import html as table
+from lib_transfer.webui.batch.events import BatchDesk
+from lib_transfer.webui.batch.form import ANY_ALGORITHM, ANY_BASE, EVERYWHERE
+from lib_transfer.webui.shell import status
+from lib_transfer.webui.shell.gradio_compat import HIDDEN, control, elem_id, on
+from lib_transfer.webui.transfer.events import Desk
 
 
 @dataclass

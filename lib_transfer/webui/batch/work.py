@@ -7,14 +7,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from html import escape
 
-from lib_transfer.engine.file_index import FileIndex
 from lib_transfer.errors import CancelledError, TransferError
-from lib_transfer.webui import results
+from lib_transfer.library.index import FileIndex
+from lib_transfer.webui.batch.form import BatchOrder
 from lib_transfer.webui.batch.job import BatchJob
-from lib_transfer.webui.batch.order import BatchOrder
-from lib_transfer.webui.host import Host
-from lib_transfer.webui.jobs import Job
-from lib_transfer.webui.work import gpu_memory, runtime
+from lib_transfer.webui.host.host import Host
+from lib_transfer.webui.shell.jobs import Job
+from lib_transfer.webui.transfer import html as results
+from lib_transfer.webui.transfer.work import gpu_memory, runtime
 
 logger = logging.getLogger("transfer_lora")
 
@@ -48,12 +48,12 @@ class BatchWork:
                 self.host.adapters_changed()
 
     def _run(self, job: BatchJob) -> None:
-        from lib_transfer.engine.batch.convert import convert  # noqa: PLC0415 - torch is imported when it is used
-        from lib_transfer.engine.batch.costs import Costs  # noqa: PLC0415
-        from lib_transfer.engine.batch.estimate import estimate  # noqa: PLC0415
-        from lib_transfer.engine.batch.plan import plan  # noqa: PLC0415
-        from lib_transfer.engine.batch.report import BatchReport  # noqa: PLC0415
-        from lib_transfer.engine.batch.task import tasks  # noqa: PLC0415
+        from lib_transfer.batches.convert import convert  # noqa: PLC0415 - torch is imported when it is used
+        from lib_transfer.batches.costs import Costs  # noqa: PLC0415
+        from lib_transfer.batches.estimate import estimate  # noqa: PLC0415
+        from lib_transfer.batches.plan import plan  # noqa: PLC0415
+        from lib_transfer.batches.report import BatchReport  # noqa: PLC0415
+        from lib_transfer.batches.task import tasks  # noqa: PLC0415
 
         run, batch = runtime(self.host), self.order.batch
         planned = plan(

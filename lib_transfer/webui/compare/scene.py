@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lib_transfer import method as registry
+from lib_transfer import methods as registry
 from lib_transfer.errors import RequestError
-from lib_transfer.method import Parameter
-from lib_transfer.webui.host import Host
+from lib_transfer.methods import Parameter
+from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.prompt.tags import EVERY, Tag, replaced
 
 LONGEST = 20_000

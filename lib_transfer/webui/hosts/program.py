@@ -16,15 +16,14 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib_transfer.webui import files
 from lib_transfer.webui.compare.scene import Scene
-from lib_transfer.webui.host import Active, Checkpoint, Host, Opener, Turn
+from lib_transfer.webui.host.host import Active, Checkpoint, Host, Opener, Turn, files
+from lib_transfer.webui.host.settings import PREFIX
 from lib_transfer.webui.hosts import drawing
 from lib_transfer.webui.hosts.loading import way_of_loading
-from lib_transfer.webui.settings import PREFIX
 
 if TYPE_CHECKING:
-    from lib_transfer.engine.base import Base
+    from lib_transfer.library.base import Base
 
 logger = logging.getLogger("transfer_lora")
 

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lib_transfer.engine.cache import default_folder
-from lib_transfer.engine.hashes import Hashes
 from lib_transfer.errors import RequestError, TransferError
 from lib_transfer.formats.identity import legacy_a1111_hash, stamp
 from lib_transfer.formats.publish import write_bytes
-from lib_transfer.webui.host import Active, Checkpoint, Host, Turn
+from lib_transfer.storage.cache import default_folder
+from lib_transfer.storage.hashes import Hashes
+from lib_transfer.webui.host.host import Active, Checkpoint, Host, Turn
 
 _CHECKPOINTS = (".safetensors", ".ckpt", ".gguf")
 

@@ -8,14 +8,13 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib_transfer.engine.file_index import FileIndex
 from lib_transfer.errors import TransferError
-from lib_transfer.webui import files
-from lib_transfer.webui.host import Host
-from lib_transfer.webui.order import sub_folder
+from lib_transfer.library.index import FileIndex
+from lib_transfer.webui.host.host import Host, files
+from lib_transfer.webui.transfer.form import sub_folder
 
 if TYPE_CHECKING:
-    from lib_transfer.engine.request import TransferRequest
+    from lib_transfer.library.request import TransferRequest
 
 
 class Copies:
@@ -50,7 +49,7 @@ class Copies:
 
     def _usual(self, request: TransferRequest) -> Path | None:
         """Where the settings would put it today: nearly always, nothing else has to be looked at."""
-        from lib_transfer.engine.destination import Destination, output_path  # noqa: PLC0415 - torch comes with it
+        from lib_transfer.library.destination import Destination, output_path  # noqa: PLC0415 - torch comes with it
 
         with contextlib.suppress(TransferError):
             template = str(self._host.setting("template"))

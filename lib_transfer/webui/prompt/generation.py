@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_transfer.errors import CancelledError
-from lib_transfer.webui.host import Checkpoint
+from lib_transfer.webui.host.host import Checkpoint
 from lib_transfer.webui.hosts.program import Program
 from lib_transfer.webui.prompt import infotext
 from lib_transfer.webui.prompt.resolution import Resolved, Resolver

@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib_transfer.engine.file_index import FileIndex
-from lib_transfer.engine.source_checkpoint import doubts, find
 from lib_transfer.errors import CancelledError, RequestError, TransferError
-from lib_transfer.webui.host import Checkpoint, Turn
+from lib_transfer.library.index import FileIndex
+from lib_transfer.library.source_checkpoint import doubts, find
+from lib_transfer.webui.host.host import Checkpoint, Turn
+from lib_transfer.webui.host.settings import USE_ORIGINAL
 from lib_transfer.webui.hosts.program import Program
-from lib_transfer.webui.jobs import Job
-from lib_transfer.webui.once import Once
-from lib_transfer.webui.order import Order
 from lib_transfer.webui.prompt.copies import Copies
 from lib_transfer.webui.prompt.wish import Wish
-from lib_transfer.webui.settings import USE_ORIGINAL
-from lib_transfer.webui.work import Work, requested
+from lib_transfer.webui.shell.jobs import Job
+from lib_transfer.webui.shell.once import Once
+from lib_transfer.webui.transfer.form import Order
+from lib_transfer.webui.transfer.work import Work, requested
 
 if TYPE_CHECKING:
-    from lib_transfer.engine.request import TransferRequest
+    from lib_transfer.library.request import TransferRequest
 
 NOTHING = "Nothing of it can be carried to this checkpoint; analyse it in the tab to see why."
 

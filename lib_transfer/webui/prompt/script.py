@@ -12,9 +12,9 @@ from typing import Any
 
 import gradio as gr
 
-from lib_transfer.webui.gradio_compat import elem_id
 from lib_transfer.webui.prompt.generation import Prompts
 from lib_transfer.webui.prompt.infotext import BOX
+from lib_transfer.webui.shell.gradio_compat import elem_id
 
 TITLE = "Transfer LoRA"
 """What the API calls the script, in lower case."""

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from lib_transfer import method as registry
-from lib_transfer.method import Method, Value
-from lib_transfer.webui.host import Host
-from lib_transfer.webui.order import settings_of
-from lib_transfer.webui.settings import parameters
+from lib_transfer import methods as registry
+from lib_transfer.methods import Method, Value
+from lib_transfer.webui.host.host import Host
+from lib_transfer.webui.host.settings import parameters
+from lib_transfer.webui.transfer.form import settings_of
 
 Use = Literal["off", "original", "transferred"]
 USES: tuple[Use, ...] = ("off", "original", "transferred")

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from lib_transfer.engine.outcome import Outcome
-from lib_transfer.webui.jobs import Job
-from lib_transfer.webui.results import error
+from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.webui.shell.jobs import Job
+from lib_transfer.webui.transfer.html import error
 
 if TYPE_CHECKING:
-    from lib_transfer.strategies.movement import Match
+    from lib_transfer.evaluation.movement import Match
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib_transfer.engine.outcome import Outcome
-from lib_transfer.engine.source_checkpoint import Checkpoint, find
+from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, RequestError, TransferError
-from lib_transfer.webui import files
-from lib_transfer.webui.host import Host
-from lib_transfer.webui.order import output_folder
+from lib_transfer.library.source_checkpoint import Checkpoint, find
+from lib_transfer.webui.host.host import Host, files
+from lib_transfer.webui.transfer.form import output_folder
+from lib_transfer.webui.transfer.work import runtime
 from lib_transfer.webui.verify.job import Verified, VerifyJob
-from lib_transfer.webui.work import runtime
 
 if TYPE_CHECKING:
-    from lib_transfer.engine.base import Base
-    from lib_transfer.engine.destination import Destination
-    from lib_transfer.engine.file_index import FileIndex
-    from lib_transfer.engine.request import TransferRequest
-    from lib_transfer.strategies import Plan, Study
-    from lib_transfer.strategies.verification import Gathered
+    from lib_transfer.evaluation import Plan, Study
+    from lib_transfer.evaluation.verification import Gathered
+    from lib_transfer.library.base import Base
+    from lib_transfer.library.destination import Destination
+    from lib_transfer.library.index import FileIndex
+    from lib_transfer.library.request import TransferRequest
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,9 @@ class Verification:
 
     def _verified(self, job: VerifyJob) -> tuple[Verified, dict[str, Any]]:
         # torch is imported when it is used.
-        from lib_transfer.strategies import study  # noqa: PLC0415
-        from lib_transfer.strategies.improvement import improving  # noqa: PLC0415
-        from lib_transfer.strategies.verification import Wanted, gathered, verifying  # noqa: PLC0415
+        from lib_transfer.evaluation import study  # noqa: PLC0415
+        from lib_transfer.evaluation.improvement import improving  # noqa: PLC0415
+        from lib_transfer.evaluation.verification import Wanted, gathered, verifying  # noqa: PLC0415
 
         subject = self.subject
         source, target = subject.source.path, subject.target.path
@@ -160,9 +159,9 @@ class Verification:
 
     def _place(self, plan: Plan, job: VerifyJob) -> tuple[TransferRequest, Destination]:
         """What is asked for and where it goes; said before the models are run, not after."""
-        from lib_transfer.engine.destination import Destination, output_path, to_replace  # noqa: PLC0415
-        from lib_transfer.engine.request import request  # noqa: PLC0415
-        from lib_transfer.strategies.improvement import request_of  # noqa: PLC0415
+        from lib_transfer.evaluation.improvement import request_of  # noqa: PLC0415
+        from lib_transfer.library.destination import Destination, output_path, to_replace  # noqa: PLC0415
+        from lib_transfer.library.request import request  # noqa: PLC0415
 
         subject, host = self.subject, self.host
         plain = request(
@@ -185,7 +184,7 @@ class Verification:
         self, found: Study, given: Gathered, target: Base, asked: TransferRequest, destination: Destination
     ) -> str | None:
         """The name of the new LoRA; None where what is there already is as good."""
-        from lib_transfer.strategies.improvement import save  # noqa: PLC0415
+        from lib_transfer.evaluation.improvement import save  # noqa: PLC0415
 
         if found.choice.name in given.candidates:
             return None
@@ -196,7 +195,7 @@ class Verification:
         return path.stem
 
     def _base(self, checkpoint: Checkpoint) -> AbstractContextManager[Base]:
-        from lib_transfer.engine.base import open_base  # noqa: PLC0415 - torch is imported when it is used
+        from lib_transfer.library.base import open_base  # noqa: PLC0415 - torch is imported when it is used
 
         first, *encoders = self.host.files_of(checkpoint)
         # Nothing is cached here, so that contents need no name.

@@ -15,7 +15,7 @@ from lib_transfer.formats.lora_tensors import lora_tensors
 from lib_transfer.formats.update import LowRank
 from lib_transfer.formats.writer import write_adapter
 from lib_transfer.linalg.factors import Factors
-from lib_transfer.running import Change
+from lib_transfer.models import Change
 from tests.benchmarks.quality.family import Base
 
 Changes = dict[str, Change]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lib_transfer.architecture import modules, recognise
 from lib_transfer.architecture.module import Module
-from lib_transfer.running import Schedule, TorchModel, places
+from lib_transfer.models import Schedule, TorchModel, places
 from tests.benchmarks.quality import latents, pictures
 
 WIDTHS = (32, 48, 48, 48)

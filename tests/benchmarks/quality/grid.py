@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib_transfer.running import TorchModel, applied
-from lib_transfer.running.sampling import FIRST, LAST
+from lib_transfer.models import TorchModel, applied
+from lib_transfer.models.sampling import FIRST, LAST
 from tests.benchmarks.quality import adapters, pictures
 from tests.benchmarks.quality.family import Base
 from tests.benchmarks.quality.judging import SOURCE, Case, candidates

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from lib_transfer.evaluation import Choice, Match, Plan, choose, groups, study
+from lib_transfer.evaluation.study import BOTH, DISTILLATION, PURSUIT, RECONSTRUCTION
+from lib_transfer.models import Change, Model, applied
 from lib_transfer.progress import Silent
-from lib_transfer.running import Change, Model, applied
-from lib_transfer.strategies import Choice, Match, Plan, choose, groups, study
-from lib_transfer.strategies.study import BOTH, DISTILLATION, PURSUIT, RECONSTRUCTION
 from tests.benchmarks.quality import adapters, pictures
 from tests.benchmarks.quality.family import Base
 from tests.benchmarks.quality.training import LORA_RANK, Workshop, loss_of, recipe_of

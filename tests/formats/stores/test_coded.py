@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from lib_transfer.engine.inspection import inspect
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.formats.checkpoint import open_checkpoint
+from lib_transfer.library.inspection import inspect
 
 from ..builders import entry, random, raw, save
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_transfer.engine.hashes import Hashes
 from lib_transfer.errors import BadFileError
 from lib_transfer.formats.adapter import read_adapter
 from lib_transfer.formats.checkpoint import checkpoint_files, checkpoint_stamps, model_name, open_checkpoint
+from lib_transfer.storage.hashes import Hashes
 
 from ..builders import random, save
 
@@ -290,7 +290,7 @@ def test_each_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     root = folder_of(tmp_path / "model", SHARDED)
     hashes = Hashes(tmp_path / "memory")
     digest = hashes.sha256(root)
-    monkeypatch.setattr("lib_transfer.engine.hashes.file_sha256", None)
+    monkeypatch.setattr("lib_transfer.storage.hashes.file_sha256", None)
     assert hashes.sha256(root) == digest
     (root / "unet" / SHARD).touch()
     with pytest.raises(TypeError):

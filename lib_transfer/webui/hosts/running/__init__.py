@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lib_transfer.engine.base import encoders_among, open_base
 from lib_transfer.errors import RequestError, UnsupportedError
-from lib_transfer.running import Model
-from lib_transfer.webui.host import Opener
+from lib_transfer.library.base import encoders_among, open_base
+from lib_transfer.models import Model
+from lib_transfer.webui.host.host import Opener
 from lib_transfer.webui.hosts.loading import way_of_loading
 from lib_transfer.webui.hosts.running import a1111, forge
 from lib_transfer.webui.hosts.running.kinds import Size, kind_of

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lib_transfer.architecture.layout import Layout
-from lib_transfer.engine.base import Base
-from lib_transfer.running import Schedule, TorchModel
+from lib_transfer.library.base import Base
+from lib_transfer.models import Schedule, TorchModel
 from lib_transfer.webui.hosts.running.gradients import kept, ordinary
 from lib_transfer.webui.hosts.running.kinds import Size, conditioning, kind_of, own_chance
 from lib_transfer.webui.hosts.running.places import Part, blocks_of, places_of

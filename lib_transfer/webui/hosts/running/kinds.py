@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lib_transfer.engine.base import Base
-from lib_transfer.engine.variants import usual_size
+from lib_transfer.conversion.variants import usual_size
 from lib_transfer.errors import UnsupportedError
+from lib_transfer.library.base import Base
 
 SPACES = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}
 """The autoencoder whose latents an architecture and its relatives have."""

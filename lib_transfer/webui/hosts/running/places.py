@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from lib_transfer.architecture.layout import Layout, Slot, Stored
-from lib_transfer.engine.base import Base
-from lib_transfer.running import Place
+from lib_transfer.library.base import Base
+from lib_transfer.models import Place
 
 
 class Part(NamedTuple):

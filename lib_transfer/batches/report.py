@@ -1,0 +1,147 @@
+"""The table of a batch: one row per file, for a page, a spreadsheet or a program."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib_transfer.batches.plan import BatchPlan
+from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.version import SCHEMA
+
+COLUMNS = (
+    "name",
+    "base",
+    "kind",
+    "source",
+    "status",
+    "message",
+    "hint",
+    "modules",
+    "written",
+    "energy_kept",
+    "lowest_similarity",
+    "mean_similarity",
+    "change_from_reuse",
+    "seconds",
+    "output",
+    "notes",
+)
+
+WAITING = "to convert"
+"""The status of an adapter that nothing has become of yet."""
+
+ORDER: tuple[Any, ...] = (WAITING, "written", "already done", "nothing carried", "left out", "failed")
+
+
+@dataclass
+class BatchReport:
+    """The plan of a batch and what has become of it so far.
+
+    Attributes:
+        plan: the plan.
+        outcomes: of the adapters that were converted, by name.
+    """
+
+    plan: BatchPlan
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def settled(self, outcome: Outcome) -> None:
+        """Take in one more outcome."""
+        self.outcomes[outcome.name] = outcome
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many adapters there are of each status, in the order of :data:`ORDER`."""
+        found = Counter(outcome.status for outcome in (self.plan.settled | self.outcomes).values())
+        waiting = len(self.plan.items) - len(self.outcomes)
+        return {status: n for status in ORDER if (n := waiting if status == WAITING else found[status])}
+
+    @property
+    def words(self) -> str:
+        """The same in words."""
+        return ", ".join(f"{count} {status}" for status, count in self.counts.items()) or "nothing to do"
+
+    @property
+    def headline(self) -> str:
+        """How many files there are, and what is to become of them."""
+        copies = self.plan.copies
+        passed_over = (
+            f" {copies} transferred {'copy is' if copies == 1 else 'copies are'} passed over." if copies else ""
+        )
+        return f"{len(self.plan.facts)} LoRAs: {self.words}.{passed_over}"
+
+    @property
+    def failed(self) -> bool:
+        """Whether some adapter could not be converted, and should have been."""
+        return not self.counts.keys().isdisjoint(("failed", "nothing carried"))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per file with the keys of :data:`COLUMNS`, in the order of the names."""
+        sources = {item.name: item.source.name if item.source else "" for item in self.plan.items}
+        return [self._row(name, sources.get(name, "")) for name in self.plan.facts]
+
+    def _row(self, name: str, source: str) -> dict[str, Any]:
+        about = self.plan.facts[name]
+        outcome = self.outcomes.get(name) or self.plan.settled.get(name)
+        facts: Mapping[str, Any] = outcome.facts if outcome is not None else {}
+        return {
+            "name": name,
+            "base": "" if about.problem else about.base,
+            "kind": "" if about.problem else about.kind,
+            "source": outcome.source if outcome is not None else source,
+            "status": outcome.status if outcome is not None else WAITING,
+            "message": outcome.message if outcome is not None else "",
+            "hint": outcome.hint if outcome is not None else "",
+            "modules": facts.get("modules"),
+            "written": _written(facts),
+            **{key: facts.get(key) for key in COLUMNS[9:13]},
+            "seconds": round(outcome.seconds, 2) if outcome is not None and outcome.seconds else None,
+            "output": str(outcome.path) if outcome is not None and outcome.path is not None else "",
+            "notes": list(outcome.notes) if outcome is not None else [],
+        }
+
+    def to_json(self) -> str:
+        """Everything, for a program."""
+        batch = self.plan.batch
+        document = {
+            "schema": SCHEMA,
+            "target": batch.target.name,
+            "method": batch.method,
+            "settings": dict(batch.settings),
+            "counts": self.counts,
+            "adapters": self.rows(),
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+    def to_csv(self) -> str:
+        """The rows for a spreadsheet."""
+        text = io.StringIO()
+        table = csv.writer(text)
+        table.writerow(COLUMNS)
+        for row in self.rows():
+            table.writerow([plain(" ".join(v) if isinstance(v, list) else v) for v in row.values()])
+        return text.getvalue()
+
+
+def plain(value: Any) -> Any:
+    """``value``, and a text so that no spreadsheet takes it for a formula: names come from files."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def is_csv(path: Path) -> bool:
+    """Whether a report of this name is a table for a spreadsheet, not JSON."""
+    return path.suffix.lower() == ".csv"
+
+
+def _written(facts: Mapping[str, Any]) -> int | None:
+    decisions = facts.get("decisions")
+    if not isinstance(decisions, dict):
+        return None
+    return sum(n for d, n in decisions.items() if d in ("transferred", "copied", "carried over") and isinstance(n, int))

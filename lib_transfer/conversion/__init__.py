@@ -1,0 +1,1 @@
+"""Carry adapters from one base to another: plan, pairing, subspaces, methods, output, report."""

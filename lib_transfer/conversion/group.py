@@ -1,0 +1,241 @@
+"""Several adapters from one base to another, module by module: each weight and each cache entry is read once for all.
+
+A single transfer is a group of one, and an adapter's output has the same bytes in every group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lib_transfer import methods as registry
+from lib_transfer.conversion import output
+from lib_transfer.conversion.carry import Settings, carry
+from lib_transfer.conversion.pairing import Pairing, pairing
+from lib_transfer.conversion.plan import Pair, plan
+from lib_transfer.conversion.report import TransferReport
+from lib_transfer.conversion.run import Relations, Runtime, over_modules
+from lib_transfer.conversion.sketches import Sketches, same_encoders
+from lib_transfer.conversion.variants import differences
+from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
+from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.formats.identity import FileStamp, stamp
+from lib_transfer.formats.regular_file import changed_error
+from lib_transfer.library.base import Base, open_base
+from lib_transfer.library.request import TransferRequest, files_of
+from lib_transfer.progress import Progress, check
+from lib_transfer.storage.cache import Cache
+from lib_transfer.storage.scratch import Spool
+
+Left = Callable[["Member"], bool]
+"""Whether the person has left out one adapter of a group."""
+
+
+@dataclass(frozen=True)
+class Bases:
+    """The checkpoints that a group is carried between, opened.
+
+    Attributes:
+        source: None where the method needs none; the target stands for it then.
+        target: the checkpoint that the group goes to.
+        find: what each module of the source corresponds to in the target.
+        adapters: closes the adapters of the group together with them.
+        folder: where parts of large outputs wait.
+    """
+
+    source: Base | None
+    target: Base
+    find: Pairing
+    adapters: ExitStack
+    folder: Path
+
+    @property
+    def origin(self) -> Base:
+        """Whose names the adapters of the group use."""
+        return self.source or self.target
+
+    def read_alike(self) -> bool:
+        """Whether both have the same text encoders; not known without a source."""
+        return self.source is not None and same_encoders(self.source, self.target)
+
+    @property
+    def stamps(self) -> tuple[FileStamp, ...]:
+        """The states in which the files were opened, in the order of :class:`~lib_transfer.library.request.Files`."""
+        bases = [base for base in (self.source, self.target) if base is not None]
+        return tuple(stamp for base in bases for stamp in base.checkpoint.stamps)
+
+
+@contextmanager
+def opened(request: TransferRequest, runtime: Runtime, cache: Cache) -> Iterator[Bases]:
+    """The checkpoints of ``request``, paired, and closed at the end.
+
+    Raises:
+        TransferError: one cannot be read, or is no checkpoint of a supported architecture.
+    """
+    files = files_of(request)
+    with ExitStack() as stack:
+        source = None
+        if files.source and request.source_sha256 is not None:
+            source = stack.enter_context(_opened(files.source, request.source_sha256, runtime))
+        target = stack.enter_context(_opened(files.target, request.target_sha256, runtime))
+        sketches = Sketches(source or target, target, cache, runtime.torch_device)
+        find = pairing(source or target, target, sketches, forced=Settings.of(request).force)
+        yield Bases(source, target, find, stack, cache.folder)
+
+
+def _opened(paths: Sequence[Path], sha256: str, runtime: Runtime) -> AbstractContextManager[Base]:
+    """The base of these files; that of text encoders is asked of the memory of hashes, where the request put it."""
+    return open_base(paths[0], sha256, [(path, runtime.hashes.sha256(path)) for path in paths[1:]])
+
+
+class Member:
+    """One adapter of a group, and what has become of its modules so far.
+
+    Args:
+        request: what is to be done with it.
+        bases: those of the group, which are the request's.
+        writes: whether the parts of an output are kept; without, there is a report alone.
+
+    Attributes:
+        problem: why it goes no further; nothing more is computed for it then.
+
+    Raises:
+        TransferError: the adapter cannot be read, or does not belong to the source.
+    """
+
+    def __init__(self, request: TransferRequest, bases: Bases, *, writes: bool) -> None:
+        self.request = request
+        self.bases = bases
+        self.problem: TransferError | None = None
+        self.adapter = bases.adapters.enter_context(open_adapter(files_of(request).adapter))
+        # A file that was rewritten after it was hashed would be carried, and cached, under the name of the old one.
+        hashed = files_of(request).stamps
+        if hashed and hashed != self.stamps:
+            others = set(hashed) ^ set(self.stamps)  # a folder may have more files now, or fewer
+            raise changed_error(min(stamp.path for stamp in others))
+        self.planned = plan(self.adapter, bases.origin, bases.target, bases.find, bases.read_alike)
+        self.dtype = output.output_dtype(request.setting("dtype"), self.adapter)
+        self._writes = writes
+        self._spool = Spool(bases.folder)
+        self._pieces: list[output.Piece | None] = [None] * len(self.planned.pairs)
+
+    @property
+    def stamps(self) -> tuple[FileStamp, ...]:
+        """The states in which its files were opened."""
+        return (*self.adapter.header.stamps, *self.bases.stamps)
+
+    @property
+    def pieces(self) -> list[output.Piece]:
+        """The parts of the output, in the order of the adapter."""
+        return [piece for piece in self._pieces if piece is not None]
+
+    def carry(self, place: int, settings: Settings, relate: Relations, device: torch.device) -> None:
+        """Carry the pair at ``place`` of the plan, and make its part of the output at once, which is all that is kept."""
+        try:
+            carried = carry(self.planned.pairs[place], settings, relate, device)
+            piece = output.piece(carried, self.dtype, writes=self._writes)
+            self._pieces[place] = dataclasses.replace(piece, tensors=self._spool.keep(piece.tensors))
+        except NotEnoughMemoryError:
+            raise
+        except TransferError as error:
+            self.problem = error
+
+    def join(self, settings: Settings) -> None:
+        """Join the shares of fused weights, once every pair was carried."""
+        if self.problem is None:
+            self._pieces = [*output.joined(self.pieces, self.bases.target, settings, self.dtype)]
+
+    def report(self) -> TransferReport:
+        """The report, once every pair was carried.
+
+        Raises:
+            TransferError: the problem, where there is one.
+        """
+        if self.problem is not None:
+            raise self.problem
+        return TransferReport(
+            request=json.loads(self.request.to_json()),
+            method=registry.get(self.request.method).title,
+            source_architecture=self.bases.source.architecture.title if self.bases.source else None,
+            target_architecture=self.bases.target.architecture.title,
+            modules=tuple(piece.report for piece in self.pieces),
+            unread=self.planned.unread,
+            notes=differences(self.bases.source, self.bases.target) if self.bases.source else (),
+        )
+
+    def still_the_same(self) -> None:
+        """Raise :class:`BadFileError` if an input was rewritten while it was being read."""
+        changed = [opened.path for opened in self.stamps if stamp(opened.path) != opened]
+        if changed:
+            raise BadFileError(
+                f"{changed[0]} changed during the transfer, so nothing was written.",
+                reason="changed",
+                hint="Start again.",
+            )
+
+
+def carry_all(
+    members: Sequence[Member],
+    runtime: Runtime,
+    cache: Cache,
+    progress: Progress,
+    left: Left = lambda _: False,
+    begins: float = 0.0,
+) -> None:
+    """Carry every module of every member; what goes wrong for one of them is its ``problem`` and nobody else's.
+
+    Args:
+        members: of one group: their requests differ in the adapter alone.
+        runtime: device and number of modules at a time.
+        cache: where decompositions are kept.
+        progress: is told of every module of the bases, and asked before every adapter's part of it whether to stop.
+        left: asked as often, whether to leave out this member.
+        begins: at which share of the modules to begin; those before it come last. No result depends on it.
+
+    Raises:
+        CancelledError: the person asked to stop.
+        NotEnoughMemoryError: there is too little memory for a module.
+    """
+    first = members[0]
+    settings, device = Settings.of(first.request), runtime.torch_device
+    relations = Relations(first.bases.origin, first.bases.target, settings.wanted, cache, device)
+
+    def one(shared: Sequence[tuple[Member, int]]) -> None:
+        relate = relations.keeping()
+        for number, (member, place) in enumerate(shared):
+            if number:
+                check(progress)
+            if member.problem is None and left(member):
+                member.problem = CancelledError("Skipped; nothing was written.")
+            if member.problem is None:
+                member.carry(place, settings, relate, device)
+
+    modules = _by_module(members)
+    first_module = int(begins * len(modules))
+    modules = [*modules[first_module:], *modules[:first_module]]
+    one_adapter = f"{first.request.adapter_name} to {first.request.target_name}"
+    words = one_adapter if len(members) == 1 else f"{len(members)} LoRAs to {first.request.target_name}"
+    progress.start(len(modules), words)
+    over_modules(modules, one, lambda shared: _pair(*shared[0]).name, runtime.threads, progress)
+    for member in members:
+        member.join(settings)
+    cache.prune()
+
+
+def _by_module(members: Sequence[Member]) -> list[list[tuple[Member, int]]]:
+    """Every pair of every member, those of one module of the source together."""
+    found: dict[str, list[tuple[Member, int]]] = {}
+    for member in members:
+        for place, pair in enumerate(member.planned.pairs):
+            found.setdefault(pair.source.name, []).append((member, place))
+    return list(found.values())
+
+
+def _pair(member: Member, place: int) -> Pair:
+    return member.planned.pairs[place]

@@ -1,0 +1,207 @@
+"""A checkpoint of Stable Diffusion 1, 2 or XL as a running model, where there is no WebUI that has it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lib_transfer.architecture.module import Module
+from lib_transfer.architecture.variant import EPSILON, V
+from lib_transfer.conversion.subspaces import read_weight
+from lib_transfer.conversion.variants import usual_size, variant_of
+from lib_transfer.errors import UnsupportedError
+from lib_transfer.evaluation.tokens import tokens
+from lib_transfer.library.base import Base
+from lib_transfer.models import Model, Place, Schedule, TorchModel
+from lib_transfer.models.networks import TextEncoder, UNet
+from lib_transfer.models.networks.leaves import Leaves, layer
+from lib_transfer.models.networks.unet import HEADS_OF_SD1, sinusoids
+
+UNET = "model.diffusion_model."
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A text encoder of a family.
+
+    Attributes:
+        path: of its layers, in a single-file checkpoint.
+        skip: how many of the last layers are left out of the context.
+        normalised: whether the context goes through the last normalisation.
+        pooled: whether it gives a vector too.
+    """
+
+    path: str
+    skip: int
+    normalised: bool
+    pooled: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a base of one family is made of (the configurations of CompVis and Stability AI).
+
+    Attributes:
+        encoders: whose contexts lie side by side.
+        heads: of an attention of the UNet; None where each has 64 channels.
+    """
+
+    encoders: tuple[Encoder, ...]
+    heads: int | None
+
+
+FAMILIES = {
+    "sd1": Family((Encoder("cond_stage_model.transformer.text_model.", 0, True),), HEADS_OF_SD1),
+    "sd2": Family((Encoder("cond_stage_model.model.", 1, True),), None),
+    "sdxl": Family(
+        (
+            Encoder("conditioner.embedders.0.transformer.text_model.", 1, False),
+            Encoder("conditioner.embedders.1.model.", 1, False, pooled=True),
+        ),
+        None,
+    ),
+}
+
+LATENT_SPACE = {"sd1": "sd1", "sd2": "sd1", "sdxl": "sdxl"}
+
+
+def family_of(base: Base) -> Family:
+    """The family of a base.
+
+    Raises:
+        UnsupportedError: such a model, or such a variant of it, cannot be run here.
+    """
+    family = FAMILIES.get(base.architecture.kin)
+    if family is None:
+        raise UnsupportedError(
+            f"{base.architecture.title} cannot be run without a WebUI.",
+            hint="The Transfer LoRA tab of a WebUI that runs it can verify it.",
+        )
+    found = variant_of(base.architecture, base.checkpoint)
+    if found.input or found.prediction not in (EPSILON, V):
+        raise UnsupportedError(
+            f"{base.path.name} predicts {found.prediction} and sees {found.input or 'nothing'} beside the noisy image: it "
+            "cannot be run without a WebUI."
+        )
+    return family
+
+
+@contextmanager
+def loaded(base: Base, device: torch.device, side: int | None = None) -> Iterator[Model]:
+    """The model of a base, in memory for as long as the context lasts: float32 on the CPU, half precision elsewhere.
+
+    Args:
+        base: with text encoders.
+        device: where it runs.
+        side: of its latents; as it was trained when not given.
+
+    Raises:
+        UnsupportedError: it cannot be run here; the message says what is missing.
+        BadFileError, StorageError: a weight cannot be read.
+    """
+    model = _built(base, family_of(base), device, side)
+    try:
+        yield model
+    finally:
+        del model
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _built(base: Base, family: Family, device: torch.device, side: int | None) -> TorchModel:
+    side = side or usual_size(base) // 8
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    layers = {module.name: _layer(base, module, device, dtype) for module in base.modules}
+    network = UNet(Leaves(layers).below(UNET.rstrip(".")), family.heads).eval()
+    encoders = [_encoder(base, Leaves(layers), each, device, dtype) for each in family.encoders]
+
+    def forward(x: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
+        context, vector = conditioning(encoders, prompts, (8 * side, 8 * side), network.vector)
+        result: Tensor = network(x.to(device, dtype), steps.to(device), context, vector)
+        return result
+
+    return TorchModel(
+        {module.name: _place(module, layers[module.name]) for module in base.modules},
+        forward,
+        Schedule.stable_diffusion(
+            "velocity" if variant_of(base.architecture, base.checkpoint).prediction == V else "noise"
+        ),
+        (4, side, side),
+        blocks={UNET + path: block for path, block in network.transformer_blocks().items()},
+        latent_space=LATENT_SPACE[base.architecture.kin],
+        differentiable=True,
+    )
+
+
+def conditioning(
+    encoders: Sequence[TextEncoder], prompts: Sequence[str], size: tuple[int, int], wide: int
+) -> tuple[Tensor, Tensor | None]:
+    """What the UNet is told of prompts: the contexts side by side, and XL's vector of the prompt and of the sizes.
+
+    The sizes (original, cropped off, target) are each given as 256 sinusoids (Podell et al. 2023, section 2.2).
+
+    Args:
+        encoders: of the model.
+        prompts: one each.
+        size: height and width of the pictures.
+        wide: of the vector; 0 for none.
+    """
+    contexts, vector = [], None
+    for encoder in encoders:
+        device = encoder.token.weight.device
+        numbers = torch.tensor([tokens(prompt, encoder.filler) for prompt in prompts], device=device)
+        context, pooled = encoder(numbers)
+        contexts.append(context)
+        if pooled is not None and wide:
+            sizes = torch.tensor([*size, 0, 0, *size], device=device)
+            told = sinusoids(sizes, (wide - pooled.shape[1]) // len(sizes)).reshape(1, -1).to(pooled.dtype)
+            vector = torch.cat([pooled, told.expand(len(prompts), -1)], dim=1)
+            # Made-up models are of widths that six sizes do not fill.
+            vector = functional.pad(vector, (0, wide - vector.shape[1]))
+    return torch.cat(contexts, dim=2), vector
+
+
+def _layer(base: Base, module: Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    weight = read_weight(base.checkpoint, module).reshape(module.shape)
+    bias = None
+    if module.bias is not None:
+        rows: tuple[tuple[int, int] | None, ...] = module.rows or (None,)
+        bias = torch.cat([base.checkpoint.read(module.bias, part, torch.float32) for part in rows]).to(device, dtype)
+    return layer(module.kind, weight.to(device, dtype), bias)
+
+
+def _place(module: Module, at: nn.Module) -> Place:
+    return Place(at, module.kind if module.kind in ("linear", "convolution") else "other")
+
+
+def _encoder(base: Base, layers: Leaves, given: Encoder, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+    if given.path.rstrip(".") not in layers:
+        raise UnsupportedError(
+            f"{base.path.name} has no text encoder at {given.path.rstrip('.')}, so the model cannot be run.",
+            hint="Name the text encoders' files too.",
+        )
+    projection = None
+    if given.pooled:
+        stored = base.checkpoint
+        key = next((k for k in (f"{given.path}text_projection", *_projections(base)) if k in stored.shapes), None)
+        if key is None:
+            raise UnsupportedError(f"{base.path.name} lacks the second text encoder's projection.")
+        projection = stored.read(key, None, torch.float32).to(device, dtype)
+        # A linear layer's weight is applied the other way round.
+        projection = projection.T if key.endswith(".weight") else projection
+    encoder = TextEncoder(
+        layers.below(given.path.rstrip(".")), projection, skip=given.skip, normalised=given.normalised
+    )
+    return encoder.eval()
+
+
+def _projections(base: Base) -> tuple[str, ...]:
+    """How a projection is called where the encoder is in Hugging Face's names."""
+    return tuple(key for key in base.checkpoint.shapes if key.endswith("text_projection.weight"))

@@ -1,0 +1,152 @@
+"""Reconstruction: an adapter for a target whose modules do not correspond to the source's.
+
+The source's movement of the residual stream behind each block is mapped into the target's stream, by the ridge regression that
+maps the streams themselves without adapters. Then, block by block with the earlier ones applied, the changes of the block's
+output projections that make up what is missing are found together by ridge regression, and cut to a rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lib_transfer.evaluation.observation import look
+from lib_transfer.evaluation.streams import Streams, partners, same_places
+from lib_transfer.linalg.ridge import Moments, chosen_map, reduced_rank, ridge_map
+from lib_transfer.models.apply import Change, Changes, applied
+from lib_transfer.models.inputs import Inputs
+from lib_transfer.models.model import Model, predict
+from lib_transfer.models.record import EnoughSeen, ends_early, seen
+from lib_transfer.progress import Progress, check
+
+PROJECTIONS = ("attn1.to_out.0", "attn2.to_out.0", "ff.net.2")
+"""What adds to the residual stream in a transformer block of Stable Diffusion."""
+
+PROJECTION_RIDGE = 1e-1
+"""Of the projections: of 0.01, 0.1 and 1 the best on three pairs of the quality benchmark, in one style."""
+
+
+def reconstruct(
+    target: Model,
+    inputs: Inputs,
+    numbers: Sequence[int],
+    source: Streams,
+    rank: int,
+    folder: Path,
+    progress: Progress,
+    start: Changes,
+) -> dict[str, Change]:
+    """Changes of the target's output projections that make its streams move as the source's did.
+
+    Args:
+        target: runs ``runs(blocks, inputs)`` times, most of them not to the end.
+        inputs: those that are fitted to.
+        numbers: under which the source's streams of these inputs are kept.
+        source: its streams and how they moved.
+        rank: of the result.
+        folder: where the target's streams are kept meanwhile.
+        progress: asked before every run whether to stop.
+        start: an adapter that is on the target already; what is found comes on top of it.
+
+    Returns:
+        By canonical name of the module, what is to be added to ``start``.
+    """
+    # As they are run here: two models of one latent space may have been trained on pictures of different sizes.
+    channels, height, width = inputs.clean.shape[1:]
+    mine = Streams(folder, (channels, height, width))
+    aspect = width / height
+    for place, one in enumerate(inputs):
+        check(progress)
+        _, streams = look(target, one, mine)
+        mine.put(place, "stream", streams)
+        progress.step("reconstruction, the target's streams")
+    paired = partners(mine.facts(), source.facts())
+    maps = _stream_maps(mine, source, numbers, paired, aspect)
+    found: dict[str, Change] = {}
+    for block in target.blocks:
+        names = [name for part in PROJECTIONS if (name := f"{block}.{part}") in target.places]
+        if not names or block not in paired:
+            continue
+        moments, widths = None, {}
+        for place, number in enumerate(numbers):
+            check(progress)
+            parts, stream = _before_and_behind(target, inputs.only([place]), block, names, mine, [start, found])
+            x, widths = torch.cat(list(parts.values()), dim=1), {name: it.shape[1] for name, it in parts.items()}
+            wanted = source.get(number, "moved")[paired[block]] @ maps[block]
+            missing, x = _same(wanted, stream - mine.get(place, "stream")[block], x, aspect)
+            moments = moments or Moments(x.shape[1], missing.shape[1])
+            moments.add(x, missing)
+            progress.step(f"reconstruction, {block}")
+        assert moments is not None
+        found |= _solved(moments, widths, rank)
+    return found
+
+
+def runs(blocks: int, inputs: int) -> int:
+    """How often :func:`reconstruct` runs the model, most of them not to the end."""
+    return inputs * (1 + blocks)
+
+
+def _stream_maps(
+    mine: Streams, source: Streams, numbers: Sequence[int], paired: Mapping[str, str], aspect: float
+) -> dict[str, Tensor]:
+    """For each block of the target, the map ``(source width, target width)`` of streams; the constant part is left out."""
+    moments: dict[str, tuple[Moments, Moments]] = {}
+    for place, number in enumerate(numbers):
+        here, there = source.get(number, "stream"), mine.get(place, "stream")
+        for block, other in paired.items():
+            x, y = same_places(here[other], there[block], aspect)
+            x = torch.cat([x, x.new_full((x.shape[0], 1), float(x.square().mean().sqrt()))], dim=1)
+            if block not in moments:
+                moments[block] = Moments(x.shape[1], y.shape[1]), Moments(x.shape[1], y.shape[1])
+            moments[block][place % 4 == 3].add(x, y)
+    return {block: chosen_map(*both)[:-1].float() for block, both in moments.items()}
+
+
+def _before_and_behind(
+    target: Model, one: Inputs, block: str, names: Sequence[str], mine: Streams, on: Sequence[Changes]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What goes into a block's output projections, and its stream, with adapters on; the run ends behind the block."""
+    into: dict[str, Tensor] = {}
+    behind: list[Tensor] = []
+
+    def keep(name: str, tensor: Tensor) -> None:
+        into[name] = mine.chosen(block, tensor)
+
+    def end(name: str, tensor: Tensor) -> None:
+        behind.append(mine.chosen(name, tensor))
+        raise EnoughSeen
+
+    parts = {name: target.places[name].module for name in names}
+    watched = seen(parts, keep, {block: target.blocks[block]}, end)
+    with applied(target.places, on[0]), applied(target.places, on[1]), ends_early(), watched:
+        predict(target, one)
+    return {name: into[name].cpu() for name in names}, behind[0].cpu()
+
+
+def _same(wanted: Tensor, moved: Tensor, x: Tensor, aspect: float) -> tuple[Tensor, Tensor]:
+    """What is missing of a movement, and the inputs of the same tokens."""
+    width = moved.shape[1]
+    wanted, both = same_places(wanted, torch.cat([moved, x], dim=1), aspect)
+    return wanted - both[:, :width], both[:, width:]
+
+
+def _solved(moments: Moments, widths: Mapping[str, int], rank: int) -> dict[str, Change]:
+    """The changes of a block's projections, solved together, each cut to ``rank`` where its inputs are.
+
+    Args:
+        moments: of the projections' inputs side by side, and of what is missing.
+        widths: how many columns of them each projection has, in order.
+        rank: of each change.
+    """
+    solution = ridge_map(moments, PROJECTION_RIDGE)
+    changes, begin = {}, 0
+    for name, width in widths.items():
+        rows = slice(begin, begin + width)
+        gram = moments.gram[rows, rows]
+        changes[name] = Change(reduced_rank(solution[rows], gram, rank, PROJECTION_RIDGE))
+        begin += width
+    return changes

@@ -1,0 +1,1 @@
+"""What a person has: adapters, checkpoints, where each adapter comes from, what was transferred already."""

@@ -1,0 +1,267 @@
+"""What the files' headers say, kept on disk, so that thousands of LoRAs are looked into once.
+
+An entry holds for as long as the file's size, modification time and inode stay the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lib_transfer.errors import TransferError, UnsupportedError
+from lib_transfer.formats.identity import stamp
+
+VERSION = 2
+_SAVE_EVERY = 500
+
+logger = logging.getLogger("transfer_lora")
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """What a LoRA's header says.
+
+    Attributes:
+        architectures: titles of those it fits.
+        short_names: the same for lists, such as SDXL.
+        algorithms, ranks: most frequent first.
+        source_name, source_sha256, source_legacy_hash: the checkpoint it says it was trained on.
+        parent: name of the LoRA it was transferred from; None where it is no transferred copy.
+        dtype: the number format that most of its tensors have.
+        problem: why it cannot be read; "" where it can.
+        foreign: whether that is because it is a sound file of another kind, not a LoRA.
+    """
+
+    architectures: tuple[str, ...] = ()
+    short_names: tuple[str, ...] = ()
+    algorithms: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()
+    source_name: str | None = None
+    source_sha256: str | None = None
+    source_legacy_hash: str | None = None
+    parent: str | None = None
+    dtype: str = ""
+    problem: str = ""
+    foreign: bool = False
+
+    @property
+    def base(self) -> str:
+        """The base in words."""
+        return " or ".join(self.architectures) or "unknown base"
+
+    @property
+    def kind(self) -> str:
+        """Algorithm and rank in words."""
+        algorithm = self.algorithms[0] if len(self.algorithms) == 1 else " and ".join(self.algorithms)
+        if not self.ranks:
+            return algorithm
+        low, high = min(self.ranks), max(self.ranks)
+        return f"{algorithm}, rank {low}" if low == high else f"{algorithm}, rank {low} to {high}"
+
+    @property
+    def short(self) -> str:
+        """For a line of a list."""
+        return "not readable" if self.problem else f"{' or '.join(self.short_names) or 'unknown base'}, {self.kind}"
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What a checkpoint's header says: its architecture, or why there is none to tell."""
+
+    architecture: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class OutputFacts:
+    """The request that a LoRA says it is the output of, as its JSON; "" for one that is not ours."""
+
+    request: str = ""
+
+
+@dataclass(frozen=True)
+class ContentFacts:
+    """Whether the contents of an output of ours are those it was written with."""
+
+    intact: bool
+
+
+Facts = TypeVar("Facts", AdapterFacts, CheckpointFacts, OutputFacts, ContentFacts)
+
+
+class FileIndex:
+    """Facts about files, remembered in a JSON file in ``folder``. Safe to use from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "file-index.json"
+        self._lock = threading.Lock()
+        self._scanning = threading.Lock()
+        self._entries: dict[str, Any] | None = None
+        self._unsaved = 0
+
+    def adapter(self, path: Path, *, known_only: bool = False) -> AdapterFacts | None:
+        """The facts of a LoRA; None where it is gone, or not looked into yet and ``known_only``."""
+        return self._facts("adapter", path, AdapterFacts, _read_adapter, known_only)
+
+    def checkpoint(self, path: Path, *, known_only: bool = False) -> CheckpointFacts | None:
+        """The facts of a checkpoint; None as for :meth:`adapter`."""
+        return self._facts("checkpoint", path, CheckpointFacts, _read_checkpoint, known_only)
+
+    def output(self, path: Path) -> OutputFacts | None:
+        """Which request a LoRA is the output of; None where it is gone. Much quicker than :meth:`adapter`."""
+        return self._facts("output", path, OutputFacts, _read_output, False)
+
+    def intact(self, path: Path) -> bool:
+        """Whether an output of ours is undamaged. Reads the whole file, once for every state it is in."""
+        facts = self._facts("content", path, ContentFacts, _read_content, False)
+        return facts is not None and facts.intact
+
+    def scan(self, adapters: Iterable[Path], checkpoints: Iterable[Path]) -> None:
+        """Look into every file that is not known yet, in a thread of its own; one scan at a time."""
+        if self._scanning.acquire(blocking=False):
+            work = (list(adapters), list(checkpoints))
+            threading.Thread(target=self._scan, args=work, name="transfer-lora-index", daemon=True).start()
+
+    @property
+    def scanning(self) -> bool:
+        """Whether a scan is under way."""
+        return self._scanning.locked()
+
+    def _scan(self, adapters: list[Path], checkpoints: list[Path]) -> None:
+        try:
+            for path in checkpoints:
+                self.checkpoint(path)
+            for path in adapters:
+                self.adapter(path)
+            self.save()
+        except Exception:
+            logger.exception("Transfer LoRA: looking into the LoRA files failed")
+        finally:
+            self._scanning.release()
+
+    def _facts(
+        self, kind: str, path: Path, facts: type[Facts], read: Callable[[Path], Facts], known_only: bool
+    ) -> Facts | None:
+        try:
+            now = stamp(path)
+        except TransferError:
+            return None
+        # The version of the reader is part of the key: what an older one said is asked anew.
+        key = f"{kind}/{VERSION}/{path.absolute()}"
+        state = [now.size, now.mtime_ns, now.inode]
+        with self._lock:
+            entry = self._loaded().get(key)
+        known = _restored(facts, entry, state)
+        if known is not None or known_only:
+            return known
+        found = read(path)
+        with self._lock:
+            self._loaded()[key] = {"stamp": state, "facts": asdict(found)}
+            self._unsaved += 1
+            due = self._unsaved >= _SAVE_EVERY
+        if due:
+            self.save()
+        return found
+
+    def _loaded(self) -> dict[str, Any]:
+        if self._entries is None:
+            try:
+                content = json.loads(self._file.read_text(encoding="utf-8"))
+                self._entries = content if isinstance(content, dict) else {}
+            except (OSError, ValueError):
+                self._entries = {}
+        return self._entries
+
+    def save(self) -> None:
+        """Best effort: what is not remembered is read again."""
+        with self._lock:
+            if not self._unsaved:
+                return
+            text = json.dumps(self._entries)
+            self._unsaved = 0
+        part = self._file.with_name(f".{self._file.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(text, encoding="utf-8")
+            part.replace(self._file)
+
+
+def _restored(facts: type[Facts], entry: Any, state: list[int]) -> Facts | None:
+    """The remembered facts, if they are of this state of the file and sound."""
+    try:
+        if entry["stamp"] != state:
+            return None
+        values: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in entry["facts"].items()}
+        return facts(**values)
+    except (KeyError, TypeError):
+        return None
+
+
+def _read_adapter(path: Path) -> AdapterFacts:
+    # The engine is imported where a file is first looked into, not when the WebUI starts.
+    from lib_transfer.formats.adapter import describe, outline_adapter  # noqa: PLC0415
+    from lib_transfer.formats.metadata import PREFIX, source_hints  # noqa: PLC0415
+    from lib_transfer.library.identification import identify  # noqa: PLC0415
+
+    try:
+        adapter = outline_adapter(path)
+        about = describe(adapter)
+        hints = source_hints(adapter.metadata)
+        found = identify(adapter)
+        parent = adapter.metadata.get(f"{PREFIX}parent_name") if f"{PREFIX}request" in adapter.metadata else None
+        return AdapterFacts(
+            architectures=tuple(a.title for a in found),
+            short_names=tuple(a.id.upper() for a in found),
+            algorithms=tuple(sorted(about.algorithms, key=lambda a: -about.algorithms[a])),
+            ranks=tuple(about.ranks),
+            source_name=hints.name,
+            source_sha256=hints.sha256,
+            source_legacy_hash=hints.legacy_hash,
+            parent=parent,
+            dtype=about.dtype,
+        )
+    except TransferError as error:
+        return AdapterFacts(problem=str(error), foreign=isinstance(error, UnsupportedError))
+
+
+def _read_checkpoint(path: Path) -> CheckpointFacts:
+    from lib_transfer.architecture import recognise  # noqa: PLC0415
+    from lib_transfer.formats.checkpoint import open_checkpoint  # noqa: PLC0415
+
+    try:
+        with open_checkpoint(path) as file:
+            return CheckpointFacts(recognise(file.shapes).title)
+    except TransferError as error:
+        return CheckpointFacts(problem=str(error))
+
+
+def _read_output(path: Path) -> OutputFacts:
+    from lib_transfer.formats.metadata import PREFIX  # noqa: PLC0415
+    from lib_transfer.formats.peek import header_mentions  # noqa: PLC0415
+    from lib_transfer.formats.safetensors_file import read_header  # noqa: PLC0415
+
+    try:
+        if header_mentions(path, f"{PREFIX}request"):
+            return OutputFacts(read_header(path).metadata.get(f"{PREFIX}request", ""))
+    except TransferError:
+        pass
+    return OutputFacts()
+
+
+def _read_content(path: Path) -> ContentFacts:
+    from lib_transfer.formats.identity import addnet_hash  # noqa: PLC0415
+    from lib_transfer.formats.metadata import DATA_HASH  # noqa: PLC0415
+    from lib_transfer.formats.safetensors_file import read_header  # noqa: PLC0415
+
+    try:
+        return ContentFacts(addnet_hash(path) == read_header(path).metadata.get(DATA_HASH))
+    except TransferError:
+        return ContentFacts(False)

@@ -1,0 +1,114 @@
+"""What a running model can do for us, and the implementation for any network of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lib_transfer.models.inputs import Inputs
+from lib_transfer.models.place import Place
+from lib_transfer.models.schedule import Schedule
+
+
+class Model(Protocol):
+    """A base that is in memory and can be run.
+
+    Attributes:
+        places: where the modules of the checkpoint lie, by canonical name; what an adapter is put on.
+        blocks: the transformer blocks in forward order, by name: behind each of them the residual stream can be looked at.
+        latent_space: which autoencoder its latents belong to; two models whose words are equal share their latents.
+        schedule: its noise schedule and what it predicts.
+        shape: ``(channels, height, width)`` of its latents.
+        differentiable: whether predictions carry the gradients of an adapter that is on it.
+    """
+
+    @property
+    def places(self) -> Mapping[str, Place]: ...
+    @property
+    def blocks(self) -> Mapping[str, nn.Module]: ...
+    @property
+    def latent_space(self) -> str: ...
+    @property
+    def schedule(self) -> Schedule: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def differentiable(self) -> bool: ...
+
+    def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, traced: bool = False) -> Tensor:
+        """The noise that the model sees in ``noised`` ``(n, channels, height, width)``, float32 on the CPU.
+
+        The prompts are encoded anew each time, because an adapter may be on the text encoders. ``traced``: with gradients,
+        where the model is differentiable.
+        """
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Latents of ``pictures`` ``(n, 3, height, width)`` in -1 to 1."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures of ``latents``."""
+
+
+def predict(model: Model, inputs: Inputs, *, traced: bool = False) -> Tensor:
+    """What the model says of ``inputs``, as noise ``(n, channels, height, width)``; ``traced``: with gradients."""
+    noised = model.schedule.noised(inputs.clean, inputs.noise, inputs.times)
+    return model.noise(noised, inputs.times, inputs.prompts, traced=traced)
+
+
+class TorchModel:
+    """Any network of torch.
+
+    Args:
+        places: by canonical name, see :func:`lib_transfer.models.places`.
+        forward: ``(x_t, steps, prompts) -> prediction``; what it predicts is said by the schedule.
+        schedule: its noise schedule.
+        shape: ``(channels, height, width)`` of its latents.
+        blocks: its transformer blocks, in forward order.
+        latent_space: a word for its autoencoder.
+        encode, decode: the autoencoder; not asked for between models of one latent space.
+        differentiable: see :class:`Model`.
+    """
+
+    def __init__(
+        self,
+        places: Mapping[str, Place],
+        forward: Callable[[Tensor, Tensor, Sequence[str]], Tensor],
+        schedule: Schedule,
+        shape: tuple[int, int, int],
+        *,
+        blocks: Mapping[str, nn.Module] | None = None,
+        latent_space: str = "",
+        encode: Callable[[Tensor], Tensor] | None = None,
+        decode: Callable[[Tensor], Tensor] | None = None,
+        differentiable: bool = False,
+    ) -> None:
+        self.places, self.blocks = places, blocks or {}
+        self.schedule, self.shape, self.latent_space = schedule, shape, latent_space
+        self.differentiable = differentiable
+        self._forward, self._encode, self._decode = forward, encode, decode
+
+    def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, traced: bool = False) -> Tensor:
+        """As :class:`Model` says."""
+        with torch.set_grad_enabled(self.differentiable and traced):
+            predicted = self._forward(noised, self.schedule.steps(times), prompts)
+            return self.schedule.as_noise(predicted.float().cpu(), noised, times)
+
+    def close(self) -> None:
+        """Let go of the network, whoever still knows this object; it cannot be run any more."""
+
+        def closed(*_: object) -> Tensor:
+            raise RuntimeError("This model was closed.")
+
+        self.places, self.blocks = {}, {}
+        self._forward = self._encode = self._decode = closed
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """As :class:`Model` says."""
+        return pictures if self._encode is None else self._encode(pictures)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """As :class:`Model` says."""
+        return latents if self._decode is None else self._decode(latents)

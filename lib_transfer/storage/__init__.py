@@ -1,0 +1,1 @@
+"""What is kept on disk between runs and during them: decompositions, remembered facts of files, scratch files."""

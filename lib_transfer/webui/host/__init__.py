@@ -1,0 +1,1 @@
+"""The program that the page lives in, as the page sees it."""

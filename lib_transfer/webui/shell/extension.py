@@ -1,0 +1,75 @@
+"""What the WebUI calls: the tab, the settings, the housekeeping below them, and what prompts and pictures need."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+from lib_transfer.webui.host.settings import PREFIX, SECTION, settings
+from lib_transfer.webui.hosts.program import Program
+from lib_transfer.webui.prompt import axes, infotext
+from lib_transfer.webui.prompt.generation import Prompts
+from lib_transfer.webui.prompt.resolution import Resolver
+from lib_transfer.webui.shell.controls import kind_of, shown
+from lib_transfer.webui.shell.gradio_compat import within_a_page
+from lib_transfer.webui.shell.housekeeping import Housekeeping, name_preview
+from lib_transfer.webui.shell.tab import ELEM_ID, TITLE, tab
+from lib_transfer.webui.transfer.events import Desk
+
+logger = logging.getLogger("transfer_lora")
+
+
+@functools.cache
+def desk() -> Desk:
+    """The one desk of this process. "Reload UI" makes a new tab, and finds its jobs again."""
+    return Desk(Program())
+
+
+def tabs() -> list[tuple[Any, str, str]]:
+    """For ``on_ui_tabs``."""
+    return [(tab(desk()), TITLE, ELEM_ID)]
+
+
+@functools.cache
+def prompts() -> Prompts:
+    """Who writes the prompts of this process's generations anew."""
+    at = desk()
+    return Prompts(at.host, Resolver(at.host, at.index, at.once))
+
+
+def infotext_pasted(_: str, parameters: dict[str, Any]) -> None:
+    """For ``on_infotext_pasted``."""
+    infotext.restore(parameters)
+
+
+def add_axes() -> None:
+    """For ``on_ui_settings``, which comes before the plot makes its list of axes, with and without a page."""
+    axes.add()
+
+
+def add_settings() -> None:
+    """For ``on_ui_settings``."""
+    from modules import shared  # noqa: PLC0415 - only there within a WebUI
+
+    for setting in settings():
+        component, options = kind_of(setting.parameter)
+        shared.opts.add_option(
+            PREFIX + setting.key,
+            shared.OptionInfo(
+                shown(setting.parameter, setting.default),
+                setting.label,
+                component,
+                {"info": setting.help, **options},
+                section=SECTION,
+            ),
+        )
+
+
+def after_component(component: Any, **options: Any) -> None:
+    """For ``on_after_component``: what the settings page has beside settings is put behind the setting it belongs to."""
+    elem_id = options.get("elem_id") if within_a_page() else None
+    if elem_id == f"setting_{PREFIX}template":
+        name_preview(component)
+    elif elem_id == f"setting_{PREFIX}{settings()[-1].key}":
+        Housekeeping(desk()).build()

@@ -1,0 +1,223 @@
+"""Jobs: what runs in the background while the page asks how far it is.
+
+A job is over for the person the moment it is stopped, although its thread first finishes the module it is at. Nothing is
+written after that: the engine asks once more before it begins to write, and from then on a stop waits for the output.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Literal
+
+from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.errors import CancelledError
+from lib_transfer.progress import WRITING
+from lib_transfer.webui.host.host import Turn
+
+if TYPE_CHECKING:
+    from lib_transfer.webui.compare.work import Shown
+
+State = Literal["waiting", "running", "stopping", "done", "stopped", "failed"]
+Kind = Literal["transfer", "analyse", "compare", "plan", "batch", "verify"]
+
+KEPT = 30
+"""Finished jobs whose results can still be shown."""
+
+logger = logging.getLogger("transfer_lora")
+
+
+class Job:
+    """One press of a button, as the engine's progress and as what the page shows. Safe to use from several threads.
+
+    Args:
+        kind: what is done.
+        names: of the LoRAs, in order, and of what else is done one after another.
+    """
+
+    def __init__(self, kind: Kind, names: tuple[str, ...]) -> None:
+        self.id = f"task(transfer-lora-{secrets.token_hex(8)})"
+        self.kind = kind
+        self.names = names
+        self.state: State = "waiting"
+        self.turn: Turn | None = None
+        self.on_gpu = False
+        self.failure = ""
+        self.outcomes: list[Outcome] = []
+        self.pictures: list[Shown] = []
+        self.current = 0
+        self._lock = threading.Lock()
+        self._text, self._step, self._steps = "", 0, 0
+        self._began = 0.0
+        self._stop, self._skip, self._writing = False, False, False
+
+    # The engine's side.
+
+    def start(self, total: int, what: str) -> None:
+        """A stretch of steps begins.
+
+        Raises:
+            CancelledError: the job was stopped, or this LoRA skipped, in the meantime.
+        """
+        with self._lock:
+            if self._stop or self._skip:
+                raise CancelledError
+            self._text, self._step, self._steps = what, 0, total
+            self._writing = what == WRITING
+        self._show()
+
+    def step(self, what: str) -> None:
+        """One step is done."""
+        with self._lock:
+            self._step += 1
+        self._show()
+
+    def cancelled(self) -> bool:
+        """Whether to stop at what is being done."""
+        turn = self.turn
+        if turn is not None and turn.interrupted():
+            self.interrupt()
+        if turn is not None and turn.skipped():
+            self.skip()
+        return self._stop or self._skip
+
+    # The work's side.
+
+    def go(self) -> None:
+        """The job's turn has come.
+
+        Raises:
+            CancelledError: it was stopped while it waited.
+        """
+        with self._lock:
+            if self._stop:
+                raise CancelledError
+            self.state = "running"
+
+    def begin(self, number: int) -> None:
+        """The LoRA ``names[number]`` is next.
+
+        Raises:
+            CancelledError: the job was stopped.
+        """
+        with self._lock:
+            if self._stop:
+                raise CancelledError
+            self.current, self._skip, self._writing = number, False, False
+            self._text, self._step, self._steps = "reading the files", 0, 0
+            self._began = self._began or time.monotonic()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the whole job was stopped."""
+        return self._stop
+
+    # The person's side.
+
+    @property
+    def active(self) -> bool:
+        """Whether it is still going on for the person."""
+        return self.state in ("waiting", "running", "stopping")
+
+    def interrupt(self) -> None:
+        """Stop; at once, unless an output is being written this very moment."""
+        with self._lock:
+            if self.active:
+                self._stop = True
+                self.state = "stopping" if self._writing else "stopped"
+                if self.turn is not None:
+                    self.turn.stop()
+
+    def skip(self) -> None:
+        """Leave out the LoRA that is being worked on."""
+        with self._lock:
+            self._skip = self.state == "running" and not self._writing
+
+    def now(self) -> tuple[float, str, float | None]:
+        """How much is done (0 to 1), at what, and the seconds left where they can be told."""
+        with self._lock:
+            inner = self._step / self._steps if self._steps else 0.0
+            if self.state == "done":
+                return 1.0, "", None
+            share = min((self.current + (1.0 if self._writing else inner)) / max(len(self.names), 1), 1.0)
+            elapsed = time.monotonic() - self._began if self._began else 0.0
+            left = elapsed / share - elapsed if share > 0.02 and elapsed > 1 else None
+            text = f"{self._text}, module {self._step} of {self._steps}" if self._steps > 1 else self._text
+            return share, "skipping this LoRA" if self._skip else text, left
+
+    @property
+    def parts(self) -> int:
+        """Grows whenever there is something new to show."""
+        return len(self.outcomes) + len(self.pictures)
+
+    def done(self) -> str:
+        """What there is to say at the end, as HTML; "" for what became of each LoRA."""
+        return ""
+
+    def halted(self) -> str:
+        """What there is to say when it was stopped, as HTML; "" for how many LoRAs had been written."""
+        return ""
+
+    def finish(self, state: State) -> None:
+        """The thread is through."""
+        with self._lock:
+            self.state = "stopped" if self._stop and state != "failed" else state
+
+    def _show(self) -> None:
+        turn = self.turn
+        if turn is not None:
+            turn.show(self.current, len(self.names), self._step, self._steps, self._text)
+
+
+class Board:
+    """Every job, the one that runs and those that wait for it. Jobs of several windows run one after another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._one_at_a_time = threading.Lock()
+        self._jobs: dict[str, Job] = {}
+
+    def get(self, job_id: object) -> Job | None:
+        """The job of this id."""
+        return self._jobs.get(job_id) if isinstance(job_id, str) else None
+
+    def start(
+        self, job: Job, work: Callable[[Job], None], turn: Callable[[], AbstractContextManager[Turn]] | None
+    ) -> None:
+        """Run ``work`` in a thread as soon as no other job runs, and, where ``turn`` is given, in that turn."""
+        with self._lock:
+            over = [j.id for j in self._jobs.values() if not j.active]
+            for job_id in over[: max(len(over) - KEPT, 0)]:
+                del self._jobs[job_id]
+            self._jobs[job.id] = job
+        job.on_gpu = turn is not None
+        threading.Thread(target=self._run, args=(job, work, turn), name="transfer-lora-job", daemon=True).start()
+
+    def _run(
+        self, job: Job, work: Callable[[Job], None], turn: Callable[[], AbstractContextManager[Turn]] | None
+    ) -> None:
+        with self._one_at_a_time:
+            try:
+                if turn is None:
+                    self._work(job, work)
+                else:
+                    with turn() as job.turn:
+                        self._work(job, work)
+            except CancelledError:
+                job.finish("stopped")
+            except Exception as error:
+                logger.exception("Transfer LoRA: the job failed")
+                job.failure = f"{type(error).__name__}: {error}"
+                job.finish("failed")
+            finally:
+                job.turn = None
+
+    @staticmethod
+    def _work(job: Job, work: Callable[[Job], None]) -> None:
+        job.go()
+        work(job)
+        job.finish("done")

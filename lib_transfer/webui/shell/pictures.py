@@ -1,0 +1,51 @@
+"""The heat map as a picture in the page, with colours that can be read on a light and on a dark page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+from lib_transfer.errors import RequestError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lib_transfer.conversion.report import TransferReport
+
+# Midway between black and white: one picture serves both themes, whichever the page is switched to later.
+INK = "#808691"
+
+
+def heat_maps(report: TransferReport) -> list[tuple[str, str]]:
+    """The heat maps of a report: for each quantity its name and a ``data:`` address of the picture, a PNG.
+
+    One that is the same everywhere is left out; none is made where matplotlib is missing.
+    """
+    from lib_transfer.conversion.heatmap import draw, transfer_panels  # noqa: PLC0415 - torch is imported when it is used
+
+    made = []
+    for panel in transfer_panels(report.modules):
+        values = [value for _, value in panel.cells if value is not None]
+        if values and max(values) - min(values) > 1e-3:
+            try:
+                made.append((panel.title, _png(draw([panel], ""))))
+            except RequestError:
+                return []
+    return made
+
+
+def _png(figure: Figure) -> str:
+    from matplotlib.spines import Spine  # noqa: PLC0415
+    from matplotlib.text import Text  # noqa: PLC0415
+
+    for text in figure.findobj(Text):
+        text.set_color(INK)
+    for spine in figure.findobj(Spine):
+        spine.set_edgecolor(INK)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+        axes.tick_params(colors=INK)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100, transparent=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,1 @@
+"""The view that transfers chosen LoRAs."""

@@ -1,0 +1,38 @@
+"""A request knows everything that its result depends on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lib_transfer.library.request import TransferRequest, request
+from lib_transfer.storage.hashes import Hashes
+
+
+def asked(adapter: Path, folder: Path) -> TransferRequest:
+    target = folder / "target.safetensors"
+    target.write_bytes(b"target")
+    adapter.write_bytes(b"adapter")
+    return request(adapter, target=target, method="copy", settings={}, hashes=Hashes(folder / "hashes"))
+
+
+def test_the_configuration_beside_an_adapter_of_peft_is_part_of_it(tmp_path: Path) -> None:
+    path, config = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    alone = asked(path, tmp_path)
+    assert "config" not in alone.to_json()
+    config.write_text('{"lora_alpha": 4}')
+    first = asked(path, tmp_path)
+    config.write_text('{"lora_alpha": 8}')
+    second = asked(path, tmp_path)
+    assert len({alone.hash8, first.hash8, second.hash8}) == 3
+    assert len({alone, first, second}) == 3
+    assert set(json.loads(first.to_json())["adapter"]) == {"name", "sha256", "config_sha256"}
+
+
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "adapter_model2.safetensors"])
+def test_a_configuration_beside_another_file_is_not(name: str, tmp_path: Path) -> None:
+    alone = asked(tmp_path / name, tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert asked(tmp_path / name, tmp_path) == alone

@@ -1,0 +1,105 @@
+"""Small transformers laid out as those in Stable Diffusion, whose exact answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lib_transfer.models import Inputs, Schedule, TorchModel, places
+from lib_transfer.models.model import Model
+
+SHAPE = (4, 8, 8)
+CONTEXT = 6
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, context: int) -> None:
+        super().__init__()
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(context, width, bias=False)
+        self.to_v = nn.Linear(context, width, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        weights = (self.to_q(x) @ self.to_k(context).transpose(1, 2)).softmax(-1)
+        result: Tensor = self.to_out[0](weights @ self.to_v(context))
+        return result
+
+
+class Feed(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList([nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.net:
+            x = part(x)
+        return x
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attn1, self.attn2, self.ff = Attention(width, width), Attention(width, CONTEXT), Feed(width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x = x + self.attn1(x, x)
+        x = x + self.attn2(x, context)
+        return x + self.ff(x)
+
+
+class Network(nn.Module):
+    """Every latent pixel is a token."""
+
+    def __init__(self, width: int = 12, blocks: int = 3, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first = nn.Linear(SHAPE[0], width)
+        self.blocks = nn.ModuleList([Block(width) for _ in range(blocks)])
+        self.last = nn.Linear(width, SHAPE[0])
+
+    def forward(self, x: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
+        tokens = self.first(x.flatten(2).transpose(1, 2))
+        context = torch.stack([words(prompt) for prompt in prompts])
+        for block in self.blocks:
+            tokens = block(tokens, context)
+        return self.last(tokens).transpose(1, 2).reshape(x.shape)
+
+
+def words(prompt: str) -> Tensor:
+    """Three vectors that belong to a prompt."""
+    return torch.randn(3, CONTEXT, generator=torch.Generator().manual_seed(sum(map(ord, prompt))))
+
+
+def model(network: nn.Module) -> TorchModel:
+    """The network as a model; its modules go by their own names."""
+    linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+    blocks = {name: module for name, module in network.named_modules() if isinstance(module, Block)}
+    schedule = Schedule.stable_diffusion()
+    return TorchModel(places(linear), network, schedule, SHAPE, blocks=blocks, differentiable=True)
+
+
+def opens(it: Model, log: list[str] | None = None, name: str = "") -> Callable[[], AbstractContextManager[Model]]:
+    """How a study gets at a model; notes when it comes and goes."""
+
+    @contextmanager
+    def opened() -> Iterator[Model]:
+        if log is not None:
+            log.append(f"+{name}")
+        try:
+            yield it
+        finally:
+            if log is not None:
+                log.append(f"-{name}")
+
+    return opened
+
+
+def inputs(number: int, seed: int = 0) -> Inputs:
+    """Inputs made by hand."""
+    generator = torch.Generator().manual_seed(seed)
+    clean, noise = (torch.randn((number, *SHAPE), generator=generator) for _ in range(2))
+    return Inputs(clean, noise, torch.linspace(0.2, 0.9, number), tuple(f"prompt {n % 3}" for n in range(number)))

@@ -1,0 +1,316 @@
+"""The order in which models are run, what is announced, and what is decided."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+
+import pytest
+import torch
+
+from lib_transfer.errors import CancelledError, MismatchError, NumericError
+from lib_transfer.evaluation import Match, Plan, choose, distillation, groups, match, study
+from lib_transfer.evaluation.movement import apart
+from lib_transfer.evaluation.study import split, strengthened, together
+from lib_transfer.linalg.factors import Factors, balanced
+from lib_transfer.models import Change
+from lib_transfer.models.apply import Changes
+from lib_transfer.models.model import predict
+from lib_transfer.progress import Silent
+from tests.evaluation import nets
+from tests.evaluation.test_reconstruction import WIDTH, original, turns, twin
+
+# By its name, because the package has the function of this name.
+STUDY = importlib.import_module("lib_transfer.evaluation.study")
+
+
+class Counting(Silent):
+    """Counts what is announced and what happens."""
+
+    def __init__(self, stop: int = -1) -> None:
+        self.total, self.steps, self.stop = 0, 0, stop
+
+    def start(self, total: int, what: str) -> None:
+        self.total += total
+
+    def step(self, what: str) -> None:
+        self.steps += 1
+
+    def cancelled(self) -> bool:
+        return self.steps == self.stop
+
+
+def test_movement_match_is_the_formula() -> None:
+    torch.manual_seed(0)
+    wanted, moved = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2)
+    found = match(moved, wanted)
+    expected = 1 - float((moved - wanted).norm() ** 2 / wanted.norm() ** 2)
+    assert found.explained == pytest.approx(expected, abs=1e-6)
+    for number in range(3):
+        one = 1 - float((moved[number] - wanted[number]).norm() ** 2 / wanted[number].norm() ** 2)
+        assert found.each[number] == pytest.approx(one, abs=1e-6)
+    assert match(wanted, wanted).explained == 1
+    assert match(torch.zeros_like(wanted), wanted).explained == 0
+    assert match(-wanted, wanted).explained == pytest.approx(-3)
+    assert match(wanted * 0, wanted * 0).explained == 1
+    assert math.isinf(match(wanted, wanted * 0).explained)
+
+
+@pytest.mark.parametrize(("explained", "verdict"), [(0.6, "reproduces"), (0.59, "partly"), (0.29, "does not transfer")])
+def test_the_verdict_follows_its_thresholds(explained: float, verdict: str) -> None:
+    found = Match(explained, (explained - 0.1, explained + 0.1))
+    assert found.verdict == verdict
+    assert f"{explained:.2f}; {explained - 0.1:.2f} to {explained + 0.1:.2f}" in found.text
+
+
+def test_reuse_on_the_same_model_explains_everything_at_forty_runs() -> None:
+    network = nets.Network(WIDTH)
+    calls: list[int] = []
+    network.register_forward_pre_hook(lambda *_: calls.append(1))
+    model, log, progress, given = nets.model(network), [], Counting(), original(network)
+    halved = {name: strengthened(change, 0.5) for name, change in given.items()}
+    plan = Plan(["a", "b"])
+    found = study(
+        nets.opens(model, log, "source"),
+        nets.opens(model, log, "target"),
+        given,
+        {"copy": given, "half": halved},
+        plan,
+        progress,
+        reuse="copy",
+    )
+    assert log == ["+source", "-source", "+target", "-target"]
+    sampling, rest = plan.runs(2)
+    assert rest == 40
+    assert len(calls) == sampling + rest
+    # Sampling is told by steps, each of which runs the model twice.
+    assert progress.total == sampling + rest
+    assert found.matches["copy"].explained == pytest.approx(1, abs=1e-6)
+    assert 0.5 < found.matches["half"].explained < 0.95
+    assert found.choice.name == "copy"
+    assert "Plain reuse has the best movement match" in found.choice.reason
+
+
+def test_everything_at_once_on_a_twin() -> None:
+    """Reuse is wrong there, pursuit cannot help it, reconstruction does; it is chosen, with the runs that were announced."""
+    network = nets.Network(WIDTH)
+    other = twin(network, turns()["turned"])
+    calls: list[int] = []
+    for it in (network, other):
+        it.register_forward_pre_hook(lambda *_: calls.append(1))
+    given = original(network)
+    group = {name: name.split(".")[2] for name in given}
+    plan = Plan(["a"], 4, pursue="copy", group=group, reconstruct=True, distil=True, rank=4, fitting=8, blocks=3)
+    progress = Counting()
+    found = study(
+        nets.opens(nets.model(network)),
+        nets.opens(nets.model(other)),
+        given,
+        {"copy": given},
+        plan,
+        progress,
+        reuse="copy",
+    )
+    assert set(found.matches) == {"copy", "pursuit", "reconstruct", "pursuit + reconstruct", "distil"}
+    assert found.matches["distil"].explained > found.matches["pursuit"].explained + 0.1
+    assert found.matches["copy"].explained < 0.3
+    assert found.matches["reconstruct"].explained > 0.8
+    assert found.choice.name in ("reconstruct", "pursuit + reconstruct")
+    assert found.distance < 1e-6
+    # As announced; the pursuit may do without its second iteration, and a way back counts as two runs more.
+    assert progress.total == sum(plan.runs(1))
+    assert progress.total - 8 * (3 + 1) <= progress.steps <= progress.total
+    assert progress.steps - len(calls) == 2 * distillation.runs(8) // 3
+
+
+def test_what_begins_with_plain_reuse_is_distilled_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nets.Network(WIDTH)
+    model, given = nets.model(network), original(network)
+
+    def doubled(
+        model: object, inputs: object, wanted: object, without: object, start: Changes, progress: object
+    ) -> Changes:
+        even = {name: balanced(change.weight) for name, change in start.items() if isinstance(change.weight, Factors)}
+        return {name: Change(Factors(2 * factors.up, 2 * factors.down)) for name, factors in even.items()}
+
+    monkeypatch.setattr(STUDY, "distil", doubled)
+    group = dict.fromkeys(given, "all")
+    plan = Plan(["a"], 2, pursue="copy", group=group, reconstruct=True, distil=True, fitting=2, blocks=3)
+    for reuse, factor in (("copy", 1.5 * 1.5), (None, 4.0)):
+        asked = plan if reuse else dataclasses.replace(plan, pursue=None)
+        found = study(nets.opens(model), nets.opens(model), given, {"copy": given}, asked, Silent(), reuse=reuse)
+        begun = found.changes["pursuit" if reuse else "reconstruct"]
+        for name, change in found.changes["distil"].items():
+            torch.testing.assert_close(product(change), factor * product(begun[name]), rtol=1e-3, atol=1e-5)
+
+
+def product(change: Change) -> torch.Tensor:
+    assert isinstance(change.weight, Factors)
+    return change.weight.up @ change.weight.down
+
+
+def test_too_little_memory_for_distillation_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(STUDY, "distil", full)
+    network = nets.Network(WIDTH)
+    model, given = nets.model(network), original(network)
+    plan = Plan(["a"], 2, pursue="copy", group=dict.fromkeys(given, "all"), distil=True, fitting=2)
+    found = study(nets.opens(model), nets.opens(model), given, {"copy": given}, plan, Silent(), reuse="copy")
+    assert set(found.matches) == {"copy", "pursuit"}
+    assert "memory is too small" in found.notes[0]
+
+
+def test_gradients_are_carried_only_where_they_are_asked_for() -> None:
+    network = nets.Network(WIDTH)
+    model, inputs = nets.model(network), nets.inputs(1)
+    assert not predict(model, inputs).requires_grad
+    assert predict(model, inputs, traced=True).requires_grad
+    model.differentiable = False
+    assert not predict(model, inputs, traced=True).requires_grad
+
+
+@pytest.mark.parametrize("insist", [False, True])
+def test_nothing_is_fitted_between_bases_that_are_too_far_apart(insist: bool) -> None:
+    network, stranger = nets.Network(WIDTH), nets.Network(WIDTH, seed=9)
+    given = original(network)
+    group = dict.fromkeys(given, "all")
+    plan = Plan(["a"], 4, pursue="copy", group=group, distil=True, fitting=4, insist=insist)
+    found = study(
+        nets.opens(nets.model(network)),
+        nets.opens(nets.model(stranger)),
+        given,
+        {"copy": given},
+        plan,
+        Silent(),
+        reuse="copy",
+    )
+    assert found.distance > 1
+    assert set(found.matches) == ({"copy", "pursuit", "distil"} if insist else {"copy"})
+    assert found.choice.name == "copy"
+    assert "unjudged" in found.choice.reason
+
+
+def test_the_distance_of_bases_is_the_formula() -> None:
+    torch.manual_seed(0)
+    here, there, wanted = (torch.randn(3, 4, 2, 2) for _ in range(3))
+    assert apart(here, there, wanted) == pytest.approx(float((here - there).norm() ** 2 / wanted.norm() ** 2), rel=1e-6)
+    assert apart(here, here, wanted * 0) == 0
+    assert math.isinf(apart(here, there, wanted * 0))
+
+
+def test_a_model_without_a_way_back_is_not_distilled() -> None:
+    network = nets.Network(WIDTH)
+    model, given = nets.model(network), original(network)
+    model.differentiable = False
+    plan = Plan(["a"], 2, pursue="copy", group=dict.fromkeys(given, "all"), distil=True, fitting=2)
+    found = study(nets.opens(model), nets.opens(model), given, {"copy": given}, plan, Silent(), reuse="copy")
+    assert set(found.matches) == {"copy", "pursuit"}
+    assert found.notes[0].startswith("Distillation was left out")
+
+
+@pytest.mark.parametrize("stop", [0, 3, 45, 170, 190])
+def test_it_can_be_stopped_at_any_run_and_leaves_nothing(stop: int) -> None:
+    network = nets.Network(WIDTH)
+    model, given, log = nets.model(network), original(network), []
+    before = [p.detach().clone() for p in network.parameters()]
+    opens = nets.opens(model, log, "m")
+    with pytest.raises(CancelledError):
+        study(opens, opens, given, {"copy": given}, Plan(["a"]), Counting(stop), reuse="copy")
+    assert log.count("+m") == log.count("-m")
+    assert all(torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_what_does_not_fit_and_what_is_not_finite_is_said() -> None:
+    network = nets.Network(WIDTH)
+    opens, given = nets.opens(nets.model(network)), original(network)
+    with pytest.raises(MismatchError, match="no module elsewhere"):
+        study(opens, opens, {"elsewhere": Change(torch.ones(1))}, {"copy": given}, Plan(["a"], 1), Silent())
+    with torch.no_grad():
+        network.last.weight.fill_(float("nan"))
+    with pytest.raises(NumericError, match="The source's samples hold NaN"):
+        study(opens, opens, given, {"copy": given}, Plan(["a"], 1), Silent())
+
+
+def of(**explained: float) -> dict[str, Match]:
+    return {name: Match(value, (value,)) for name, value in explained.items()}
+
+
+def test_between_bases_that_are_too_far_apart_plain_reuse_is_kept_unjudged() -> None:
+    matches = of(copy=0.2, distil=0.9)
+    assert choose(matches, "copy", 1.0).name == "distil"
+    # More has to be gained, the farther apart they are.
+    assert choose(of(copy=0.5, distil=0.65), "copy", 0.7).name == "distil"
+    assert choose(of(copy=0.5, distil=0.65), "copy", 0.8).name == "copy"
+    kept = choose(matches, "copy", 3.0)
+    assert kept.name == "copy"
+    assert "differ here 1.7 times as much" in kept.reason
+    assert choose(of(reconstruct=0.9), None, 1.5).name is None
+
+
+@pytest.mark.parametrize(
+    ("matches", "reuse", "name", "said"),
+    [
+        (of(copy=0.5, pursuit=0.61), "copy", "pursuit", "pursuit has a movement match of 0.61; plain reuse has 0.50"),
+        (of(copy=0.5, pursuit=0.59), "copy", "copy", "not better by more than 0.1"),
+        (of(copy=0.7, pursuit=0.6), "copy", "copy", "Plain reuse has the best movement match, 0.70"),
+        (of(copy=0.1, pursuit=0.29), "copy", None, "None transfers: the best, pursuit"),
+        (of(copy=0.25, pursuit=0.31), "copy", None, "not clearly better than plain reuse"),
+        (of(reconstruct=0.4), None, "reconstruct", "plain reuse is not possible"),
+        (of(reconstruct=0.2), None, None, "None transfers"),
+    ],
+)
+def test_the_choice_follows_the_margin(
+    matches: dict[str, Match], reuse: str | None, name: str | None, said: str
+) -> None:
+    choice = choose(matches, reuse)
+    assert choice.name == name
+    assert said in choice.reason
+
+
+@pytest.mark.parametrize(("inputs", "held"), [(16, 8), (8, 8), (12, 4), (9, 4), (3, 1)])
+def test_inputs_are_split_into_parts_that_do_not_meet(inputs: int, held: int) -> None:
+    kept, fitted = split(inputs, held)
+    assert len(kept) == held
+    assert sorted(kept + fitted) == list(range(inputs))
+    assert not fitted or not set(kept) & set(fitted)
+
+
+def test_two_adapters_are_joined_to_their_sum() -> None:
+    torch.manual_seed(1)
+    one = {
+        "a": Change(Factors(torch.randn(5, 2), torch.randn(2, 4))),
+        "b": Change(torch.randn(5, 4)),
+        "c": Change(None, torch.ones(5)),
+    }
+    more = {name: Change(Factors(torch.randn(5, 1), torch.randn(1, 4))) for name in "abcd"}
+
+    def whole(change: Change) -> torch.Tensor:
+        weight = change.weight
+        return (
+            torch.zeros(5, 4) if weight is None else weight.up @ weight.down if isinstance(weight, Factors) else weight
+        )
+
+    joined = together(one, more)
+    for name in "abcd":
+        before = whole(one[name]) if name in one else torch.zeros(5, 4)
+        torch.testing.assert_close(whole(joined[name]), before + whole(more[name]), rtol=1e-4, atol=1e-5)
+    assert joined["c"].bias is not None
+    assert isinstance(joined["a"].weight, Factors)
+    assert joined["a"].weight.rank == 3
+
+
+def test_groups_are_stretch_and_work() -> None:
+    from lib_transfer.architecture import architectures, modules, reference
+
+    sdxl = next(a for a in architectures() if a.id == "sdxl")
+    found = groups(modules(sdxl, reference(sdxl)))
+    block = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0"
+    assert found[f"{block}.attn1.to_q"] == "input self-attention"
+    assert found[f"{block}.attn2.to_out.0"] == "input cross-attention"
+    assert found[f"{block}.ff.net.2"] == "input feed-forward"
+    assert {g for g in found.values() if g.startswith("text")} == {"text encoder 1", "text encoder 2"}
+    assert len(set(found.values())) <= 16

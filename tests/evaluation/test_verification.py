@@ -1,0 +1,128 @@
+"""Verify adapters as files on a network whose layers are a checkpoint's; what it costs; and which prompts are asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lib_transfer.evaluation import study
+from lib_transfer.evaluation.prompts import PLAIN, prompts_of
+from lib_transfer.evaluation.verification import REUSE, Wanted, cost, gathered, verifying
+from lib_transfer.library.base import Base, open_base
+from lib_transfer.models import Model, Schedule, TorchModel, places
+from tests import tiny
+
+PROMPTS = ("a cat", "a dog that is long")
+
+
+class Count:
+    """Progress that counts what it is told."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.steps: list[str] = []
+
+    def start(self, total: int, what: str) -> None:
+        self.total = total
+
+    def step(self, what: str) -> None:
+        self.steps.append(what)
+
+    def cancelled(self) -> bool:
+        return False
+
+
+def network(base: Base) -> Model:
+    """Says of anything a part of it, and what the checkpoint's self-attention layers make of it, linear in each."""
+    layers: dict[str, nn.Module] = {}
+    for module in base.modules:
+        if module.kind == "linear" and module.position.role.startswith("attn1"):
+            layer = nn.Linear(module.shape[1], module.shape[0], bias=False)
+            layer.weight.data = base.checkpoint.read(module.weight, None, torch.float32)
+            layers[module.name] = layer
+
+    def forward(noised: Tensor, steps: Tensor, prompts: object) -> Tensor:
+        said = torch.zeros(4)
+        for number, layer in enumerate(layers.values()):
+            assert isinstance(layer, nn.Linear)
+            said[number % 4] += layer(torch.ones(layer.in_features)).mean()
+        return 0.5 * noised + said[None, :, None, None]
+
+    return TorchModel(places(layers), forward, Schedule.stable_diffusion(), (4, 2, 2))
+
+
+def test_halves_and_copies_are_told_from_each_other(tmp_path: Path) -> None:
+    whole = tiny.weights("sd1")
+    tiny.save(tmp_path / "source.safetensors", whole, torch.float32)
+    tiny.save(tmp_path / "target.safetensors", tiny.fine_tuned(whole), torch.float32)
+    with (
+        open_base(tmp_path / "source.safetensors", "") as source,
+        open_base(tmp_path / "target.safetensors", "") as target,
+    ):
+        chosen = [m for m in source.modules if m.kind == "linear" and m.position.role.startswith("attn1")][:6]
+        tensors: dict[str, Tensor] = {}
+        for number, module in enumerate(chosen):
+            tensors |= tiny.factors(str(module.output_name), module.shape, seed=number)
+        save_file(tensors, tmp_path / "lora.safetensors")
+        half = {key: t / 2 if "lora_up" in key else t for key, t in tensors.items()}
+        save_file(half, tmp_path / "half.safetensors")
+        opened: list[str] = []
+
+        @contextmanager
+        def bring(base: Base) -> Iterator[Model]:
+            opened.append(base.path.stem)
+            yield network(base)
+
+        progress = Count()
+        wanted = Wanted(tmp_path / "lora.safetensors", {"half": tmp_path / "half.safetensors"}, PROMPTS, 4, steps=2)
+        given = gathered(wanted, source, target)
+        plan = verifying(wanted, given, "")
+        found = study(
+            lambda: bring(source),
+            lambda: bring(target),
+            given.original,
+            given.candidates,
+            plan,
+            progress,
+            reuse=given.reuse,
+        )
+    # The network is linear in its layers: half a LoRA moves it half as far, which leaves a quarter unexplained.
+    assert found.matches[REUSE].explained == pytest.approx(1, abs=1e-5)
+    assert found.matches["half"].explained == pytest.approx(0.75, abs=1e-5)
+    assert found.choice.name == REUSE
+    assert opened == ["source", "target"]
+    assert len(progress.steps) == progress.total == 4 * 2 * 2 + 20
+
+
+def test_the_cost_is_what_is_run() -> None:
+    assert cost(8) == "40 runs of the models and 320 for sampling the inputs; how long that takes is said once it runs."
+    assert cost(8, seconds_per_run=0.1) == "40 runs of the models and 320 for sampling the inputs, about 36 s."
+
+
+@pytest.mark.parametrize(
+    ("metadata", "first"),
+    [
+        ({}, PLAIN[0]),
+        ({"ss_tag_frequency": "no table"}, PLAIN[0]),
+        ({"ss_tag_frequency": "[" * 100_000}, PLAIN[0]),
+        ({"ss_tag_frequency": json.dumps({"a": {"tag": "many"}, "b": 3, "c": {" ": 4}})}, PLAIN[0]),
+        ({"modelspec.trigger_phrase": "ohwx, style of it"}, f"ohwx, style of it, {PLAIN[0]}"),
+        (
+            {"ss_tag_frequency": json.dumps({"1_x": {"cat": 2, "ohwx": 9}, "2_y": {"dog": 1, "cat": 1}})},
+            "ohwx, cat, dog",
+        ),
+        ({"modelspec.trigger_phrase": "x" * 900}, "x" * 200),
+    ],
+)
+def test_prompts_have_the_words_of_the_adapter(metadata: dict[str, str], first: str) -> None:
+    made = prompts_of(metadata)
+    assert len(made) == 4
+    assert made[0] == first
+    assert all(0 < len(prompt) <= 200 for prompt in made)

@@ -1,0 +1,138 @@
+"""Noise schedules, sampling, and maps between latent spaces, against closed forms and diffusers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from lib_transfer.errors import CancelledError
+from lib_transfer.models import Inputs, LatentMap, Schedule, TorchModel, sample
+from lib_transfer.models.inputs import noised_inputs
+from lib_transfer.models.record import grid
+from lib_transfer.models.sampling import runs
+from lib_transfer.progress import Silent
+
+
+def test_the_schedule_is_that_of_diffusers() -> None:
+    diffusers = pytest.importorskip("diffusers", reason="the tools are not in this environment")
+    theirs = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    ours = Schedule.stable_diffusion()
+    x, noise = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2)
+    times = torch.tensor([0.0, 0.4, 1.0])
+    torch.testing.assert_close(ours.noised(x, noise, times), theirs.add_noise(x, noise, ours.steps(times)))
+    velocity = theirs.get_velocity(x, noise, ours.steps(times))
+    said = Schedule.stable_diffusion("velocity").as_noise(velocity, ours.noised(x, noise, times), times)
+    torch.testing.assert_close(said, noise, rtol=1e-4, atol=1e-4)
+
+
+def test_a_flow_is_noise_minus_picture() -> None:
+    schedule = Schedule(None, "flow")
+    x, noise, times = torch.randn(2, 4, 2, 2), torch.randn(2, 4, 2, 2), torch.tensor([0.3, 0.8])
+    torch.testing.assert_close(schedule.as_noise(noise - x, schedule.noised(x, noise, times), times), noise)
+    assert torch.equal(schedule.steps(times), times)
+
+
+class Gaussian:
+    """The exact noise prediction for pictures that are normal with mean 2 and deviation 0.5."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule, self.asked = schedule, 0
+
+    def __call__(self, x: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
+        self.asked += 1
+        times = steps / 999 if self.schedule.alphas_cumprod is not None else steps
+        a, s = self.schedule.mix(times)
+        return s * (x - a * 2.0) / (a * a * 0.25 + s * s)
+
+
+def test_sampling_gives_what_the_model_knows() -> None:
+    schedule = Schedule.stable_diffusion()
+    network = Gaussian(schedule)
+    model = TorchModel({}, network, schedule, (4, 16, 16))
+    made = sample(model, ["a", "b"], 1, Silent(), steps=60)
+    assert made.shape == (2, 4, 16, 16)
+    assert network.asked == runs(2, 60) == 240
+    # It begins with noise around 0, where the schedule still has 7 % of the picture.
+    assert abs(float(made.mean()) - 2) < 0.08
+    assert abs(float(made.std()) - 0.5) < 0.05
+    assert torch.equal(made, sample(model, ["a", "b"], 1, Silent(), steps=60))
+    assert not torch.equal(made, sample(model, ["a", "b"], 2, Silent(), steps=60))
+
+
+def test_sampling_stops_before_the_next_run() -> None:
+    schedule = Schedule.stable_diffusion()
+    network = Gaussian(schedule)
+
+    class Third(Silent):
+        def cancelled(self) -> bool:
+            return network.asked >= 3
+
+    with pytest.raises(CancelledError):
+        sample(TorchModel({}, network, schedule, (4, 4, 4)), ["a"], 1, Third(), guidance=1)
+    assert network.asked == 3
+
+
+def test_inputs_are_spread_and_can_be_had_again() -> None:
+    clean = torch.randn(8, 4, 4, 4)
+    one, again = (noised_inputs(clean, "abcdefgh", 3) for _ in range(2))
+    assert torch.equal(one.noise, again.noise)
+    assert sorted(one.times.tolist()) == pytest.approx(torch.linspace(0.15, 0.9, 8).tolist())
+    for part in (one.only(range(4)), one.only(range(4, 8))):
+        assert part.times.min() < 0.5 < part.times.max()
+    third = list(one)[2]
+    assert isinstance(third, Inputs)
+    assert third.prompts == ("c",)
+    assert torch.equal(third.clean, clean[2:3])
+
+
+def test_a_linear_map_between_latents_is_found() -> None:
+    generator = torch.Generator().manual_seed(2)
+    matrix, offset = torch.randn(16, 4, generator=generator), torch.randn(16, generator=generator)
+    here = torch.randn(3, 4, 6, 5, generator=generator)
+    there = torch.einsum("tc,nchw->nthw", matrix, here) + offset[None, :, None, None]
+    found = LatentMap.fitted(here, there)
+    torch.testing.assert_close(found.matrix, matrix, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found.offset, offset, rtol=1e-3, atol=1e-3)
+    moved = torch.randn(2, 4, 6, 5, generator=generator)
+    torch.testing.assert_close(
+        found.movement(moved), torch.einsum("tc,nchw->nthw", matrix, moved), rtol=1e-3, atol=1e-2
+    )
+
+
+@pytest.mark.parametrize(("here", "there"), [(4, 4), (4, 16), (16, 4)])
+def test_noise_stays_white_and_is_kept_where_it_can_be(here: int, there: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    latents = LatentMap(torch.randn(there, here, generator=generator), torch.zeros(there), (64, 64))
+    noise = torch.randn(4, here, 64, 64, generator=generator)
+    made = latents.noise(noise, generator).permute(1, 0, 2, 3).reshape(there, -1)
+    covariance = made @ made.T / made.shape[1]
+    assert (covariance - torch.eye(there)).abs().max() < 0.05
+    u, _, vh = torch.linalg.svd(latents.matrix, full_matrices=False)
+    back = (u @ vh).T @ made
+    kept = noise.permute(1, 0, 2, 3).reshape(here, -1)
+    wanted = (u @ vh).T @ (u @ vh) @ kept
+    torch.testing.assert_close(back, wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (16, 16), (12, 24), (64, 64), (9, 6)])
+def test_tokens_of_a_grid_lie_where_they_should(sides: tuple[int, int]) -> None:
+    height, width = sides
+    chosen = grid(height * width, width / height, 64)
+    assert len(set(chosen.tolist())) == len(chosen) <= 72
+    y, x = (chosen // width + 0.5) / height, (chosen % width + 0.5) / width
+    assert abs(float(y.mean()) - 0.5) < 0.51 / math.sqrt(len(chosen))
+    assert abs(float(x.mean()) - 0.5) < 0.51 / math.sqrt(len(chosen))
+
+
+def test_coarse_and_fine_grids_lie_at_the_same_places() -> None:
+    coarse, fine = grid(16 * 16, 1.0, 64), grid(64 * 64, 1.0, 64)
+    assert len(coarse) == len(fine) == 64
+    for tokens, size in ((coarse, 16), (fine, 64)):
+        y, x = (tokens // size + 0.5) / size, (tokens % size + 0.5) / size
+        even = (torch.arange(8) + 0.5) / 8
+        assert (y.reshape(8, 8)[:, 0] - even).abs().max() <= 0.5 / size + 1e-6
+        assert (x.reshape(8, 8)[0] - even).abs().max() <= 0.5 / size + 1e-6
