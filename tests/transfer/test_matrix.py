@@ -1,6 +1,6 @@
 """Every algorithm in every family of names on every base: read onto the right rows, or refused with its reason.
 
-The names are stated here by hand, one or two modules of each family: the README's table of families is this one. The change of
+The names are stated here by hand, one or two modules of each family: the tables of docs/formats.md are these. The change of
 the weight that each algorithm means is stated as a plain formula in float64.
 """
 

@@ -1,4 +1,4 @@
-"""What came out, as tables for the README and as numbers to hold against the goals."""
+"""What came out, as tables for docs/methods-and-evidence.md and as numbers to hold against the goals."""
 
 from __future__ import annotations
 

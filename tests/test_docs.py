@@ -1,0 +1,199 @@
+"""What the README and the pages in ``docs/`` say, held against the code: commands, options, names, links and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import lib_transfer
+import tests.__main__ as runner
+from lib_transfer.architecture import architectures
+from lib_transfer.cli.main import parser
+from lib_transfer.formats.algorithms import ALGORITHMS
+from lib_transfer.methods import METHODS
+from lib_transfer.webui.host.settings import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+every = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+# What docs/formats.md calls each base and each algorithm; one that is added to the code needs a line here and there.
+BASES = {
+    "sd1": "Stable Diffusion 1.x",
+    "sd2": "2.x",
+    "sdxl": "SDXL base",
+    "sdxl-refiner": "refiner",
+    "ssd-1b": "SSD-1B",
+    "vega": "Segmind-Vega",
+    "koala-700m": "KOALA 700M",
+    "koala-1b": "and 1B",
+    "sd3-medium": "Stable Diffusion 3",
+    "sd3.5-medium": "3.5 medium",
+    "sd3.5-large": "3.5 large",
+    "flux-dev": "Flux dev",
+    "flux-schnell": "schnell",
+    "chroma": "Chroma",
+}
+ALGORITHM_WORDS = {
+    "lora": "LoRA, LoCon",
+    "loha": "LoHa",
+    "lokr": "LoKr",
+    "dora": "DoRA",
+    "ia3": "(IA)³",
+    "glora": "GLoRA",
+    "norm": "`w_norm`",
+    "full": "`.diff`",
+    "boft": "BOFT",
+    "oft": "OFT",
+    "peft-oft": "PEFT",
+    "replacement": "`.set_weight`",
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a page that are marked with this language ("" for none)."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def prose(page: Path) -> str:
+    """A page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path, program: str) -> list[list[str]]:
+    """The arguments of every command line of ``program`` on a page, in its blocks and in running text."""
+    lines = [line for block in blocks(page, "") for line in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", prose(page))
+    found = [line.removeprefix(program) for line in lines if line == program or line.startswith(f"{program} ")]
+    return [shlex.split(rest, comments=True) for rest in found]
+
+
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    """The parser of every command."""
+    [choice] = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(choice.choices)
+
+
+def options(of: argparse.ArgumentParser) -> set[str]:
+    """Its long options, but for ``--help``."""
+    return {flag for action in of._actions for flag in action.option_strings if flag.startswith("--")} - {"--help"}
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@every
+def test_command_lines_are_understood(page: Path) -> None:
+    for arguments in commands(page, "python -m lib_transfer"):
+        if arguments:
+            parser().parse_args(arguments)
+
+
+@every
+def test_the_test_command_knows_its_arguments(page: Path) -> None:
+    for arguments in commands(page, "python3 -m tests"):
+        assert not arguments or arguments[0] in {"demo", *runner.STEPS}
+
+
+def test_the_readme_has_the_two_commands() -> None:
+    lines = "\n".join(blocks(PAGES[0], "")).splitlines()
+    assert "python3 -m tests" in lines
+    assert "python3 -m tests demo" in lines
+
+
+def test_benchmarks_have_the_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.benchmarks import __main__ as benchmarks
+
+    monkeypatch.setattr("sys.argv", ["benchmarks", "--help"])
+    with pytest.raises(SystemExit):
+        benchmarks.main()
+    told = capsys.readouterr().out
+    words = {word for page in PAGES for line in commands(page, "python -m tests.benchmarks") for word in line}
+    assert {"quality", "--batch"} <= words
+    assert [word for word in words if not word.isdigit() and word not in told] == []
+
+
+def test_every_option_is_described() -> None:
+    page = (DOCS / "command-line.md").read_text()
+    for name, command in subcommands().items():
+        assert f"python -m lib_transfer {name}" in page
+        assert {option for option in options(command) if option not in page} == set(), name
+
+
+@every
+def test_every_option_exists(page: Path) -> None:
+    known = set().union(*map(options, [parser(), *subcommands().values()]))
+    others = {"--help", "--check", "--webui", "--prompt", "--batch", "--quick", "--seed"}  # of pytest, ruff, benchmarks
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text())) - known - others == set()
+
+
+@every
+def test_links_and_pictures_are_there(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", page.read_text())
+    for link in ("".join(pair) for pair in links):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        goal = (page.parent / path).resolve() if path else page
+        assert goal.is_file(), link
+        assert not anchor or anchor in anchors(goal), link
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = PAGES[0].read_text()
+    assert [page.name for page in PAGES[1:] if f"](docs/{page.name}" not in readme] == []
+
+
+@every
+def test_examples_use_names_that_exist(page: Path) -> None:
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lib_transfer":
+                assert hasattr(lib_transfer, node.attr), node.attr
+
+
+def test_every_public_name_is_described_as_it_is() -> None:
+    page = (DOCS / "python-api.md").read_text()
+    assert [name for name in lib_transfer.__all__ if not name.startswith("_") and f"`{name}" not in page] == []
+    calls = re.findall(r"^\| `(\w+\(.*?\))` \|", page, re.MULTILINE)
+    assert calls
+    for call in calls:
+        [function] = ast.parse(f"def {call}: ...").body
+        assert isinstance(function, ast.FunctionDef)
+        said = function.args
+        names = [
+            a.arg for a in [*said.posonlyargs, *said.args, *said.kwonlyargs, *filter(None, [said.vararg, said.kwarg])]
+        ]
+        assert names == list(inspect.signature(getattr(lib_transfer, function.name)).parameters), call
+
+
+def test_tables_name_everything_there_is() -> None:
+    formats, methods = (DOCS / "formats.md").read_text(), (DOCS / "methods-and-evidence.md").read_text()
+    assert {a.id for a in architectures()} == BASES.keys()
+    assert {re.sub("^dora-.*", "dora", a.id) for a in ALGORITHMS} == ALGORITHM_WORDS.keys()
+    assert [words for words in [*BASES.values(), *ALGORITHM_WORDS.values()] if words not in formats] == []
+    assert [method.id for method in METHODS if f"| `{method.id}`" not in methods] == []
+    for method in METHODS:
+        assert f"`{method.formula}`" in methods or method.id == "rotation"
+
+
+def test_every_setting_of_the_webui_is_described() -> None:
+    page = (DOCS / "webui.md").read_text()
+    own = [setting.label for setting in settings() if not setting.label.startswith("Default ")]
+    assert [label for label in own if f"| {label} |" not in page] == []
+
+
+def test_every_folder_is_described() -> None:
+    page = (DOCS / "how-it-works.md").read_text()
+    folders = [path.parent.name for path in (ROOT / "lib_transfer").glob("*/__init__.py")]
+    assert [name for name in folders if f"`{name}/`" not in page] == []
