@@ -18,7 +18,6 @@ from lib_transfer.cli.main import parser
 from lib_transfer.formats.algorithms import ALGORITHMS
 from lib_transfer.methods import METHODS
 from lib_transfer.webui.host.settings import settings
-from lib_transfer.webui.prompt.infotext import BOX
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -192,7 +191,13 @@ def test_every_setting_of_the_webui_is_described() -> None:
     page = (DOCS / "webui.md").read_text()
     own = [setting.label for setting in settings() if not setting.label.startswith("Default ")]
     assert [label for label in own if f"| {label} |" not in page] == []
-    assert f"**{BOX}**" in page
+
+
+def test_the_box_below_the_prompt_is_described() -> None:
+    pytest.importorskip("gradio")
+    from lib_transfer.webui.prompt.infotext import BOX
+
+    assert f"**{BOX}**" in (DOCS / "webui.md").read_text()
 
 
 def test_every_folder_is_described() -> None:
