@@ -90,7 +90,7 @@ def program(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     from lib_transfer.webui.app import extension
 
     def forget() -> None:
-        extension.desk.cache_clear()
+        extension.events.cache_clear()
         extension.prompts.cache_clear()
 
     forget()
