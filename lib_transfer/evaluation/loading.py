@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,10 @@ from lib_transfer.architecture.variant import EPSILON, V
 from lib_transfer.conversion.subspaces import read_weight
 from lib_transfer.conversion.variants import usual_size, variant_of
 from lib_transfer.errors import UnsupportedError
-from lib_transfer.evaluation.tokens import tokens
+from lib_transfer.evaluation.prompts import tokens
 from lib_transfer.library.base import Base
 from lib_transfer.models import Model, Place, Schedule, TorchModel
+from lib_transfer.models.latents import LATENT_SPACES
 from lib_transfer.models.networks import TextEncoder, UNet
 from lib_transfer.models.networks.leaves import Leaves, layer
 from lib_transfer.models.networks.unet import HEADS_OF_SD1, sinusoids
@@ -28,11 +29,11 @@ UNET = "model.diffusion_model."
 
 @dataclass(frozen=True)
 class Encoder:
-    """A text encoder of a family.
+    """How a family uses a text encoder.
 
     Attributes:
-        path: of its layers, in a single-file checkpoint.
-        skip: how many of the last layers are left out of the context.
+        path: the path of its layers in a single-file checkpoint.
+        skip: the number of its last layers that the context leaves out.
         normalised: whether the context goes through the last normalisation.
         pooled: whether it gives a vector too.
     """
@@ -48,8 +49,8 @@ class Family:
     """What a base of one family is made of (the configurations of CompVis and Stability AI).
 
     Attributes:
-        encoders: whose contexts lie side by side.
-        heads: of an attention of the UNet; None where each has 64 channels.
+        encoders: the text encoders, whose contexts lie side by side.
+        heads: the number of heads of the UNet's attentions; None where each head has 64 channels.
     """
 
     encoders: tuple[Encoder, ...]
@@ -68,7 +69,22 @@ FAMILIES = {
     ),
 }
 
-LATENT_SPACE = {"sd1": "sd1", "sd2": "sd1", "sdxl": "sdxl"}
+
+class OwnModels:
+    """The networks of this package, made from the checkpoints' weights; see :class:`Runner`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def latent_space(self, base: Base) -> str:
+        """As :class:`Runner` says."""
+        family_of(base)
+        return LATENT_SPACES[base.architecture.kin]
+
+    @contextmanager
+    def opener(self, size: tuple[int, int]) -> Iterator[Callable[[Base], AbstractContextManager[Model]]]:
+        """As :class:`Runner` says; the pictures are as high as they are wide."""
+        yield lambda base: loaded(base, self._device, size[0] // 8 or None)
 
 
 def family_of(base: Base) -> Family:
@@ -97,9 +113,9 @@ def loaded(base: Base, device: torch.device, side: int | None = None) -> Iterato
     """The model of a base, in memory for as long as the context lasts: float32 on the CPU, half precision elsewhere.
 
     Args:
-        base: with text encoders.
-        device: where it runs.
-        side: of its latents; as it was trained when not given.
+        base: the checkpoint, with its text encoders.
+        device: the device that it runs on.
+        side: width and height of its latents; those that it was trained on when not given.
 
     Raises:
         UnsupportedError: it cannot be run here; the message says what is missing.
@@ -135,7 +151,7 @@ def _built(base: Base, family: Family, device: torch.device, side: int | None) -
         ),
         (4, side, side),
         blocks={UNET + path: block for path, block in network.transformer_blocks().items()},
-        latent_space=LATENT_SPACE[base.architecture.kin],
+        latent_space=LATENT_SPACES[base.architecture.kin],
         differentiable=True,
     )
 
@@ -148,10 +164,10 @@ def conditioning(
     The sizes (original, cropped off, target) are each given as 256 sinusoids (Podell et al. 2023, section 2.2).
 
     Args:
-        encoders: of the model.
-        prompts: one each.
-        size: height and width of the pictures.
-        wide: of the vector; 0 for none.
+        encoders: the model's text encoders.
+        prompts: the prompts.
+        size: height and width of the pictures in pixels.
+        wide: the width of the vector; 0 for none.
     """
     contexts, vector = [], None
     for encoder in encoders:

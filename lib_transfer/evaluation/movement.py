@@ -8,7 +8,6 @@ adapter; below: it moves elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +23,7 @@ Verdict = Literal["reproduces", "partly", "does not transfer"]
 
 REPRODUCES = 0.6
 TRANSFERS = 0.3
-"""Explained at least this much, an adapter is said to come through in part; below it, not at all."""
+"""From this match on an adapter is said to transfer in part; below it, not at all."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Match:
     """How well movements agree.
 
     Attributes:
-        explained: over all inputs together.
-        each: for every input by itself.
+        explained: the share of the source's movement that is explained, over all inputs together.
+        each: the same for every input by itself.
     """
 
     explained: float
@@ -46,14 +45,14 @@ class Match:
 
     @property
     def verdict(self) -> Verdict:
-        """In words."""
+        """The match in words."""
         if self.explained >= REPRODUCES:
             return "reproduces"
         return "partly" if self.explained >= TRANSFERS else "does not transfer"
 
     @property
     def text(self) -> str:
-        """A sentence for a person."""
+        """The match as a sentence for a person."""
         low, high = self.spread
         words = {
             "reproduces": "The target moves as the source does",
@@ -71,14 +70,14 @@ def match(moved: Tensor, wanted: Tensor) -> Match:
     return Match(_explained(float(lost.sum()), float(given.sum())), each)
 
 
-def apart(here: Tensor, there: Tensor, wanted: Tensor) -> float:
+def distance_of(here: Tensor, there: Tensor, wanted: Tensor) -> float:
     """How far two bases are from each other without an adapter, in squares of the source's movement.
 
         |V_t - V_s|^2 / |dV_s|^2
 
     Args:
         here, there: what the two predict of the same inputs, less the noise that is in them.
-        wanted: movement of the source.
+        wanted: the movement of the source.
     """
     given = float(wanted.double().square().sum())
     between = float((here.double() - there.double()).square().sum())
@@ -103,11 +102,12 @@ def predictions(
     """What ``model`` says of every input, with an adapter on it if given; one run for each of them.
 
     Args:
-        model: runs ``len(inputs)`` times.
-        inputs: one after the other.
+        model: the model; it runs ``len(inputs)`` times.
+        inputs: the inputs, which are run one after the other.
         progress: asked before every run whether to stop, and told after it.
-        what: words for it.
-        changes, strength: of the adapter.
+        what: a few words on what the runs are for.
+        changes: the adapter.
+        strength: the factor on each of its changes.
     """
     said = []
     with applied(model.places, changes or {}, strength):
@@ -116,8 +116,3 @@ def predictions(
             said.append(predict(model, one))
             progress.step(what)
     return torch.cat(said)
-
-
-def subset(values: Tensor, chosen: Sequence[int]) -> Tensor:
-    """The inputs at the places ``chosen``."""
-    return values[torch.tensor(list(chosen), dtype=torch.long)]

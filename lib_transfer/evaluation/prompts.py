@@ -1,29 +1,37 @@
-"""What is asked of the models: prompts with the words that an adapter was trained on."""
+"""The prompts that models are run with: made of the words that an adapter was trained on, and given to CLIP as tokens."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import random
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 from lib_transfer.formats.metadata import source_hints
+from lib_transfer.models.networks.text import END, LENGTH, START
 
 PLAIN = ("a portrait of a person", "a landscape with a house", "an animal", "a street in a city")
-"""For an adapter that says nothing of itself, and beside the words of one that does."""
+"""The prompts for an adapter without metadata, and what is added to the words of one that has some."""
 
 TAGS = 8
-"""How many of the most frequent tags are used."""
+"""The number of the most frequent tags that are used."""
 
-LONGEST = 200
-"""Characters of a prompt: metadata come from a file."""
+MAX_CHARACTERS = 200
+"""The longest prompt that is made: metadata may hold anything."""
+
+LAST_WORD = 49405
+"""The last of CLIP's tokens that stands for text."""
 
 
 def prompts_of(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """Four prompts with an adapter's trigger words and most frequent tags, from its metadata; plain ones where it has none.
 
     Args:
-        metadata: of the file: ``modelspec.trigger_phrase``, and kohya's ``ss_tag_frequency`` (JSON: counts by tag, by
-            folder of training pictures).
+        metadata: the file's metadata, of which are read ``modelspec.trigger_phrase``, and kohya's ``ss_tag_frequency``
+            (JSON: counts by tag, by folder of training pictures).
     """
     triggers = list(source_hints(metadata).trigger_words)
     tags = [tag for tag in _tags(metadata.get("ss_tag_frequency", "")) if tag not in triggers]
@@ -35,7 +43,7 @@ def prompts_of(metadata: Mapping[str, str]) -> tuple[str, ...]:
     made = []
     for number, plain in enumerate(PLAIN):
         more = others[2 * number : 2 * number + 2] or [plain]
-        made.append(", ".join([*words, *more])[:LONGEST])
+        made.append(", ".join([*words, *more])[:MAX_CHARACTERS])
     return tuple(made)
 
 
@@ -51,3 +59,33 @@ def _tags(text: str) -> list[str]:
             if isinstance(count, int) and tag.strip():
                 counts[tag.strip()] += count
     return [tag for tag, _ in counts.most_common(TAGS + 1)]
+
+
+def tokens(prompt: str, filler: int) -> list[int]:
+    """77 numbers: the beginning, the prompt (cut where it is too long), the end, and ``filler``.
+
+    Without CLIP's vocabulary (the packages ``open_clip`` and ``clip`` have it) every word gets a pseudo-random token that
+    depends on its letters: different prompts stay different, but the model is not told what they say.
+    """
+    words = vocabulary().encode(prompt) if vocabulary() is not None else _hashed(prompt)
+    kept = [START, *words[: LENGTH - 2], END]
+    return kept + [filler] * (LENGTH - len(kept))
+
+
+@cache
+def vocabulary() -> Any:
+    """The tokenizer of a package that has CLIP's vocabulary; None where there is none."""
+    found = (_tokenizer(name) for name in ("open_clip.tokenizer", "clip.simple_tokenizer"))
+    return next((tokenizer for tokenizer in found if tokenizer is not None), None)
+
+
+def _tokenizer(package: str) -> Any:
+    try:
+        return importlib.import_module(package).SimpleTokenizer()
+    except Exception:
+        # A package that is there and broken is as good as none.
+        return None
+
+
+def _hashed(prompt: str) -> list[int]:
+    return [random.Random(word).randrange(1, LAST_WORD) for word in prompt.lower().split()]

@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib_transfer.errors import StorageError
-from lib_transfer.models.record import at, grid, sides
 
 TOKENS = 256
-"""How many tokens of a picture are looked at, at most about."""
+"""About how many tokens of a picture are looked at, at most."""
 
 
 @dataclass(frozen=True)
 class BlockFacts:
-    """What a block is paired by.
+    """The facts by which blocks of two models are paired.
 
     Attributes:
-        name: of the block.
+        name: the block's name.
         level: how many times coarser than the latents its tokens are, as a power of 4.
         depth: 0 for the first block and 1 for the last.
     """
@@ -37,9 +37,9 @@ class Streams:
     """The residual streams of one model.
 
     Attributes:
-        folder: where they are.
+        folder: the folder that they are kept in.
         shape: ``(channels, height, width)`` of the model's latents.
-        tokens: of every block's whole stream; known once it ran.
+        tokens: the number of tokens of every block's whole stream; known once the model ran.
     """
 
     folder: Path
@@ -73,7 +73,7 @@ class Streams:
         return tensor[0, grid(tokens, aspect, TOKENS).to(tensor.device)].float()
 
     def facts(self) -> list[BlockFacts]:
-        """What the blocks are paired by, in forward order."""
+        """The facts by which the blocks are paired, in forward order."""
         area = self.shape[1] * self.shape[2]
         last = max(len(self.tokens) - 1, 1)
         return [
@@ -86,7 +86,7 @@ class Streams:
 
 
 def partners(mine: list[BlockFacts], others: list[BlockFacts]) -> dict[str, str]:
-    """Which block of another model each of a model's blocks is paired with.
+    """The block of another model that each of a model's blocks is paired with, by name.
 
     Where the blocks of one are all among those of the other, one is the other pruned, and those of one name correspond.
     Elsewhere names mean nothing.
@@ -113,3 +113,31 @@ def same_places(here: Tensor, there: Tensor, aspect: float) -> tuple[Tensor, Ten
     (h1, w1), (h2, w2) = (sides(values.shape[0], aspect) for values in (here, there))
     rows, columns = min(h1, h2), min(w1, w2)
     return here[at(h1, w1, rows, columns)], there[at(h2, w2, rows, columns)]
+
+
+def grid(tokens: int, aspect: float, most: int) -> Tensor:
+    """The tokens of a picture that are looked at: at most about ``most`` of ``tokens``, spread evenly over it.
+
+    The tokens of two models of different resolution at the same place of a grid lie at the same place of the picture.
+
+    Args:
+        tokens: the number of tokens, which lie row by row.
+        aspect: width / height of the picture.
+        most: the number wanted. Grids of two models with equal ``most`` and ``aspect`` have equally many entries where both
+            models have more tokens.
+    """
+    (height, width), (rows, columns) = sides(tokens, aspect), sides(most, aspect)
+    return at(height, width, min(height, rows), min(width, columns))
+
+
+def sides(tokens: int, aspect: float) -> tuple[int, int]:
+    """Height and width of a grid of about ``tokens`` tokens, of which there are no more."""
+    height = max(round((tokens / aspect) ** 0.5), 1)
+    return height, max(tokens // height, 1)
+
+
+def at(height: int, width: int, rows: int, columns: int) -> Tensor:
+    """The tokens of a picture of ``height x width`` of them that lie nearest to an even grid of ``rows x columns``."""
+    y = ((torch.arange(rows) + 0.5) * height / rows).long().clamp(max=height - 1)
+    x = ((torch.arange(columns) + 0.5) * width / columns).long().clamp(max=width - 1)
+    return (y[:, None] * width + x[None, :]).reshape(-1)

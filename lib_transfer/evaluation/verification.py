@@ -1,133 +1,214 @@
-"""What is verified, as files: do transferred adapters move the target as the original moves the source?"""
+"""Evaluate adapters that are files: does a transferred LoRA do to the target what the original does to the source?"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from lib_transfer.conversion.output import output_dtype
+from lib_transfer.conversion.variants import usual_size
 from lib_transfer.evaluation.changes import changes_of, copied
+from lib_transfer.evaluation.comparison import Adapters, Pair, Setup, compare, runs_of
+from lib_transfer.evaluation.improvements import improvements
+from lib_transfer.evaluation.improvements.improvement import groups
+from lib_transfer.evaluation.improvements.reconstruction import RANK
 from lib_transfer.evaluation.prompts import prompts_of
-from lib_transfer.evaluation.study import Plan
+from lib_transfer.evaluation.result import Evaluation
+from lib_transfer.evaluation.writing import write
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.library.base import Base
+from lib_transfer.library.destination import Destination, need_folder, output_path, to_replace
+from lib_transfer.library.request import TransferRequest
+from lib_transfer.methods import Value
 from lib_transfer.models.apply import Changes
+from lib_transfer.models.model import Model
 from lib_transfer.models.sampling import STEPS
-from lib_transfer.progress import duration
+from lib_transfer.progress import Progress
 
-REUSE = "plain reuse"
-"""The original as it is, on the target."""
+REUSE = "reuse"
+"""The name of the original as it is, on the target."""
+
+METHOD = "auto"
+"""What stands for the method in the request of an improved adapter."""
 
 INPUTS = 8
 
-GROUPS, BLOCKS = 15, 70
-"""Of SDXL, which has most: groups of modules, and transformer blocks."""
+
+class Runner(Protocol):
+    """What runs the models: networks of this package, or a program that has its own."""
+
+    def latent_space(self, base: Base) -> str:
+        """The name of the autoencoder that a checkpoint works with.
+
+        Raises:
+            UnsupportedError: models of this kind cannot be run.
+        """
+
+    def opener(self, size: tuple[int, int]) -> AbstractContextManager[Callable[[Base], AbstractContextManager[Model]]]:
+        """A function that brings the model of a base into memory for as long as its context lasts.
+
+        Args:
+            size: width and height of the pictures in pixels; zeros for the size that each checkpoint was trained on.
+        """
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is verified.
+class Question:
+    """What is to be found out.
 
     Attributes:
         original: the file of the adapter that was transferred.
-        transferred: files of what was made of it, by what they are called.
-        prompts: of the inputs; none for those that the original's metadata suggest.
-        number: of inputs.
-        seed: of all noise.
-        steps: of the sampling of each input.
+        transferred: the files that were made of it, by name.
+        prompts: the prompts of the inputs; none for those that the original's metadata suggest.
+        inputs: the number of inputs that matches are taken on.
+        size: width and height of the pictures in pixels; 0 for the size that the target was trained on.
+        seed: the seed of all noise.
+        steps: the steps of the sampling of each input.
     """
 
     original: Path
     transferred: Mapping[str, Path]
     prompts: Sequence[str] = ()
-    number: int = INPUTS
+    inputs: int = INPUTS
+    size: int = 0
     seed: int = 0
     steps: int = STEPS
 
 
-@dataclass(frozen=True, eq=False)
-class Gathered:
-    """What is compared.
+@dataclass(frozen=True)
+class Better:
+    """Where a better adapter goes, if one is looked for.
 
     Attributes:
-        original: the adapter by modules of the source.
-        candidates: by name, by modules of the target; plain reuse too, where the shapes allow it.
-        prompts: of the inputs.
-        metadata: of the original.
-        dtype: the number format that most of the original's tensors have (fp16 for float8).
+        transfer: the request of the transfer that it is compared with.
+        destination: where it is written.
+        rank: the rank of a reconstruction.
+        only_new: whether nothing is written where the choice is one of the files that there are already, or reuse.
     """
 
-    original: Changes
-    candidates: Mapping[str, Changes]
-    prompts: tuple[str, ...]
+    transfer: TransferRequest
+    destination: Destination
+    rank: int = RANK
+    only_new: bool = False
+
+
+def evaluate(
+    question: Question,
+    source: Base,
+    target: Base,
+    runner: Runner,
+    progress: Progress,
+    *,
+    better: Better | None = None,
+    announce: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Run both models and find out what transferred adapters are worth; make a better one where that is asked for.
+
+    Args:
+        question: the adapters and the inputs.
+        source, target: the checkpoints.
+        runner: what runs them.
+        progress: told of every run of a model, and asked before it whether to stop.
+        better: where the best adapter is written; None where no better ones are looked for.
+        announce: told in words, before the models are run, how many runs it takes.
+
+    Raises:
+        CancelledError: the person asked to stop; nothing was written.
+        MismatchError: nothing of an adapter fits its base.
+        NumericError: a model gives NaN or infinity.
+        OutputExistsError, RequestError: the better adapter cannot be written there; said before anything is run.
+        UnsupportedError: a model cannot be run.
+        TransferError: a file cannot be read or written.
+    """
+    latent_space, target_space = (runner.latent_space(base) for base in (source, target))
+    adapters, parent = _read(question, source, target)
+    prompts = tuple(question.prompts) or prompts_of(parent.metadata)
+    setup = Setup(prompts, question.inputs, question.inputs, question.seed, question.steps)
+    side = side_of(question, target)
+    request = None if better is None else request_of(better, adapters, setup, side)
+    if better is not None and request is not None:
+        check_place(request, better.destination)
+    listed = () if better is None else improvements(better.rank)
+    # Latents that both models have are of one size; with different autoencoders each works at its own.
+    size = 8 * side if question.size or latent_space == target_space else 0
+    with runner.opener((size, size)) as open_model:
+        blocks = {module.position.unit for module in target.modules if module.position.role.startswith("attn1.")}
+        pair = Pair(
+            lambda: open_model(source), lambda: open_model(target), target_space, groups(target.modules), len(blocks)
+        )
+        announce(runs_of(pair, adapters, setup, listed).text())
+        found = compare(pair, adapters, setup, progress, listed)
+    name = found.choice.name
+    if better is None or request is None or name is None or (better.only_new and name in adapters.candidates):
+        return found
+    path = output_path(request, better.destination)
+    over = to_replace(path, better.destination) == path
+    changes = found.changes[name]
+    written = write(changes, request, parent.metadata, target, found.facts(), path, parent.dtype, overwrite=over)
+    return dataclasses.replace(found, written=written.path)
+
+
+def side_of(question: Question, target: Base) -> int:
+    """Width and height of the target's latents."""
+    return (question.size or usual_size(target)) // 8
+
+
+def check_place(request: TransferRequest, destination: Destination) -> None:
+    """Raise unless the output of ``request`` can be written: said before hours of running rather than after.
+
+    Raises:
+        OutputExistsError: there is a file that may not be replaced.
+        RequestError: there is no such folder, or the name is the adapter's own.
+    """
+    path = output_path(request, destination)
+    to_replace(path, destination)
+    need_folder(path.parent)
+
+
+def request_of(better: Better, adapters: Adapters, setup: Setup, side: int) -> TransferRequest:
+    """The request for an improved adapter: everything that its result depends on.
+
+    Args:
+        better: the request of the transfer that it is compared with, and the rank of a reconstruction.
+        adapters: the adapters that are compared.
+        setup: the inputs.
+        side: width and height of the target's latents.
+    """
+    settings: dict[str, Value] = {
+        **dict(better.transfer.settings),
+        "from": adapters.given or "",
+        "inputs": setup.inputs,
+        "latents": side,
+        "prompts": json.dumps(list(setup.prompts)),
+        "reconstruction_rank": better.rank,
+        "seed": setup.seed,
+    }
+    return dataclasses.replace(better.transfer, method=METHOD, settings=tuple(sorted(settings.items())))
+
+
+@dataclass(frozen=True)
+class _Parent:
+    """What an improved adapter takes from the original's file: its metadata and its number format."""
+
     metadata: Mapping[str, str]
     dtype: torch.dtype
 
-    @property
-    def reuse(self) -> str | None:
-        """What plain reuse is called, if it is among the candidates."""
-        return REUSE if REUSE in self.candidates else None
 
-
-def gathered(wanted: Wanted, source: Base, target: Base) -> Gathered:
-    """Read every adapter that is compared.
-
-    Raises:
-        MismatchError: nothing of an adapter fits its base.
-        TransferError: a file cannot be read.
-    """
-    with ExitStack() as stack:
-        adapter = stack.enter_context(open_adapter(wanted.original))
+def _read(question: Question, source: Base, target: Base) -> tuple[Adapters, _Parent]:
+    """The adapters that are compared, reuse among them where the shapes allow it."""
+    with open_adapter(question.original) as adapter:
         original = changes_of(adapter, source)
-        candidates: dict[str, Changes] = {
-            name: changes_of(stack.enter_context(open_adapter(path)), target)
-            for name, path in wanted.transferred.items()
-        }
-        again = copied(original, source, target)
-        if again:
-            candidates[REUSE] = again
-        prompts = tuple(wanted.prompts) or prompts_of(adapter.metadata)
-        return Gathered(original, candidates, prompts, dict(adapter.metadata), output_dtype(None, adapter))
-
-
-def verifying(wanted: Wanted, found: Gathered, latent_space: str) -> Plan:
-    """The plan that says of the adapters that were gathered what they are worth, and makes no others.
-
-    Args:
-        wanted: inputs and seed.
-        found: the adapters.
-        latent_space: the target's.
-    """
-    return Plan(found.prompts, wanted.number, wanted.seed, wanted.steps, latent_space=latent_space)
-
-
-def cost(number: int, transferred: int = 1, seconds_per_run: float | None = None, *, improve: bool = False) -> str:
-    """What a verification takes, in words, before it begins.
-
-    Args:
-        number: of inputs.
-        transferred: how many adapters are verified beside plain reuse.
-        seconds_per_run: of a model, where that is known.
-        improve: whether better ones are looked for, too; then it is what it takes at most, on SDXL.
-    """
-    plan = Plan(("",), number)
-    if improve:
-        most = {str(group): str(group) for group in range(GROUPS)}
-        plan = dataclasses.replace(
-            plan, pursue="", group=most, reconstruct=True, distil=True, fitting=number, blocks=BLOCKS
-        )
-    return ("At most " if improve else "") + cost_of(plan, transferred + 1, seconds_per_run)
-
-
-def cost_of(plan: Plan, candidates: int, seconds_per_run: float | None = None) -> str:
-    """What a study takes, in words, before it begins."""
-    sampling, rest = plan.runs(candidates)
-    said = f"{rest} runs of the models and {sampling} for sampling the inputs"
-    if seconds_per_run is None:
-        return f"{said}; how long that takes is said once it runs."
-    return f"{said}, about {duration((sampling + rest) * seconds_per_run)}."
+        parent = _Parent(dict(adapter.metadata), output_dtype(None, adapter))
+    candidates: dict[str, Changes] = {}
+    for name, path in question.transferred.items():
+        with open_adapter(path) as adapter:
+            candidates[name] = changes_of(adapter, target)
+    again = copied(original, source, target)
+    return Adapters(original, {**candidates, REUSE: again} if again else candidates, REUSE if again else None), parent

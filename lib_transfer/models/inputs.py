@@ -1,4 +1,4 @@
-"""What models are run on: noised latents, times and prompts, made without any data."""
+"""The inputs that models are run on: noised latents, times and prompts, made without any data."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Inputs:
     Attributes:
         clean: latents without noise ``(n, channels, height, width)``, float32, on the CPU.
         noise: of the same shape, standard normal.
-        times: ``(n,)`` in 0 to 1: how far along its noise schedule each of them is; 1 is nearly all noise.
-        prompts: one each.
+        times: ``(n,)`` in 0 to 1, the place of each input along its noise schedule; 1 is nearly all noise.
+        prompts: the prompt of each input.
     """
 
     clean: Tensor
@@ -29,30 +29,29 @@ class Inputs:
         return len(self.prompts)
 
     def __iter__(self) -> Iterator[Inputs]:
-        """One after the other, each a batch of one."""
+        """Every input by itself, a batch of one."""
         return (self.only([place]) for place in range(len(self)))
 
     def only(self, chosen: Sequence[int]) -> Inputs:
-        """Those at the places ``chosen``."""
+        """The inputs at the places ``chosen``."""
         index = torch.tensor(list(chosen), dtype=torch.long)
         prompts = tuple(self.prompts[place] for place in chosen)
         return Inputs(self.clean[index], self.noise[index], self.times[index], prompts)
 
-    def among(self, clean: Tensor, noise: Tensor) -> Inputs:
+    def with_latents(self, clean: Tensor, noise: Tensor) -> Inputs:
         """The same times and prompts in another latent space."""
         return replace(self, clean=clean, noise=noise)
 
 
 def spread_times(number: int, first: float = 0.15, last: float = 0.9) -> Tensor:
-    """``number`` times, spread evenly; the ends, where a model has nothing or everything to guess, are left out."""
+    """``number`` times, spread evenly; the ends, where a model has to guess nothing or everything, are left out."""
     return torch.linspace(first, last, number) if number > 1 else torch.full((number,), (first + last) / 2)
 
 
 def noised_inputs(clean: Tensor, prompts: Sequence[str], seed: int) -> Inputs:
-    """Inputs from latents: every one with a time of its own and noise from ``seed``.
+    """Inputs from latents, each with a time of its own and noise from ``seed``.
 
-    The times go up and down the list by a stride that is prime to its length, so that every part of the list has early and
-    late ones.
+    Neighbours differ in time by a stride that is prime to their number, so that every part of the list has early and late ones.
     """
     number = clean.shape[0]
     generator = torch.Generator().manual_seed(seed)

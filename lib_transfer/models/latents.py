@@ -1,4 +1,4 @@
-"""From one latent space to another: the linear map that fits best on the same pictures."""
+"""Latent spaces, and the linear map from one to another that fits best on the same pictures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from lib_transfer.linalg.ridge import Moments, ridge_map
+
+LATENT_SPACES = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}
+"""The autoencoder of each family of architectures that can be run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,21 +40,21 @@ class LatentMap:
         return cls(found[:, :-1], found[:, -1], size)
 
     def movement(self, moved: Tensor) -> Tensor:
-        """A difference of latents ``(n, channels, height, width)``, there: without the offset."""
+        """The difference of latents ``(n, channels, height, width)`` in the other space, which has no offset."""
         resized = _resized(moved, self.size)
         return torch.einsum("tc,nchw->nthw", self.matrix, resized)
 
     def noise(self, noise: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise that is white there, and as much as it can be the noise here.
+        """White noise in the other space, as much of it as possible mapped from ``noise``.
 
-        The polar factor of the map keeps the length of what it can carry; what it cannot is made anew.
+        The polar factor of the map keeps the norm of what it can map; the rest is drawn from ``generator``.
         """
         u, _, vh = torch.linalg.svd(self.matrix, full_matrices=False)
-        turn = u @ vh
+        polar = u @ vh
         resized = _white(noise, self.size, generator)
-        carried = torch.einsum("tc,nchw->nthw", turn, resized)
-        fresh = torch.randn(carried.shape, generator=generator)
-        return carried + fresh - torch.einsum("tc,nchw->nthw", turn @ turn.T, fresh)
+        mapped = torch.einsum("tc,nchw->nthw", polar, resized)
+        fresh = torch.randn(mapped.shape, generator=generator)
+        return mapped + fresh - torch.einsum("tc,nchw->nthw", polar @ polar.T, fresh)
 
 
 def _rows(latents: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ class Model(Protocol):
     """A base that is in memory and can be run.
 
     Attributes:
-        places: where the modules of the checkpoint lie, by canonical name; what an adapter is put on.
+        places: where the modules of the checkpoint are in the network, by canonical name; adapters are put on these.
         blocks: the transformer blocks in forward order, by name: behind each of them the residual stream can be looked at.
-        latent_space: which autoencoder its latents belong to; two models whose words are equal share their latents.
+        latent_space: the name of its autoencoder; models with equal names have the same latents.
         schedule: its noise schedule and what it predicts.
         shape: ``(channels, height, width)`` of its latents.
         differentiable: whether predictions carry the gradients of an adapter that is on it.
@@ -38,11 +38,16 @@ class Model(Protocol):
     @property
     def differentiable(self) -> bool: ...
 
-    def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, traced: bool = False) -> Tensor:
-        """The noise that the model sees in ``noised`` ``(n, channels, height, width)``, float32 on the CPU.
+    def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, with_grad: bool = False) -> Tensor:
+        """The model's prediction of the noise in ``noised`` ``(n, channels, height, width)``, float32 on the CPU.
 
-        The prompts are encoded anew each time, because an adapter may be on the text encoders. ``traced``: with gradients,
-        where the model is differentiable.
+        The prompts are encoded anew each time, because an adapter may be on the text encoders.
+
+        Args:
+            noised: noised latents, float32 on the CPU.
+            times: ``(n,)`` in 0 to 1.
+            prompts: a prompt for each.
+            with_grad: whether the result carries gradients, where the model is differentiable.
         """
 
     def encode(self, pictures: Tensor) -> Tensor:
@@ -52,10 +57,10 @@ class Model(Protocol):
         """Pictures of ``latents``."""
 
 
-def predict(model: Model, inputs: Inputs, *, traced: bool = False) -> Tensor:
-    """What the model says of ``inputs``, as noise ``(n, channels, height, width)``; ``traced``: with gradients."""
+def predict(model: Model, inputs: Inputs, *, with_grad: bool = False) -> Tensor:
+    """The model's prediction of the noise in ``inputs`` ``(n, channels, height, width)``; see :meth:`Model.noise`."""
     noised = model.schedule.noised(inputs.clean, inputs.noise, inputs.times)
-    return model.noise(noised, inputs.times, inputs.prompts, traced=traced)
+    return model.noise(noised, inputs.times, inputs.prompts, with_grad=with_grad)
 
 
 class TorchModel:
@@ -63,12 +68,12 @@ class TorchModel:
 
     Args:
         places: by canonical name, see :func:`lib_transfer.models.places`.
-        forward: ``(x_t, steps, prompts) -> prediction``; what it predicts is said by the schedule.
+        forward: ``(x_t, steps, prompts) -> prediction``, of the kind that the schedule names.
         schedule: its noise schedule.
         shape: ``(channels, height, width)`` of its latents.
         blocks: its transformer blocks, in forward order.
-        latent_space: a word for its autoencoder.
-        encode, decode: the autoencoder; not asked for between models of one latent space.
+        latent_space: the name of its autoencoder.
+        encode, decode: the autoencoder; not needed between models of one latent space.
         differentiable: see :class:`Model`.
     """
 
@@ -90,14 +95,14 @@ class TorchModel:
         self.differentiable = differentiable
         self._forward, self._encode, self._decode = forward, encode, decode
 
-    def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, traced: bool = False) -> Tensor:
+    def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, with_grad: bool = False) -> Tensor:
         """As :class:`Model` says."""
-        with torch.set_grad_enabled(self.differentiable and traced):
+        with torch.set_grad_enabled(self.differentiable and with_grad):
             predicted = self._forward(noised, self.schedule.steps(times), prompts)
             return self.schedule.as_noise(predicted.float().cpu(), noised, times)
 
     def close(self) -> None:
-        """Let go of the network, whoever still knows this object; it cannot be run any more."""
+        """Release the network, although this object may still be referenced; it cannot be run any more."""
 
         def closed(*_: object) -> Tensor:
             raise RuntimeError("This model was closed.")

@@ -12,10 +12,10 @@ from lib_transfer.models.model import Model
 from lib_transfer.progress import Progress, check
 
 FIRST, LAST = 0.999, 0.02
-"""Where along the noise schedule the sampling begins and ends."""
+"""The times at which the sampling begins and ends."""
 
 STEPS = 20
-"""Of the sampling: enough for pictures that a model is asked about, which nobody looks at."""
+"""The usual number of sampling steps: enough for inputs, which nobody looks at."""
 
 
 def sample(
@@ -24,18 +24,18 @@ def sample(
     """One latent for each prompt ``(n, channels, height, width)``, by DDIM without noise (Song et al. 2021, equation 12).
 
     Args:
-        model: runs ``2 * steps`` times per prompt (with classifier-free guidance), told run by run.
-        prompts: what is made.
-        seed: of the noise that it begins with.
-        progress: asked before every run whether to stop.
-        steps: of the sampling.
-        guidance: of Ho and Salimans 2022; 1 for none, which halves the runs.
+        model: the model; it runs ``2 * steps`` times per prompt (with classifier-free guidance).
+        prompts: the prompts.
+        seed: the seed of the noise that the sampling begins with.
+        progress: told of every run, and asked before it whether to stop.
+        steps: the number of sampling steps.
+        guidance: the scale of classifier-free guidance (Ho and Salimans 2022); 1 for none, which halves the runs.
     """
     generator = torch.Generator().manual_seed(seed)
     times = torch.linspace(FIRST, LAST, steps + 1)
     made = []
 
-    def seen(x: Tensor, now: Tensor, prompt: str) -> Tensor:
+    def predicted(x: Tensor, now: Tensor, prompt: str) -> Tensor:
         check(progress)
         noise = model.noise(x, now[None], [prompt])
         progress.step("sampling")
@@ -45,9 +45,9 @@ def sample(
         x = torch.randn((1, *model.shape), generator=generator)
         for now, then in itertools.pairwise(times):
             (a, s), (a_then, s_then) = model.schedule.mix(now[None]), model.schedule.mix(then[None])
-            noise = seen(x, now, prompt)
+            noise = predicted(x, now, prompt)
             if guidance != 1:
-                without = seen(x, now, "")
+                without = predicted(x, now, "")
                 noise = without + guidance * (noise - without)
             x = a_then * (x - s * noise) / a + s_then * noise
         made.append((x - s_then * noise) / a_then)

@@ -22,7 +22,7 @@ class Schedule:
 
     Attributes:
         alphas_cumprod: ``a(t)^2`` at every step of the training; None for flows, where ``a = 1 - t`` and ``s = t``.
-        prediction: what the network returns.
+        prediction: what the network predicts.
     """
 
     alphas_cumprod: Tensor | None
@@ -35,7 +35,7 @@ class Schedule:
         return cls((1 - betas).cumprod(0), prediction)
 
     def steps(self, times: Tensor) -> Tensor:
-        """What the network is told: the number of the training's step, or for a flow the time itself."""
+        """The times as the network expects them: numbers of training steps, or for a flow the times themselves."""
         if self.alphas_cumprod is None:
             return times
         return (times * (len(self.alphas_cumprod) - 1)).round().long()

@@ -36,10 +36,10 @@ def test_the_answers_that_are_known(cli: Cli, style: Path, files: tiny.Files, tm
     assert done.code == 0, done.err
     told = json.loads(done.out)
     found = {name: match["explained"] for name, match in told["matches"].items()}
-    assert found["plain reuse"] == pytest.approx(1, abs=1e-4)
+    assert found["reuse"] == pytest.approx(1, abs=1e-4)
     assert found["nothing.safetensors"] == 0
     assert found["opposite.safetensors"] < -0.5
-    assert told["best"] == "plain reuse"
+    assert told["best"] == "reuse"
     assert "48 runs" not in done.err
     assert "6 runs of the models and 40 for sampling the inputs" in done.err
     assert "nothing.safetensors   The target does not move as the source does: it does not transfer" in done.err
@@ -54,7 +54,7 @@ def test_without_a_transferred_file_one_is_made_and_goes_again(
         "verify", style, "--source", files["sd1-source"], "--target", files["sd1-target"], *FEW, "--json", "found.json"
     )
     told = json.loads((tmp_path / "found.json").read_text())
-    assert set(told["matches"]) == {"rotation.safetensors", "plain reuse"}
+    assert set(told["matches"]) == {"rotation.safetensors", "reuse"}
     assert done.code == (0 if told["best"] else 2), done.err
     assert told["reason"] in done.out
     assert {p.name for p in tmp_path.iterdir()} == {style.name, "found.json"}
@@ -112,9 +112,9 @@ def test_a_better_one_is_looked_for_and_written(cli: Cli, style: Path, files: ti
     assert done.code == 0, done.err
     told = json.loads((tmp_path / "found.json").read_text())
     assert set(told["matches"]) == {
-        "half.safetensors", "plain reuse", "pursuit", "reconstruct", "pursuit + reconstruct", "distil",
+        "half.safetensors", "reuse", "pursuit", "reconstruct", "pursuit + reconstruct", "distil",
     }  # fmt: skip
-    assert told["best"] == "plain reuse"
+    assert told["best"] == "reuse"
     written = load_file(tmp_path / "best.safetensors")
     given = load_file(style)
     stems = {key.rpartition(".lora_")[0] for key in given if ".lora_" in key}
@@ -130,7 +130,7 @@ def test_a_better_one_is_looked_for_and_written(cli: Cli, style: Path, files: ti
     assert metadata["ss_sd_model_name"] == "sd1-source.safetensors"
     request = json.loads(metadata["transfer_lora.request"])
     assert request["method"] == "auto"
-    assert json.loads(metadata["transfer_lora.report"])["best"] == "plain reuse"
+    assert json.loads(metadata["transfer_lora.report"])["best"] == "reuse"
 
     again = cli(*command)
     assert again.code == 2

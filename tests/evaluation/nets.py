@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from lib_transfer.evaluation.improvements.improvement import Evidence
+from lib_transfer.evaluation.streams import Streams
 from lib_transfer.models import Inputs, Schedule, TorchModel, places
 from lib_transfer.models.model import Model
 
@@ -96,6 +99,13 @@ def opens(it: Model, log: list[str] | None = None, name: str = "") -> Callable[[
                 log.append(f"-{name}")
 
     return opened
+
+
+def evidence(
+    on: Inputs, movement: Tensor, without: Tensor, streams: Streams | None = None, folder: Path = Path("unused")
+) -> Evidence:
+    """What an improvement is given; the streams are numbered as the inputs are."""
+    return Evidence(on, movement, without, streams, range(len(on)), folder)
 
 
 def inputs(number: int, seed: int = 0) -> Inputs:

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from lib_transfer.errors import CancelledError
-from lib_transfer.evaluation import distillation
-from lib_transfer.evaluation.distillation import distil, halfway, runs
+from lib_transfer.evaluation.improvements import distillation
+from lib_transfer.evaluation.improvements.distillation import Distillation, average_weights, distil
+from lib_transfer.evaluation.improvements.improvement import Scale
 from lib_transfer.evaluation.movement import match, predictions
 from lib_transfer.linalg.factors import Factors, balanced
 from lib_transfer.models import Change, Inputs, Schedule, TorchModel, places
@@ -56,12 +57,12 @@ def test_the_first_step_goes_down_the_formulas_gradient(monkeypatch: pytest.Monk
     wanted = (rows @ truth.mT).reshape(6, 8, 8, 4).permute(0, 3, 1, 2).float()
     monkeypatch.setattr(distillation, "STEPS", 1)
     without = predictions(model, inputs, Silent(), "")
-    new = distil(model, inputs, wanted, without, {"layer": Change(start)}, Silent())["layer"].weight
+    new = distil(model, nets.evidence(inputs, wanted, without), {"layer": Change(start)}, Silent())["layer"].weight
     assert isinstance(new, Factors)
     up, down = start.up.double(), start.down.double()
     outer = ((up @ down - truth) @ (rows.mT @ rows)).sum(0)
     for before, after, gradient in ((start.up, new.up, outer @ down.T), (start.down, new.down, up.T @ outer)):
-        rate = distillation.RATE * float(before.square().mean().sqrt())
+        rate = distillation.LEARNING_RATE * float(before.square().mean().sqrt())
         # All six inputs are in the first batch.
         torch.testing.assert_close(after - before, -rate * gradient.sign().float(), rtol=1e-2, atol=1e-5)
 
@@ -83,10 +84,10 @@ def test_it_reaches_an_adapter_that_is_there_to_be_found() -> None:
         moved = predictions(model, held, Silent(), "", changes) - without[12:]
         return match(moved, wanted[12:]).explained
 
-    found = distil(model, inputs.only(range(12)), wanted[:12], without[:12], start, Silent())
+    found = distil(model, nets.evidence(inputs.only(range(12)), wanted[:12], without[:12]), start, Silent())
     assert reached(start) < 0.85
     assert reached(found) > 0.93
-    assert reached(start) < reached(halfway(start, found)) < reached(found)
+    assert reached(start) < reached(average_weights(start, found)) < reached(found)
     # The weights of the network are no part of what is trained, and nothing stays on it.
     assert all(torch.equal(weights[name], p) for name, p in network.named_parameters())
     assert all(p.grad is None for _, p in network.named_parameters())
@@ -99,12 +100,12 @@ def test_what_has_no_factors_stays_and_the_mean_is_of_the_factors() -> None:
     inputs = nets.inputs(2)
     given = {"layer": Change(torch.full((4, 4), 0.1), torch.ones(4))}
     without = predictions(model, inputs, Silent(), "")
-    found = distil(model, inputs, torch.ones_like(without), without, given, Silent())
+    found = distil(model, nets.evidence(inputs, torch.ones_like(without), without), given, Silent())
     assert found["layer"].weight is given["layer"].weight
     assert found["layer"].bias is given["layer"].bias
     one = balanced(Factors(torch.randn(4, 2), torch.randn(2, 4)))
     other = Factors(torch.randn(4, 2), torch.randn(2, 4))
-    met = halfway({"layer": Change(one)}, {"layer": Change(other)})["layer"].weight
+    met = average_weights({"layer": Change(one)}, {"layer": Change(other)})["layer"].weight
     assert isinstance(met, Factors)
     torch.testing.assert_close(met.up, (one.up + other.up) / 2)
     torch.testing.assert_close(met.down, (one.down + other.down) / 2)
@@ -114,7 +115,7 @@ def test_what_has_no_factors_stays_and_the_mean_is_of_the_factors() -> None:
 def test_runs_are_counted_and_every_input_is_looked_at(number: int) -> None:
     batches = distillation._batches(number)
     assert len(batches) == distillation.STEPS
-    assert runs(number) == 3 * sum(map(len, batches))
+    assert Distillation(()).cost(Scale(number, 15, 70)) == 3 * sum(map(len, batches))
     seen = [place for batch in batches for place in batch]
     assert set(seen) == set(range(number))
     counts = [seen.count(place) for place in range(number)]
@@ -127,7 +128,7 @@ def test_it_can_be_stopped_and_leaves_nothing() -> None:
     model, given, inputs = nets.model(network), original(network), nets.inputs(4)
     without = predictions(model, inputs, Silent(), "")
     with pytest.raises(CancelledError):
-        distil(model, inputs, without, without, given, Stop(30))
+        distil(model, nets.evidence(inputs, without, without), given, Stop(30))
     assert not any(module._forward_hooks for module in network.modules())
 
 
@@ -139,6 +140,6 @@ def test_a_gradient_that_is_no_number_moves_nothing(monkeypatch: pytest.MonkeyPa
     without = predictions(model, inputs, Silent(), "")
     with torch.no_grad():
         layer.weight.fill_(math.inf)
-    found = distil(model, inputs, without, without, {"layer": Change(start)}, Silent())["layer"].weight
+    found = distil(model, nets.evidence(inputs, without, without), {"layer": Change(start)}, Silent())["layer"].weight
     assert isinstance(found, Factors)
     torch.testing.assert_close(found.up @ found.down, start.up @ start.down)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_transfer.errors import UnsupportedError
-from lib_transfer.evaluation import loading, tokens
+from lib_transfer.evaluation import loading, prompts
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.models.model import predict
 from tests import tiny
@@ -169,7 +169,7 @@ def test_a_loaded_model_answers_and_follows_its_prompts(path: Path) -> None:
         assert set(model.places) == {module.name for module in base.modules}
         one = predict(model, inputs)
         again = predict(model, inputs)
-        other = predict(model, inputs.among(inputs.clean, inputs.noise).only([1, 0]))
+        other = predict(model, inputs.with_latents(inputs.clean, inputs.noise).only([1, 0]))
     assert one.shape == (2, 4, 8, 8)
     assert torch.isfinite(one).all()
     assert torch.equal(one, again)
@@ -210,9 +210,9 @@ def test_other_families_are_refused(tmp_path: Path) -> None:
 
 def test_tokens_begin_and_end_and_are_cut() -> None:
     for prompt in ("", "a red house", "word " * 200):
-        numbers = tokens.tokens(prompt, 0)
+        numbers = prompts.tokens(prompt, 0)
         assert len(numbers) == 77
         assert numbers[0] == 49406
         assert numbers.count(49407) == 1
         assert max(numbers) == 49407
-    assert tokens.tokens("a red house", 0) == tokens.tokens("a red house", 0) != tokens.tokens("a blue house", 0)
+    assert prompts.tokens("a red house", 0) == prompts.tokens("a red house", 0) != prompts.tokens("a blue house", 0)

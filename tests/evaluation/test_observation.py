@@ -8,20 +8,20 @@ from torch import Tensor
 
 from lib_transfer.errors import NumericError
 from lib_transfer.evaluation.movement import predictions
-from lib_transfer.evaluation.observation import brought, observe, with_adapter
+from lib_transfer.evaluation.observation import in_latents_of, observe, with_adapter
 from lib_transfer.evaluation.streams import Streams
 from lib_transfer.models import Schedule, TorchModel, applied, sample
 from lib_transfer.progress import Silent
 from tests.evaluation import nets
 from tests.evaluation.test_reconstruction import WIDTH, original
 
-SAID = ["one", "two", "three"]
+SAID = ["one", "two", "three", "one", "two", "three"]
 
 
 def test_half_of_the_inputs_are_made_with_the_adapter_and_all_say_how_the_source_moves() -> None:
     network = nets.Network(WIDTH)
     model, given = nets.model(network), original(network, 0.4)
-    found = observe(model, given, SAID, 4, 5, "", Silent(), steps=3)
+    found = observe(model, given, SAID[:4], 5, "", Silent(), steps=3)
     assert found.pictures is None
     assert found.inputs.prompts == ("one", "two", "three", "one")
     plain = sample(model, ["two", "three"], 7, Silent(), steps=3)
@@ -61,9 +61,9 @@ def test_movements_are_carried_into_other_latents(side: int) -> None:
     model, given = nets.model(network), original(network)
     torch.manual_seed(0)
     matrix = torch.randn(5, 4)
-    seen = observe(model, given, SAID, 6, 0, "other", Silent(), steps=2)
+    seen = observe(model, given, SAID, 0, "other", Silent(), steps=2)
     assert seen.pictures is not None
-    here = brought(seen, other(network, matrix, side))
+    here = in_latents_of(seen, other(network, matrix, side))
 
     def carried(values: Tensor) -> Tensor:
         large = torch.nn.functional.interpolate(values, (side, side), mode="bilinear", align_corners=False)
@@ -81,8 +81,8 @@ def test_streams_are_kept_and_the_movement_is_the_same(tmp_path: object) -> None
     network = nets.Network(WIDTH)
     model, given = nets.model(network), original(network)
     streams = Streams(tmp_path, nets.SHAPE)  # type: ignore[arg-type]
-    watched = observe(model, given, SAID, 3, 1, "", Silent(), steps=2, streams=streams)
-    plain = observe(model, given, SAID, 3, 1, "", Silent(), steps=2)
+    watched = observe(model, given, SAID[:3], 1, "", Silent(), steps=2, streams=streams)
+    plain = observe(model, given, SAID[:3], 1, "", Silent(), steps=2)
     torch.testing.assert_close(watched.movement, plain.movement)
     torch.testing.assert_close(watched.missed, plain.missed)
     assert set(streams.get(2, "moved")) == set(model.blocks)
@@ -90,6 +90,6 @@ def test_streams_are_kept_and_the_movement_is_the_same(tmp_path: object) -> None
 
 def test_latents_that_are_no_numbers_are_said() -> None:
     network = nets.Network(WIDTH)
-    seen = observe(nets.model(network), original(network), SAID, 2, 0, "other", Silent(), steps=2)
+    seen = observe(nets.model(network), original(network), SAID[:2], 0, "other", Silent(), steps=2)
     with pytest.raises(NumericError, match="The target's latents hold NaN"):
-        brought(seen, other(network, torch.full((4, 4), float("nan")), 8))
+        in_latents_of(seen, other(network, torch.full((4, 4), float("nan")), 8))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lib_transfer.errors import CancelledError
-from lib_transfer.evaluation import pursuit
+from lib_transfer.evaluation.improvements import pursuit
+from lib_transfer.evaluation.improvements.improvement import Evidence, Scale, Target
+from lib_transfer.evaluation.improvements.pursuit import Pursuit, fitted_strengths
 from lib_transfer.evaluation.movement import predictions
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.models import Change, Schedule, TorchModel, places
@@ -43,13 +47,29 @@ def parallel() -> TorchModel:
     return TorchModel(places(dict(network.named_children())), network, Schedule.stable_diffusion(), nets.SHAPE)
 
 
+def objective(
+    model: TorchModel,
+    evidence: Evidence,
+    given: dict[str, Change],
+    group: dict[str, str],
+    strengths: Mapping[str, float],
+) -> float:
+    """What is minimised: the share of the movement that is missed, and the ridge toward strengths of 1."""
+    said = predictions(model, evidence.inputs, Silent(), "", given, lambda name: strengths[group[name]])
+    lost = (
+        said - evidence.without - evidence.movement
+    ).double().square().sum() / evidence.movement.double().square().sum()
+    return float(lost) + pursuit.RIDGE * sum((strength - 1) ** 2 for strength in strengths.values())
+
+
 def test_it_finds_the_strengths_and_leaves_alone_what_nothing_is_known_of() -> None:
     """The least-squares problem in closed form: numbers of the normal equations, solved here."""
     model, inputs, given = parallel(), nets.inputs(5), changes()
     without = predictions(model, inputs, Silent(), "")
     right = {"one": 0.4, "two": 1.7, "three": 1.0}
     wanted = predictions(model, inputs, Silent(), "", given, lambda name: right[GROUP[name]]) - without
-    found = pursuit.pursue(model, inputs, wanted, without, given, GROUP, Silent())
+    evidence = nets.evidence(inputs, wanted, without)
+    found = fitted_strengths(Target(model, GROUP), evidence, given, Silent())
 
     columns = [
         (predictions(model, inputs, Silent(), "", {n: c for n, c in given.items() if GROUP[n] == group}) - without)
@@ -59,11 +79,12 @@ def test_it_finds_the_strengths_and_leaves_alone_what_nothing_is_known_of() -> N
     size = w.square().sum()
     normal = j.T @ j / size + pursuit.RIDGE * torch.eye(3)
     expected = torch.linalg.solve(normal, j.T @ w / size + pursuit.RIDGE)
-    got = [found.strengths[group] for group in ("one", "two", "three")]
+    got = [found[group] for group in ("one", "two", "three")]
     torch.testing.assert_close(torch.tensor(got), expected.float(), rtol=1e-3, atol=1e-3)
     assert got == pytest.approx(list(right.values()), abs=0.1)
-    assert found.strengths["three"] == pytest.approx(1)
-    assert found.objective[-1] < 0.1 * found.objective[0]
+    assert found["three"] == pytest.approx(1)
+    reached, begun = (objective(model, evidence, given, GROUP, s) for s in (found, dict.fromkeys(found, 1.0)))
+    assert reached < 0.1 * begun
 
 
 def test_right_strengths_stay() -> None:
@@ -77,8 +98,8 @@ def test_right_strengths_stay() -> None:
     without = predictions(model, inputs, Silent(), "")
     wanted = predictions(model, inputs, Silent(), "", given) - without
     group = {name: name.split(".")[2] for name in given}
-    found = pursuit.pursue(model, inputs, wanted, without, given, group, Silent())
-    assert list(found.strengths.values()) == pytest.approx([1.0] * len(set(group.values())), abs=1e-3)
+    found = fitted_strengths(Target(model, group), nets.evidence(inputs, wanted, without), given, Silent())
+    assert list(found.values()) == pytest.approx([1.0] * len(set(group.values())), abs=1e-3)
 
 
 def test_in_a_deep_network_it_gets_better_and_counts_its_runs() -> None:
@@ -102,9 +123,11 @@ def test_in_a_deep_network_it_gets_better_and_counts_its_runs() -> None:
             self.runs += 1
 
     counting = Counting()
-    found = pursuit.pursue(model, inputs, wanted, without, given, group, counting)
-    assert found.objective[-1] < 0.25 * found.objective[0]
-    assert counting.runs == pursuit.runs(len(right), 4)
+    evidence = nets.evidence(inputs, wanted, without)
+    found = fitted_strengths(Target(model, group), evidence, given, counting)
+    reached, begun = (objective(model, evidence, given, group, s) for s in (found, dict.fromkeys(found, 1.0)))
+    assert reached < 0.25 * begun
+    assert counting.runs == Pursuit().cost(Scale(4, len(right), 3))
 
 
 def test_it_stops_at_any_run() -> None:
@@ -121,8 +144,9 @@ def test_it_stops_at_any_run() -> None:
             return self.runs == 5
 
     progress = Fifth()
+    evidence = nets.evidence(inputs, torch.ones(3, *nets.SHAPE), torch.zeros(3, *nets.SHAPE))
     with pytest.raises(CancelledError):
-        pursuit.pursue(model, inputs, torch.ones(3, *nets.SHAPE), torch.zeros(3, *nets.SHAPE), given, GROUP, progress)
+        fitted_strengths(Target(model, GROUP), evidence, given, progress)
     assert progress.runs == 5
     assert all(torch.equal(p.module.weight, b) for p, b in zip(model.places.values(), before, strict=True))
     assert not any(p.module._forward_hooks for p in model.places.values())
@@ -146,9 +170,10 @@ def test_a_step_that_makes_it_worse_is_not_taken() -> None:
     inputs, given = nets.inputs(3), changes("a")
     without = predictions(model, inputs, Silent(), "")
     wanted = predictions(model, inputs, Silent(), "", given, lambda _: 0.1) - without
-    found = pursuit.pursue(model, inputs, wanted, without, given, {"a": "one"}, Silent())
-    assert list(found.objective) == sorted(found.objective, reverse=True)
-    moved = predictions(model, inputs, Silent(), "", given, lambda _: found.strengths["one"]) - without
+    found = fitted_strengths(Target(model, {"a": "one"}), nets.evidence(inputs, wanted, without), given, Silent())
+    evidence = nets.evidence(inputs, wanted, without)
+    reached, begun = (objective(model, evidence, given, {"a": "one"}, s) for s in (found, {"one": 1.0}))
+    moved = predictions(model, inputs, Silent(), "", given, lambda _: found["one"]) - without
     lost = float((moved - wanted).double().square().sum() / wanted.double().square().sum())
-    assert found.objective[-1] == pytest.approx(lost + pursuit.RIDGE * (found.strengths["one"] - 1) ** 2, rel=1e-3)
-    assert found.objective[-1] <= found.objective[0]
+    assert reached == pytest.approx(lost + pursuit.RIDGE * (found["one"] - 1) ** 2, rel=1e-3)
+    assert reached <= begun

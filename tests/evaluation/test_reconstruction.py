@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from lib_transfer.evaluation import reconstruction
+from lib_transfer.evaluation.improvements import reconstruction
+from lib_transfer.evaluation.improvements.improvement import Scale, Start, Target
+from lib_transfer.evaluation.improvements.reconstruction import Reconstruction, reconstruct
 from lib_transfer.evaluation.movement import match, predictions
 from lib_transfer.evaluation.observation import movement_of
-from lib_transfer.evaluation.streams import BlockFacts, Streams, partner, partners, same_places
+from lib_transfer.evaluation.streams import BlockFacts, Streams, grid, partner, partners, same_places
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.models import Change
 from lib_transfer.progress import Silent
@@ -83,7 +86,8 @@ def test_a_twin_moves_as_the_source_does(how: str, tmp_path: Path) -> None:
     for found in maps.values():
         assert (found.T - turn).norm() < 0.1 * turn.norm()
 
-    new = reconstruction.reconstruct(target, inputs.only(fitted), fitted, streams, 4, tmp_path / "target", Silent(), {})
+    evidence = nets.evidence(inputs.only(fitted), wanted[:8], wanted[:8], streams, tmp_path / "target")
+    new = reconstruct(target, evidence, {}, 4, Silent())
     assert set(new) == set(given)
     asked = inputs.only(held)
     without = predictions(target, asked, Silent(), "")
@@ -108,9 +112,8 @@ def test_it_makes_up_what_an_adapter_leaves(tmp_path: Path) -> None:
     given = original(network)
     wanted, _ = movement_of(source, inputs, given, Silent(), streams)
     start = {name: change for name, change in given.items() if not name.startswith("blocks.2")}
-    new = reconstruction.reconstruct(
-        target, inputs.only(range(8)), range(8), streams, 4, tmp_path / "target", Silent(), start
-    )
+    evidence = nets.evidence(inputs.only(range(8)), wanted[:8], wanted[:8], streams, tmp_path / "target")
+    new = reconstruct(target, evidence, start, 4, Silent())
     asked = inputs.only(range(8, 12))
     without = predictions(target, asked, Silent(), "")
     before = match(predictions(target, asked, Silent(), "", start) - without, wanted[8:])
@@ -118,9 +121,9 @@ def test_it_makes_up_what_an_adapter_leaves(tmp_path: Path) -> None:
     sizes = {name: float((c.weight.up @ c.weight.down).norm()) for name, c in new.items()}  # type: ignore[union-attr]
     rest = [size for name, size in sizes.items() if not name.startswith("blocks.2")]
     assert max(rest) < 0.2 * max(sizes.values())
-    from lib_transfer.evaluation.study import together
-
-    after = match(predictions(target, asked, Silent(), "", together(start, new)) - without, wanted[8:])
+    on_top = Reconstruction(4, on_top_of="start")
+    both = on_top.improve(Target(target, {}), evidence, Start("start", start), Silent())
+    after = match(predictions(target, asked, Silent(), "", both) - without, wanted[8:])
     assert after.explained > 0.9 > before.explained
 
 
@@ -128,12 +131,12 @@ def test_runs_are_counted(tmp_path: Path) -> None:
     network = nets.Network(WIDTH)
     model, inputs = nets.model(network), nets.inputs(3)
     streams = Streams(tmp_path / "source", nets.SHAPE)
-    movement_of(model, inputs, original(network), Silent(), streams)
+    wanted, without = movement_of(model, inputs, original(network), Silent(), streams)
     calls, ends = [], []
     network.register_forward_pre_hook(lambda *_: calls.append(1))
     network.last.register_forward_pre_hook(lambda *_: ends.append(1))
-    reconstruction.reconstruct(model, inputs, range(3), streams, 2, tmp_path / "t", Silent(), {})
-    assert len(calls) == reconstruction.runs(3, 3)
+    reconstruct(model, nets.evidence(inputs, wanted, without, streams, tmp_path / "t"), {}, 2, Silent())
+    assert len(calls) == Reconstruction().cost(Scale(3, 15, 3))
     # Only those that look at every stream go to the end.
     assert len(ends) == 3
 
@@ -186,6 +189,26 @@ def test_levels_are_told_by_what_is_run_and_not_by_what_a_model_was_trained_on(
         return partners(mine, others)
 
     monkeypatch.setattr(reconstruction, "partners", paired)
-    movement_of(source, inputs, original(network), Silent(), streams)
-    reconstruction.reconstruct(target, inputs, range(2), streams, 2, tmp_path / "t", Silent(), {})
+    wanted, without = movement_of(source, inputs, original(network), Silent(), streams)
+    reconstruct(target, nets.evidence(inputs, wanted, without, streams, tmp_path / "t"), {}, 2, Silent())
     assert seen == [([0, 0, 0], [0, 0, 0])]
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (16, 16), (12, 24), (64, 64), (9, 6)])
+def test_tokens_of_a_grid_lie_where_they_should(sides: tuple[int, int]) -> None:
+    height, width = sides
+    chosen = grid(height * width, width / height, 64)
+    assert len(set(chosen.tolist())) == len(chosen) <= 72
+    y, x = (chosen // width + 0.5) / height, (chosen % width + 0.5) / width
+    assert abs(float(y.mean()) - 0.5) < 0.51 / math.sqrt(len(chosen))
+    assert abs(float(x.mean()) - 0.5) < 0.51 / math.sqrt(len(chosen))
+
+
+def test_coarse_and_fine_grids_lie_at_the_same_places() -> None:
+    coarse, fine = grid(16 * 16, 1.0, 64), grid(64 * 64, 1.0, 64)
+    assert len(coarse) == len(fine) == 64
+    for tokens, size in ((coarse, 16), (fine, 64)):
+        y, x = (tokens // size + 0.5) / size, (tokens % size + 0.5) / size
+        even = (torch.arange(8) + 0.5) / 8
+        assert (y.reshape(8, 8)[:, 0] - even).abs().max() <= 0.5 / size + 1e-6
+        assert (x.reshape(8, 8)[0] - even).abs().max() <= 0.5 / size + 1e-6

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lib_transfer.evaluation import study
 from lib_transfer.evaluation.prompts import PLAIN, prompts_of
-from lib_transfer.evaluation.verification import REUSE, Wanted, cost, gathered, verifying
+from lib_transfer.evaluation.runs import expected_cost
+from lib_transfer.evaluation.verification import REUSE, Question, evaluate
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.models import Model, Schedule, TorchModel, places
 from tests import tiny
@@ -58,6 +58,27 @@ def network(base: Base) -> Model:
     return TorchModel(places(layers), forward, Schedule.stable_diffusion(), (4, 2, 2))
 
 
+class Networks:
+    """Runs such networks, and remembers which."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+        self.sizes: list[tuple[int, int]] = []
+
+    def latent_space(self, base: Base) -> str:
+        return ""
+
+    @contextmanager
+    def opener(self, size: tuple[int, int]) -> Iterator[Callable[[Base], AbstractContextManager[Model]]]:
+        self.sizes.append(size)
+        yield self._open
+
+    @contextmanager
+    def _open(self, base: Base) -> Iterator[Model]:
+        self.opened.append(base.path.stem)
+        yield network(base)
+
+
 def test_halves_and_copies_are_told_from_each_other(tmp_path: Path) -> None:
     whole = tiny.weights("sd1")
     tiny.save(tmp_path / "source.safetensors", whole, torch.float32)
@@ -73,37 +94,25 @@ def test_halves_and_copies_are_told_from_each_other(tmp_path: Path) -> None:
         save_file(tensors, tmp_path / "lora.safetensors")
         half = {key: t / 2 if "lora_up" in key else t for key, t in tensors.items()}
         save_file(half, tmp_path / "half.safetensors")
-        opened: list[str] = []
-
-        @contextmanager
-        def bring(base: Base) -> Iterator[Model]:
-            opened.append(base.path.stem)
-            yield network(base)
-
-        progress = Count()
-        wanted = Wanted(tmp_path / "lora.safetensors", {"half": tmp_path / "half.safetensors"}, PROMPTS, 4, steps=2)
-        given = gathered(wanted, source, target)
-        plan = verifying(wanted, given, "")
-        found = study(
-            lambda: bring(source),
-            lambda: bring(target),
-            given.original,
-            given.candidates,
-            plan,
-            progress,
-            reuse=given.reuse,
-        )
+        runner, progress = Networks(), Count()
+        question = Question(tmp_path / "lora.safetensors", {"half": tmp_path / "half.safetensors"}, PROMPTS, 4, steps=2)
+        said: list[str] = []
+        found = evaluate(question, source, target, runner, progress, announce=said.append)
     # The network is linear in its layers: half a LoRA moves it half as far, which leaves a quarter unexplained.
     assert found.matches[REUSE].explained == pytest.approx(1, abs=1e-5)
     assert found.matches["half"].explained == pytest.approx(0.75, abs=1e-5)
     assert found.choice.name == REUSE
-    assert opened == ["source", "target"]
+    assert runner.opened == ["source", "target"]
+    assert said == [
+        "20 runs of the models and 16 for sampling the inputs; a time estimate follows after the first run."
+    ]
     assert len(progress.steps) == progress.total == 4 * 2 * 2 + 20
 
 
 def test_the_cost_is_what_is_run() -> None:
-    assert cost(8) == "40 runs of the models and 320 for sampling the inputs; how long that takes is said once it runs."
-    assert cost(8, seconds_per_run=0.1) == "40 runs of the models and 320 for sampling the inputs, about 36 s."
+    said = "40 runs of the models and 320 for sampling the inputs; a time estimate follows after the first run."
+    assert expected_cost(8) == said
+    assert expected_cost(8, seconds_per_run=0.1) == "40 runs of the models and 320 for sampling the inputs, about 36 s."
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import pytest
@@ -12,7 +11,6 @@ from torch import Tensor
 from lib_transfer.errors import CancelledError
 from lib_transfer.models import Inputs, LatentMap, Schedule, TorchModel, sample
 from lib_transfer.models.inputs import noised_inputs
-from lib_transfer.models.record import grid
 from lib_transfer.models.sampling import runs
 from lib_transfer.progress import Silent
 
@@ -116,23 +114,3 @@ def test_noise_stays_white_and_is_kept_where_it_can_be(here: int, there: int) ->
     kept = noise.permute(1, 0, 2, 3).reshape(here, -1)
     wanted = (u @ vh).T @ (u @ vh) @ kept
     torch.testing.assert_close(back, wanted, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("sides", [(8, 8), (16, 16), (12, 24), (64, 64), (9, 6)])
-def test_tokens_of_a_grid_lie_where_they_should(sides: tuple[int, int]) -> None:
-    height, width = sides
-    chosen = grid(height * width, width / height, 64)
-    assert len(set(chosen.tolist())) == len(chosen) <= 72
-    y, x = (chosen // width + 0.5) / height, (chosen % width + 0.5) / width
-    assert abs(float(y.mean()) - 0.5) < 0.51 / math.sqrt(len(chosen))
-    assert abs(float(x.mean()) - 0.5) < 0.51 / math.sqrt(len(chosen))
-
-
-def test_coarse_and_fine_grids_lie_at_the_same_places() -> None:
-    coarse, fine = grid(16 * 16, 1.0, 64), grid(64 * 64, 1.0, 64)
-    assert len(coarse) == len(fine) == 64
-    for tokens, size in ((coarse, 16), (fine, 64)):
-        y, x = (tokens // size + 0.5) / size, (tokens % size + 0.5) / size
-        even = (torch.arange(8) + 0.5) / 8
-        assert (y.reshape(8, 8)[:, 0] - even).abs().max() <= 0.5 / size + 1e-6
-        assert (x.reshape(8, 8)[0] - even).abs().max() <= 0.5 / size + 1e-6

@@ -61,9 +61,9 @@ class Runner:
     @contextmanager
     def opener(self, size):
         @contextmanager
-        def open_model(path):
-            self._log(path.name)
-            yield self._model(path)
+        def open_model(base):
+            self._log(base.path.name)
+            yield self._model(base.path)
 
         try:
             yield open_model

@@ -3,7 +3,6 @@
 The test of the real WebUI puts it beside the extension as ``scripts/probe.py``; the test reads the answers.
 """
 
-import contextlib
 import hashlib
 import importlib
 import json
@@ -14,13 +13,13 @@ import torch
 from modules import call_queue, script_callbacks, sd_models, shared
 
 from lib_transfer.errors import CancelledError
-from lib_transfer.evaluation import study
+from lib_transfer.evaluation import Question, evaluate
 from lib_transfer.evaluation.changes import changes_of
-from lib_transfer.evaluation.verification import REUSE, Wanted, gathered, verifying
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.library.base import open_base
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.models import Change, applied
+from lib_transfer.webui.hosts.models import ProgramModels
 from lib_transfer.webui.hosts.running import borrowed
 
 SIZE = (64, 64)
@@ -76,8 +75,8 @@ def adapters(body):
     """The adapter by our hooks and by the program's own loader, on the same input."""
     path, lora = Path(body["checkpoint"]), Path(body["lora"])
     before = state()
-    with call_queue.queue_lock, borrowed(SIZE) as open_model, open_model(path) as model:
-        with open_base(path, "") as base, open_adapter(lora) as adapter:
+    with call_queue.queue_lock, open_base(path, "") as base, borrowed(SIZE) as open_model, open_model(base) as model:
+        with open_adapter(lora) as adapter:
             changes = changes_of(adapter, base)
         generator = torch.Generator().manual_seed(5)
         noised, times = torch.randn((1, *model.shape), generator=generator), torch.tensor([0.5])
@@ -117,11 +116,11 @@ def adapters(body):
 
 
 def gradients(body):
-    """The slope of a prediction along an adapter's strength, by the way back and by a difference of two runs."""
+    """The slope of a prediction along an adapter's strength, by gradients and by a difference of two runs."""
     path, lora = Path(body["checkpoint"]), Path(body["lora"])
     before = state()
-    with call_queue.queue_lock, borrowed(SIZE) as open_model, open_model(path) as model:
-        with open_base(path, "") as base, open_adapter(lora) as adapter:
+    with call_queue.queue_lock, open_base(path, "") as base, borrowed(SIZE) as open_model, open_model(base) as model:
+        with open_adapter(lora) as adapter:
             # Forge runs text encoders without gradients.
             changes = {
                 name: change
@@ -138,9 +137,9 @@ def gradients(body):
                 return (model.noise(noised, times, ["a cat on a roof"]).double() * along).sum()
 
         leaves = {n: Factors(c.weight.up.clone().requires_grad_(), c.weight.down) for n, c in changes.items()}
-        traced = {n: Change(factors) for n, factors in leaves.items()}
-        with applied(model.places, traced), torch.enable_grad():
-            value = (model.noise(noised, times, ["a cat on a roof"], traced=True).double() * along).sum()
+        trained = {n: Change(factors) for n, factors in leaves.items()}
+        with applied(model.places, trained), torch.enable_grad():
+            value = (model.noise(noised, times, ["a cat on a roof"], with_grad=True).double() * along).sum()
             back = torch.autograd.grad(value, [factors.up for factors in leaves.values()], allow_unused=True)
         slope = sum(
             float((gradient * factors.up).sum())
@@ -167,23 +166,12 @@ def verified(body):
         call_queue.queue_lock,
         open_base(source, "") as of_source,
         open_base(target, "") as of_target,
-        contextlib.ExitStack() as stack,
     ):
-        wanted = Wanted(lora, {"transferred": Path(body["transferred"])}, number=body["number"], steps=body["steps"])
+        transferred = {"transferred": Path(body["transferred"])}
+        question = Question(lora, transferred, inputs=body["number"], size=SIZE[0], steps=body["steps"])
         try:
-            open_model = stack.enter_context(borrowed(SIZE))
-            given = gathered(wanted, of_source, of_target)
-            found = study(
-                lambda: open_model(source),
-                lambda: open_model(target),
-                given.original,
-                given.candidates,
-                verifying(wanted, given, "sd"),
-                progress,
-                reuse=given.reuse,
-            )
+            found = evaluate(question, of_source, of_target, ProgramModels(), progress)
             matches = {name: match.explained for name, match in found.matches.items()}
-            matches["reuse"] = matches.pop(REUSE)
         except CancelledError:
             stopped = True
     return {

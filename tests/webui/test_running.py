@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,13 @@ from tests.webui.engines import Machine
 from tests.webui.programs import Program
 
 
+@contextmanager
+def opened(path: Path, size: tuple[int, int] = (0, 0)):
+    """One checkpoint in the program's memory, and afterwards the person's again."""
+    with open_base(path, "") as base, running.borrowed(size) as open_model, open_model(base) as model:
+        yield model
+
+
 @pytest.fixture
 def machine(program: Program, checkpoints: Path) -> Iterator[Machine]:
     """A program with four checkpoints, none of which is loaded."""
@@ -36,7 +44,7 @@ def info(machine: Machine, name: str):
 
 
 def test_the_tab_offers_it(machine: Machine) -> None:
-    assert Host().runs() is True
+    assert Host().models is not None
 
 
 def state(machine: Machine) -> tuple[object, ...]:
@@ -53,7 +61,7 @@ def test_every_module_of_a_checkpoint_is_found_and_an_adapter_does_something_the
     before = state(machine)
     lora = models.lora(machine.program.folder / "models", "whole", trained_on=None, whole=True)
     path = checkpoints / models.BASE
-    with running.opened(path, (64, 48)) as model, open_base(path, "") as base, open_adapter(lora) as adapter:
+    with opened(path, (64, 48)) as model, open_base(path, "") as base, open_adapter(lora) as adapter:
         assert model.shape == (4, 6, 8)
         assert model.latent_space == "sd"
         assert set(model.places) == set(base.by_name)
@@ -91,7 +99,7 @@ def test_the_persons_checkpoint_and_options_come_back_whatever_happens(
     def use() -> None:
         with running.borrowed() as open_model:
             for name in (models.VARIED, models.BASE):
-                with open_model(checkpoints / name):
+                with open_base(checkpoints / name, "") as base, open_model(base):
                     assert Path(machine.data.sd_model.sd_checkpoint_info.filename).name == name
                     if problem is not None and name == models.BASE:
                         raise problem
@@ -109,7 +117,7 @@ def test_it_comes_back_when_another_cannot_be_loaded(machine: Machine, checkpoin
     machine.start(info(machine, models.TUNED))
     before = state(machine)
     machine.fails.add(models.BASE)
-    with pytest.raises(RuntimeError, match="cannot be loaded"), running.opened(checkpoints / models.BASE):
+    with pytest.raises(RuntimeError, match="cannot be loaded"), opened(checkpoints / models.BASE):
         pass
     assert state(machine) == before
     assert machine.data.sd_model is not None
@@ -123,7 +131,7 @@ def test_one_model_is_in_memory_at_a_time_although_somebody_still_knows_the_last
     machine.before_read = lambda: alive.append(sum(reference() is not None for reference in seen))
     with running.borrowed() as open_model:
         for name in (models.BASE, models.VARIED):
-            with open_model(checkpoints / name) as model:
+            with open_base(checkpoints / name, "") as base, open_model(base) as model:
                 known.append(model)
                 seen.append(weakref.ref(next(iter(model.places.values())).module))
     assert alive == [0, 0, 0]
@@ -134,7 +142,7 @@ def test_one_model_is_in_memory_at_a_time_although_somebody_still_knows_the_last
 
 def test_what_cannot_be_run_is_refused_before_anything_is_loaded(machine: Machine, checkpoints: Path, tmp_path) -> None:
     machine.start(info(machine, models.TUNED))
-    with pytest.raises(RequestError, match="not in the WebUI's list"), running.opened(_copy(checkpoints, tmp_path)):
+    with pytest.raises(RequestError, match="not in the WebUI's list"), opened(_copy(checkpoints, tmp_path)):
         pass
     assert machine.loads == []
 
@@ -150,7 +158,7 @@ def test_a_person_who_chooses_another_meanwhile_gets_that(machine: Machine, chec
         pytest.skip("A1111 loads what is chosen once the queue is free")
     machine.start(info(machine, models.TUNED))
     chosen = {"checkpoint_info": info(machine, models.VARIED), "additional_modules": []}
-    with running.opened(checkpoints / models.BASE):
+    with opened(checkpoints / models.BASE):
         machine.data.forge_loading_parameters = chosen
     assert machine.data.forge_loading_parameters is chosen
     assert machine.data.sd_model.sd_checkpoint_info.name == models.VARIED
@@ -161,13 +169,13 @@ def test_where_nothing_was_loaded_nothing_is_afterwards(machine: Machine, checkp
         pytest.skip("A1111 loads the person's checkpoint when the program starts")
     machine.data.forge_loading_parameters = {"checkpoint_info": info(machine, models.TUNED), "additional_modules": []}
     before, fake = state(machine), machine.data.sd_model
-    with running.opened(checkpoints / models.BASE):
+    with opened(checkpoints / models.BASE):
         assert machine.data.sd_model is not fake
     assert state(machine) == before
     assert (machine.data.sd_model, machine.data.forge_hash) == (fake, "")
 
 
 def test_a_program_whose_models_are_unknown_is_refused(program: Program) -> None:
-    assert Host().runs() is False
+    assert Host().models is None
     with pytest.raises(UnsupportedError, match="cannot be run from here"), running.borrowed():
         pass

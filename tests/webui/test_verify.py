@@ -1,4 +1,4 @@
-"""Verify: a transferred LoRA and plain reuse on models that are run, in a browser; what it costs is said before."""
+"""Verify: a transferred LoRA and reuse on models that are run, in a browser; what it costs is said before."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
 ) -> None:
     tab, copy = transferred(window, server, "checked", 30)
     cost = tab.part("verify_cost")
-    cost.get_by_text("40 runs of the models and 320 for sampling the inputs; how long").wait_for()
+    cost.get_by_text("40 runs of the models and 320 for sampling the inputs; a time estimate follows").wait_for()
     tab.part("verify_inputs").locator("input").fill("2")
     tab.part("verify_inputs").locator("input").blur()
     cost.get_by_text("10 runs of the models and 80 for sampling").wait_for()
@@ -61,7 +61,7 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     tab.begin("verify")
     assert tab.until("done") == "Done: verified, and your checkpoint is loaded again."
     head, numbers, words = table(tab)
-    assert head == ["LoRA", copy, "plain reuse"]
+    assert head == ["LoRA", copy, "reuse"]
     # The layers of both are near each other, and reuse carries everything.
     assert float(numbers[1]) > 0.6
     assert float(numbers[2]) == pytest.approx(1, abs=0.01)
@@ -73,7 +73,7 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     assert server.files() == before
     with safe_open(str(server.loras / f"{copy}.safetensors"), "pt") as file:
         found = json.loads(file.metadata()["transfer_lora.match"])
-    assert found["matches"]["plain reuse"]["explained"] == pytest.approx(1, abs=0.01)
+    assert found["matches"]["reuse"]["explained"] == pytest.approx(1, abs=0.01)
     assert found["best"] in head
     # What the transfer came to is still there, and the time is known now.
     assert [row[0] for row in tab.rows()] == ["checked"]
@@ -92,7 +92,7 @@ def test_a_better_one_is_looked_for_and_saved(window: Window, server: Server, tm
     tab.begin("verify")
     said = tab.until("done")
     head, numbers, _ = table(tab)
-    assert head == ["LoRA", copy, "plain reuse", "pursuit", "reconstruct", "pursuit + reconstruct", "distil"]
+    assert head == ["LoRA", copy, "reuse", "pursuit", "reconstruct", "pursuit + reconstruct", "distil"]
     # It follows by 0.4, so that reuse leaves 0.6 of the movement, squared; strengths of more than 1 make up for it.
     assert float(numbers[2]) == pytest.approx(0.64, abs=0.01)
     assert float(numbers[3]) > 0.9
@@ -106,7 +106,7 @@ def test_a_better_one_is_looked_for_and_saved(window: Window, server: Server, tm
     with safe_open(str(server.models / "Lora" / new), "pt") as file:
         metadata = file.metadata()
     report = json.loads(metadata["transfer_lora.report"])
-    assert report["matches"]["plain reuse"]["explained"] == pytest.approx(0.64, abs=0.01)
+    assert report["matches"]["reuse"]["explained"] == pytest.approx(0.64, abs=0.01)
     assert report["best"] in head
     assert json.loads(metadata["transfer_lora.request"])["method"] == "auto"
     # The same again finds the same, and writes over its own output alone.

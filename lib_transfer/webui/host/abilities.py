@@ -61,13 +61,13 @@ class QueueSlot(Protocol):
 
 
 class Opener(Protocol):
-    """Loads the checkpoint at a path, in place of the one that is loaded."""
+    """Loads a checkpoint, in place of the one that is loaded, for as long as the context lasts."""
 
-    def __call__(self, path: Path) -> AbstractContextManager[Model]: ...
+    def __call__(self, base: Base) -> AbstractContextManager[Model]: ...
 
 
 class Models(Protocol):
-    """Runs the program's models."""
+    """Runs the program's models: what an evaluation calls a runner."""
 
     def latent_space(self, base: Base) -> str:
         """The name of the autoencoder that a checkpoint works with.

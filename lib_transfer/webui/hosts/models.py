@@ -6,16 +6,12 @@ from contextlib import AbstractContextManager
 
 from lib_transfer.library.base import Base
 from lib_transfer.webui.host.abilities import Opener
-from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.hosts import running
 from lib_transfer.webui.hosts.running.kinds import latent_space_of
 
 
 class ProgramModels:
     """Runs the WebUI's own models, loaded as the WebUI loads them."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
 
     def latent_space(self, base: Base) -> str:
         """The autoencoder follows from the architecture.
@@ -27,4 +23,4 @@ class ProgramModels:
 
     def opener(self, size: tuple[int, int]) -> AbstractContextManager[Opener]:
         """A function that loads checkpoints one after another; see :func:`running.borrowed`."""
-        return running.borrowed(size, self._host.encoders())
+        return running.borrowed(size)

@@ -37,7 +37,7 @@ class Program(Host):
     @property
     def models(self) -> ProgramModels | None:
         """The models of A1111 and of Forge can be run; those of their other relatives cannot."""
-        return ProgramModels(self) if way_of_loading() is not None else None
+        return ProgramModels() if way_of_loading() is not None else None
 
     def adapter_folders(self) -> tuple[Path, ...]:
         """The LoRA folder, and the one of LyCORIS where there is one."""

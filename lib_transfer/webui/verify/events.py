@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lib_transfer.errors import RequestError
-from lib_transfer.evaluation.verification import cost
+from lib_transfer.evaluation.runs import expected_cost
 from lib_transfer.webui.shell.events import Start, TabEvents, ViewEvents
 from lib_transfer.webui.shell.form import FormValues
 from lib_transfer.webui.shell.html import guarded, note
@@ -39,12 +39,11 @@ class VerifyEvents(ViewEvents):
             outcomes = list(before.outcomes) if before is not None else []
             picked = next((o for o in outcomes if o.name == values["picker"]), next(iter(outcomes), None))
             subject = subject_of(picked, self.host, self.tab.index)
-            size = (asked.size, asked.size)
 
             def took(seconds: float) -> None:
                 self.seconds[asked.size] = seconds
 
-            work = Verification(subject, asked.prompts, asked.inputs, size, asked.improve, self.host, took)
+            work = Verification(subject, asked.prompts, asked.inputs, asked.size, asked.improve, self.host, took)
             # The program runs the models, so the job needs its queue on every device.
             return Start(VerifyJob(subject.lora, outcomes), work, in_queue=True)
 
@@ -63,4 +62,4 @@ class VerifyEvents(ViewEvents):
 
     def _cost(self, values: FormValues) -> Markup:
         asked = verify_order(values)
-        return note(cost(asked.inputs, seconds_per_run=self.seconds.get(asked.size), improve=asked.improve))
+        return note(expected_cost(asked.inputs, seconds_per_run=self.seconds.get(asked.size), improve=asked.improve))

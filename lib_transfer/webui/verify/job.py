@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.evaluation.movement import Match
 from lib_transfer.webui.shell.jobs import Job
-
-if TYPE_CHECKING:
-    from lib_transfer.evaluation.movement import Match
 
 
 @dataclass(frozen=True)
@@ -19,8 +16,8 @@ class Verified:
 
     Attributes:
         lora: the name of the LoRA.
-        matches: by what was put on the target, in the order to show.
-        advice: on what to use.
+        matches: the match of every adapter by name, in the order to show.
+        advice: which one to use, and what was left out.
         written: the name of a better LoRA that was written; None for none.
     """
 

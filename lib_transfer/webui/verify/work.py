@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, RequestError, TransferError
+from lib_transfer.evaluation import Better, Evaluation, Question, evaluate
+from lib_transfer.library.base import Base, open_base
+from lib_transfer.library.destination import Destination
+from lib_transfer.library.index import FileIndex
+from lib_transfer.library.request import request
 from lib_transfer.library.source_checkpoint import Checkpoint, find
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.transfer.form import output_folder
 from lib_transfer.webui.transfer.work import runtime
 from lib_transfer.webui.verify.job import Verified, VerifyJob
-
-if TYPE_CHECKING:
-    from lib_transfer.evaluation import Plan, Study
-    from lib_transfer.evaluation.verification import Gathered
-    from lib_transfer.library.base import Base
-    from lib_transfer.library.destination import Destination
-    from lib_transfer.library.index import FileIndex
-    from lib_transfer.library.request import TransferRequest
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class Subject:
 
     Attributes:
         lora: the name of the LoRA.
-        original, transferred: the files.
+        original, transferred: the file of the LoRA, and of what was made of it.
         source, target: the checkpoints.
     """
 
@@ -46,7 +41,7 @@ class Subject:
 
 
 def subject_of(outcome: Outcome | None, host: Host, index: FileIndex) -> Subject:
-    """What the outcome of a transfer lets be verified.
+    """The files and checkpoints to verify, from the outcome of a transfer.
 
     Raises:
         RequestError: nothing was written, or a file or checkpoint is not there any more; the message says which.
@@ -55,7 +50,7 @@ def subject_of(outcome: Outcome | None, host: Host, index: FileIndex) -> Subject
         raise RequestError("No transferred LoRA is shown.", hint="Press Transfer first; what it wrote can be verified.")
     original = files.adapters(host.adapter_folders()).get(outcome.name)
     if original is None or not outcome.path.is_file():
-        raise RequestError(f"The LoRA {outcome.name} or its copy is not in the LoRA folder any more.")
+        raise RequestError(f"The LoRA {outcome.name} or what was made of it is not in the LoRA folder any more.")
     checkpoints = host.checkpoints()
     facts = index.adapter(original)
     source = checkpoints.get(outcome.source)
@@ -78,10 +73,10 @@ class Verification:
 
     Attributes:
         subject: what is verified.
-        prompts: of the inputs; none for those that the LoRA's metadata suggest.
-        number: of inputs.
-        size: width and height of pictures; zeros for what the checkpoints were trained on.
-        improve: whether better ones are looked for, and the best is written.
+        prompts: the prompts of the inputs; none for those that the LoRA's metadata suggest.
+        number: the number of inputs.
+        size: width and height of the pictures in pixels; 0 for the size that the target was trained on.
+        improve: whether better LoRAs are looked for, and the best is written.
         host: the program.
         took: is told the seconds that a run of a model took.
     """
@@ -89,7 +84,7 @@ class Verification:
     subject: Subject
     prompts: tuple[str, ...]
     number: int
-    size: tuple[int, int]
+    size: int
     improve: bool
     host: Host
     took: Callable[[float], None]
@@ -103,10 +98,11 @@ class Verification:
         job.begin(0)
         began = time.monotonic()
         try:
-            # Only when nothing of the transferred file is held any more: Windows replaces no file that is mapped.
-            verified, facts = self._verified(job)
-            advice = " ".join((verified.advice, *self._noted(facts)))
-            job.verified = replace(verified, advice=advice)
+            found = self._evaluated(job)
+            # Only now is nothing of the transferred file held any more: Windows replaces no file that is mapped.
+            advice = " ".join((found.advice, *self._noted(found)))
+            written = None if found.written is None else found.written.stem
+            job.verified = Verified(self.subject.lora, found.matches, advice, written)
         except CancelledError:
             raise
         except TransferError as error:
@@ -114,58 +110,18 @@ class Verification:
         if job.verified is not None and job.runs:
             self.took((time.monotonic() - began) / job.runs)
 
-    def _verified(self, job: VerifyJob) -> tuple[Verified, dict[str, Any]]:
-        # torch is imported when it is used.
-        from lib_transfer.evaluation import study  # noqa: PLC0415
-        from lib_transfer.evaluation.improvement import improving  # noqa: PLC0415
-        from lib_transfer.evaluation.verification import Wanted, gathered, verifying  # noqa: PLC0415
+    def _evaluated(self, job: VerifyJob) -> Evaluation:
+        subject, models = self.subject, self.host.models
+        assert models is not None
+        better = self._better(job) if self.improve else None
+        transferred = {subject.transferred.stem: subject.transferred}
+        question = Question(subject.original, transferred, self.prompts, self.number, self.size)
+        with self._base(subject.source) as source, self._base(subject.target) as target:
+            return evaluate(question, source, target, models, job, better=better)
 
-        subject = self.subject
-        source, target = subject.source.path, subject.target.path
-        wanted = Wanted(subject.original, {subject.transferred.stem: subject.transferred}, self.prompts, self.number)
-        with ExitStack() as stack:
-            of_source, of_target = (stack.enter_context(self._base(c)) for c in (subject.source, subject.target))
-            given = gathered(wanted, of_source, of_target)
-            space = self.host.models.latent_space(of_target)
-            if self.improve:
-                plan = improving(wanted, given, of_target, space)
-                place = self._place(plan, job)
-            else:
-                plan, place = verifying(wanted, given, space), None
-            with self.host.models.opener(self.size) as open_model:
-                found = study(
-                    lambda: open_model(source),
-                    lambda: open_model(target),
-                    given.original,
-                    given.candidates,
-                    plan,
-                    job,
-                    reuse=given.reuse,
-                )
-            written = None if place is None else self._written(found, given, of_target, *place)
-        advice = " ".join((*found.notes, found.choice.reason))
-        return Verified(subject.lora, found.matches, advice, written), found.facts()
-
-    def _noted(self, facts: dict[str, Any]) -> tuple[str, ...]:
-        """Put what was found into the transferred LoRA's metadata; what went wrong with that is no reason to lose it."""
-        from lib_transfer.formats.annotate import annotate  # noqa: PLC0415
-        from lib_transfer.formats.metadata import MATCH  # noqa: PLC0415
-
-        try:
-            annotate(self.subject.transferred, {MATCH: json.dumps(facts, sort_keys=True)})
-        except TransferError as error:
-            return (f"It could not be put into the LoRA's metadata: {error.message}",)
-        self.host.adapters_changed()
-        return ()
-
-    def _place(self, plan: Plan, job: VerifyJob) -> tuple[TransferRequest, Destination]:
-        """What is asked for and where it goes; said before the models are run, not after."""
-        from lib_transfer.evaluation.improvement import request_of  # noqa: PLC0415
-        from lib_transfer.library.destination import Destination, output_path, to_replace  # noqa: PLC0415
-        from lib_transfer.library.request import request  # noqa: PLC0415
-
+    def _better(self, job: VerifyJob) -> Better:
         subject, host = self.subject, self.host
-        plain = request(
+        transfer = request(
             subject.original,
             target=host.files_of(subject.target),
             source=host.files_of(subject.source),
@@ -176,28 +132,20 @@ class Verification:
         # Never in place of the transferred one, whatever outputs are called.
         template = str(host.setting("template"))
         template += "" if "{hash8}" in template else "_auto_{hash8}"
-        destination = Destination(output_folder(host), template=template, overwrite=True)
-        asked = request_of(plain, plan, self.size[0] // 8)
-        to_replace(output_path(asked, destination), destination)
-        return asked, destination
+        return Better(transfer, Destination(output_folder(host), template=template, overwrite=True), only_new=True)
 
-    def _written(
-        self, found: Study, given: Gathered, target: Base, asked: TransferRequest, destination: Destination
-    ) -> str | None:
-        """The name of the new LoRA; None where what is there already is as good."""
-        from lib_transfer.evaluation.improvement import save  # noqa: PLC0415
-
-        if found.choice.name in given.candidates:
-            return None
-        path = save(found, asked, destination, given, target)
-        if path is None:
-            return None
-        self.host.adapters_changed()
-        return path.stem
+    def _noted(self, found: Evaluation) -> tuple[str, ...]:
+        """Put the result into the transferred LoRA's metadata; it is not lost where that cannot be done."""
+        problem: tuple[str, ...] = ()
+        try:
+            found.note_in(self.subject.transferred)
+        except TransferError as error:
+            problem = (f"The result could not be put into the LoRA's metadata: {error.message}",)
+        if not problem or found.written is not None:
+            self.host.adapters_changed()
+        return problem
 
     def _base(self, checkpoint: Checkpoint) -> AbstractContextManager[Base]:
-        from lib_transfer.library.base import open_base  # noqa: PLC0415 - torch is imported when it is used
-
         first, *encoders = self.host.files_of(checkpoint)
-        # Nothing is cached here, so that contents need no name.
+        # Nothing is cached here, so the contents need no identity.
         return open_base(first, "", [(path, "") for path in encoders])

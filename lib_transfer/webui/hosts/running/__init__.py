@@ -1,15 +1,15 @@
-"""The program's own model, run for what it can tell: loaded as the program does, and given back as it was."""
+"""The program's own models, run for an evaluation: loaded as the program loads them, and given back as they were."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lib_transfer.errors import RequestError, UnsupportedError
-from lib_transfer.library.base import encoders_among, open_base
+from lib_transfer.library.base import Base
 from lib_transfer.models import Model
 from lib_transfer.webui.host.abilities import Opener
 from lib_transfer.webui.hosts.loading import way_of_loading
@@ -18,14 +18,13 @@ from lib_transfer.webui.hosts.running.kinds import Size, kind_of
 
 
 @contextmanager
-def borrowed(size: Size = (0, 0), beside: Sequence[Path] = ()) -> Iterator[Opener]:
-    """The program's model, to be exchanged for others one after the other; only within a turn in the program's queue.
+def borrowed(size: Size = (0, 0)) -> Iterator[Opener]:
+    """A function that loads one checkpoint after another; only to be used within a slot of the program's queue.
 
     Whatever happens, the person's checkpoint is loaded again at the end, and no option is changed.
 
     Args:
-        size: width and height of pictures in pixels; zeros for what the architecture was trained on.
-        beside: files that the program loads beside every checkpoint, text encoders among them.
+        size: width and height of pictures in pixels; zeros for the size that each checkpoint was trained on.
 
     Raises:
         UnsupportedError: the program is none whose models can be run from here.
@@ -34,11 +33,9 @@ def borrowed(size: Size = (0, 0), beside: Sequence[Path] = ()) -> Iterator[Opene
     with program.borrowed() as load:
 
         @contextmanager
-        def open_model(path: Path) -> Iterator[Model]:
-            encoders = encoders_among(path, beside) if beside else ()
-            with open_base(path, "", [(encoder, "") for encoder in encoders]) as base:
-                kind_of(base, size)
-                model = program.model_of(load(_description(path)), base, size)
+        def open_model(base: Base) -> Iterator[Model]:
+            kind_of(base, size)
+            model = program.model_of(load(_description(base.path)), base, size)
             try:
                 yield model
             finally:
@@ -46,18 +43,6 @@ def borrowed(size: Size = (0, 0), beside: Sequence[Path] = ()) -> Iterator[Opene
                 model.close()
 
         yield open_model
-
-
-@contextmanager
-def opened(path: Path, size: Size = (0, 0)) -> Iterator[Model]:
-    """One checkpoint in the program's memory, and afterwards the person's again; see :func:`borrowed`.
-
-    Raises:
-        RequestError: the program does not list it.
-        UnsupportedError: it cannot be run here.
-    """
-    with borrowed(size) as open_model, open_model(path) as model:
-        yield model
 
 
 def _program() -> Any:

@@ -124,7 +124,7 @@ def _forward(loaded: Any, size: Size) -> Callable[[Tensor, Tensor, Sequence[str]
     options = importlib.import_module("modules.shared").opts
 
     def forward(noised: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
-        traced = torch.is_grad_enabled()
+        with_grad = torch.is_grad_enabled()
         with torch.inference_mode():
             # As before every picture.
             loaded.set_clip_skip(int(options.CLIP_stop_at_last_layers))
@@ -132,7 +132,7 @@ def _forward(loaded: Any, size: Size) -> Callable[[Tensor, Tensor, Sequence[str]
             unet = loaded.forge_objects.unet
             memory.load_models_gpu([unet], memory_required=unet.memory_required(list(noised.shape)))
         # The text encoders are always run without gradients.
-        with _traced(unet.model) if traced else torch.inference_mode():
+        with _differentiable(unet.model) if with_grad else torch.inference_mode():
             # As `KModel.apply_model` does, without its way over sigmas, on which digits are lost.
             k_model, device = unet.model, unet.load_device
             said = {"crossattn": said} if isinstance(said, Tensor) else said
@@ -152,7 +152,7 @@ def _forward(loaded: Any, size: Size) -> Callable[[Tensor, Tensor, Sequence[str]
 
 
 @contextmanager
-def _traced(network: Any) -> Iterator[None]:
+def _differentiable(network: Any) -> Iterator[None]:
     with ordinary(network), kept(network):
         yield
 

@@ -8,70 +8,93 @@ output projections that make up what is missing are found together by ridge regr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lib_transfer.evaluation.observation import look
+from lib_transfer.evaluation.improvements.improvement import Evidence, Scale, Start, Target, total
+from lib_transfer.evaluation.observation import predict_with_streams
 from lib_transfer.evaluation.streams import Streams, partners, same_places
 from lib_transfer.linalg.ridge import Moments, chosen_map, reduced_rank, ridge_map
 from lib_transfer.models.apply import Change, Changes, applied
+from lib_transfer.models.hooks import StopForward, stops_early, watched
 from lib_transfer.models.inputs import Inputs
 from lib_transfer.models.model import Model, predict
-from lib_transfer.models.record import EnoughSeen, ends_early, seen
 from lib_transfer.progress import Progress, check
 
+RANK = 32
+
 PROJECTIONS = ("attn1.to_out.0", "attn2.to_out.0", "ff.net.2")
-"""What adds to the residual stream in a transformer block of Stable Diffusion."""
+"""The layers that write into the residual stream in a transformer block of Stable Diffusion."""
 
 PROJECTION_RIDGE = 1e-1
-"""Of the projections: of 0.01, 0.1 and 1 the best on three pairs of the quality benchmark, in one style."""
+"""The ridge of the projections: of 0.01, 0.1 and 1 the best on three pairs of the quality benchmark, in one style."""
 
 
-def reconstruct(
-    target: Model,
-    inputs: Inputs,
-    numbers: Sequence[int],
-    source: Streams,
-    rank: int,
-    folder: Path,
-    progress: Progress,
-    start: Changes,
-) -> dict[str, Change]:
+@dataclass(frozen=True)
+class Reconstruction:
     """Changes of the target's output projections that make its streams move as the source's did.
 
-    Args:
-        target: runs ``runs(blocks, inputs)`` times, most of them not to the end.
-        inputs: those that are fitted to.
-        numbers: under which the source's streams of these inputs are kept.
-        source: its streams and how they moved.
-        rank: of the result.
-        folder: where the target's streams are kept meanwhile.
-        progress: asked before every run whether to stop.
-        start: an adapter that is on the target already; what is found comes on top of it.
-
-    Returns:
-        By canonical name of the module, what is to be added to ``start``.
+    Attributes:
+        rank: the rank of each change.
+        on_top_of: the adapter that they are added to; None for none.
     """
-    # As they are run here: two models of one latent space may have been trained on pictures of different sizes.
+
+    rank: int = RANK
+    on_top_of: str | None = None
+    needs_streams: bool = True
+    needs_gradients: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the adapter that it makes."""
+        return "reconstruct" if self.on_top_of is None else f"{self.on_top_of} + reconstruct"
+
+    @property
+    def starts(self) -> Sequence[str]:
+        """The adapter that it begins with."""
+        return () if self.on_top_of is None else (self.on_top_of,)
+
+    def cost(self, scale: Scale) -> int:
+        """One run per input for the streams, and one for each block, most of them not to the end."""
+        return scale.inputs * (1 + scale.blocks)
+
+    def improve(self, target: Target, evidence: Evidence, start: Start, progress: Progress) -> Changes:
+        """As :class:`Improvement` says."""
+        return total(start.changes, reconstruct(target.model, evidence, start.changes, self.rank, progress))
+
+
+def reconstruct(target: Model, evidence: Evidence, start: Changes, rank: int, progress: Progress) -> dict[str, Change]:
+    """What is to be added to ``start`` so that the target's streams move as the source's did.
+
+    Args:
+        target: the model.
+        evidence: what is fitted to, with the source's streams.
+        start: an adapter that is on the target already.
+        rank: the rank of each change.
+        progress: asked before every run whether to stop.
+    """
+    source, inputs = evidence.streams, evidence.inputs
+    assert source is not None
+    # By the size at which they are run here: two models of one latent space may have been trained at different sizes.
     channels, height, width = inputs.clean.shape[1:]
-    mine = Streams(folder, (channels, height, width))
+    mine = Streams(evidence.folder, (channels, height, width))
     aspect = width / height
     for place, one in enumerate(inputs):
         check(progress)
-        _, streams = look(target, one, mine)
+        _, streams = predict_with_streams(target, one, mine)
         mine.put(place, "stream", streams)
         progress.step("reconstruction, the target's streams")
     paired = partners(mine.facts(), source.facts())
-    maps = _stream_maps(mine, source, numbers, paired, aspect)
+    maps = _stream_maps(mine, source, evidence.numbers, paired, aspect)
     found: dict[str, Change] = {}
     for block in target.blocks:
         names = [name for part in PROJECTIONS if (name := f"{block}.{part}") in target.places]
         if not names or block not in paired:
             continue
         moments, widths = None, {}
-        for place, number in enumerate(numbers):
+        for place, number in enumerate(evidence.numbers):
             check(progress)
             parts, stream = _before_and_behind(target, inputs.only([place]), block, names, mine, [start, found])
             x, widths = torch.cat(list(parts.values()), dim=1), {name: it.shape[1] for name, it in parts.items()}
@@ -83,11 +106,6 @@ def reconstruct(
         assert moments is not None
         found |= _solved(moments, widths, rank)
     return found
-
-
-def runs(blocks: int, inputs: int) -> int:
-    """How often :func:`reconstruct` runs the model, most of them not to the end."""
-    return inputs * (1 + blocks)
 
 
 def _stream_maps(
@@ -109,7 +127,7 @@ def _stream_maps(
 def _before_and_behind(
     target: Model, one: Inputs, block: str, names: Sequence[str], mine: Streams, on: Sequence[Changes]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """What goes into a block's output projections, and its stream, with adapters on; the run ends behind the block."""
+    """The inputs of a block's output projections, and its stream, with adapters on; the run ends behind the block."""
     into: dict[str, Tensor] = {}
     behind: list[Tensor] = []
 
@@ -118,11 +136,11 @@ def _before_and_behind(
 
     def end(name: str, tensor: Tensor) -> None:
         behind.append(mine.chosen(name, tensor))
-        raise EnoughSeen
+        raise StopForward
 
     parts = {name: target.places[name].module for name in names}
-    watched = seen(parts, keep, {block: target.blocks[block]}, end)
-    with applied(target.places, on[0]), applied(target.places, on[1]), ends_early(), watched:
+    watching = watched(parts, keep, {block: target.blocks[block]}, end)
+    with applied(target.places, on[0]), applied(target.places, on[1]), stops_early(), watching:
         predict(target, one)
     return {name: into[name].cpu() for name in names}, behind[0].cpu()
 
@@ -138,9 +156,9 @@ def _solved(moments: Moments, widths: Mapping[str, int], rank: int) -> dict[str,
     """The changes of a block's projections, solved together, each cut to ``rank`` where its inputs are.
 
     Args:
-        moments: of the projections' inputs side by side, and of what is missing.
-        widths: how many columns of them each projection has, in order.
-        rank: of each change.
+        moments: the moments of the projections' inputs, side by side, and of what is missing.
+        widths: the number of columns that each projection's inputs have, in order.
+        rank: the rank of each change.
     """
     solution = ridge_map(moments, PROJECTION_RIDGE)
     changes, begin = {}, 0

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 
 from lib_transfer.errors import CancelledError, MismatchError, NumericError
-from lib_transfer.evaluation import Match, Plan, choose, distillation, groups, match, study
-from lib_transfer.evaluation.movement import apart
-from lib_transfer.evaluation.study import split, strengthened, together
+from lib_transfer.evaluation import Adapters, Evaluation, Match, Pair, Setup, choose, compare, match
+from lib_transfer.evaluation.comparison import runs_of, split
+from lib_transfer.evaluation.improvements import distillation, improvements
+from lib_transfer.evaluation.improvements.improvement import Improvement, Scale, groups, scaled, total
+from lib_transfer.evaluation.movement import distance_of
 from lib_transfer.linalg.factors import Factors, balanced
 from lib_transfer.models import Change
 from lib_transfer.models.apply import Changes
@@ -21,8 +22,8 @@ from lib_transfer.progress import Silent
 from tests.evaluation import nets
 from tests.evaluation.test_reconstruction import WIDTH, original, turns, twin
 
-# By its name, because the package has the function of this name.
-STUDY = importlib.import_module("lib_transfer.evaluation.study")
+BLOCKS = 3
+PURSUIT, _, _, DISTILLATION = improvements()
 
 
 class Counting(Silent):
@@ -69,27 +70,20 @@ def test_reuse_on_the_same_model_explains_everything_at_forty_runs() -> None:
     calls: list[int] = []
     network.register_forward_pre_hook(lambda *_: calls.append(1))
     model, log, progress, given = nets.model(network), [], Counting(), original(network)
-    halved = {name: strengthened(change, 0.5) for name, change in given.items()}
-    plan = Plan(["a", "b"])
-    found = study(
-        nets.opens(model, log, "source"),
-        nets.opens(model, log, "target"),
-        given,
-        {"copy": given, "half": halved},
-        plan,
-        progress,
-        reuse="copy",
-    )
+    halved = {name: scaled(change, 0.5) for name, change in given.items()}
+    pair = Pair(nets.opens(model, log, "source"), nets.opens(model, log, "target"))
+    adapters, setup = Adapters(given, {"copy": given, "half": halved}, "copy"), Setup(["a", "b"])
+    found = compare(pair, adapters, setup, progress)
     assert log == ["+source", "-source", "+target", "-target"]
-    sampling, rest = plan.runs(2)
-    assert rest == 40
-    assert len(calls) == sampling + rest
+    runs = runs_of(pair, adapters, setup)
+    assert runs.others == 40
+    assert len(calls) == runs.all
     # Sampling is told by steps, each of which runs the model twice.
-    assert progress.total == sampling + rest
+    assert progress.total == runs.all
     assert found.matches["copy"].explained == pytest.approx(1, abs=1e-6)
     assert 0.5 < found.matches["half"].explained < 0.95
     assert found.choice.name == "copy"
-    assert "Plain reuse has the best movement match" in found.choice.reason
+    assert "Reuse has the best movement match" in found.choice.reason
 
 
 def test_everything_at_once_on_a_twin() -> None:
@@ -101,48 +95,44 @@ def test_everything_at_once_on_a_twin() -> None:
         it.register_forward_pre_hook(lambda *_: calls.append(1))
     given = original(network)
     group = {name: name.split(".")[2] for name in given}
-    plan = Plan(["a"], 4, pursue="copy", group=group, reconstruct=True, distil=True, rank=4, fitting=8, blocks=3)
-    progress = Counting()
-    found = study(
-        nets.opens(nets.model(network)),
-        nets.opens(nets.model(other)),
-        given,
-        {"copy": given},
-        plan,
-        progress,
-        reuse="copy",
-    )
+    pair = Pair(nets.opens(nets.model(network)), nets.opens(nets.model(other)), "", group, BLOCKS)
+    adapters, setup, progress = Adapters(given, {"copy": given}, "copy"), Setup(["a"], 4, 8), Counting()
+    found = compare(pair, adapters, setup, progress, improvements(4))
     assert set(found.matches) == {"copy", "pursuit", "reconstruct", "pursuit + reconstruct", "distil"}
     assert found.matches["distil"].explained > found.matches["pursuit"].explained + 0.1
     assert found.matches["copy"].explained < 0.3
     assert found.matches["reconstruct"].explained > 0.8
     assert found.choice.name in ("reconstruct", "pursuit + reconstruct")
     assert found.distance < 1e-6
-    # As announced; the pursuit may do without its second iteration, and a way back counts as two runs more.
-    assert progress.total == sum(plan.runs(1))
+    # As announced; the pursuit may do without its second iteration, and a run with gradients counts as two runs more.
+    assert progress.total == runs_of(pair, adapters, setup, improvements(4)).all
     assert progress.total - 8 * (3 + 1) <= progress.steps <= progress.total
-    assert progress.steps - len(calls) == 2 * distillation.runs(8) // 3
+    assert progress.steps - len(calls) == 2 * DISTILLATION.cost(Scale(8, 3, BLOCKS)) // 3
 
 
-def test_what_begins_with_plain_reuse_is_distilled_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_begins_with_reuse_is_averaged_with_what_is_distilled(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nets.Network(WIDTH)
-    model, given = nets.model(network), original(network)
 
-    def doubled(
-        model: object, inputs: object, wanted: object, without: object, start: Changes, progress: object
-    ) -> Changes:
+    def doubled(model: object, evidence: object, start: Changes, progress: object) -> Changes:
         even = {name: balanced(change.weight) for name, change in start.items() if isinstance(change.weight, Factors)}
         return {name: Change(Factors(2 * factors.up, 2 * factors.down)) for name, factors in even.items()}
 
-    monkeypatch.setattr(STUDY, "distil", doubled)
-    group = dict.fromkeys(given, "all")
-    plan = Plan(["a"], 2, pursue="copy", group=group, reconstruct=True, distil=True, fitting=2, blocks=3)
-    for reuse, factor in (("copy", 1.5 * 1.5), (None, 4.0)):
-        asked = plan if reuse else dataclasses.replace(plan, pursue=None)
-        found = study(nets.opens(model), nets.opens(model), given, {"copy": given}, asked, Silent(), reuse=reuse)
-        begun = found.changes["pursuit" if reuse else "reconstruct"]
+    monkeypatch.setattr(distillation, "distil", doubled)
+    listed = improvements()
+    for tried, begun, factor in ((listed, "pursuit", 1.5 * 1.5), (listed[1:], "reconstruct", 4.0)):
+        found = tried_on_itself(network, tried)
         for name, change in found.changes["distil"].items():
-            torch.testing.assert_close(product(change), factor * product(begun[name]), rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(
+                product(change), factor * product(found.changes[begun][name]), rtol=1e-3, atol=1e-5
+            )
+
+
+def tried_on_itself(network: nets.Network, tried: Sequence[Improvement], *, differentiable: bool = True) -> Evaluation:
+    """What improvements make of the adapter on the very model that it is for."""
+    model, given = nets.model(network), original(network)
+    model.differentiable = differentiable
+    pair = Pair(nets.opens(model), nets.opens(model), "", dict.fromkeys(given, "all"), BLOCKS)
+    return compare(pair, Adapters(given, {"copy": given}, "copy"), Setup(["a"], 2, 2), Silent(), tried)
 
 
 def product(change: Change) -> torch.Tensor:
@@ -154,11 +144,8 @@ def test_too_little_memory_for_distillation_is_said(monkeypatch: pytest.MonkeyPa
     def full(*_: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(STUDY, "distil", full)
-    network = nets.Network(WIDTH)
-    model, given = nets.model(network), original(network)
-    plan = Plan(["a"], 2, pursue="copy", group=dict.fromkeys(given, "all"), distil=True, fitting=2)
-    found = study(nets.opens(model), nets.opens(model), given, {"copy": given}, plan, Silent(), reuse="copy")
+    monkeypatch.setattr(distillation, "distil", full)
+    found = tried_on_itself(nets.Network(WIDTH), (PURSUIT, DISTILLATION))
     assert set(found.matches) == {"copy", "pursuit"}
     assert "memory is too small" in found.notes[0]
 
@@ -167,26 +154,18 @@ def test_gradients_are_carried_only_where_they_are_asked_for() -> None:
     network = nets.Network(WIDTH)
     model, inputs = nets.model(network), nets.inputs(1)
     assert not predict(model, inputs).requires_grad
-    assert predict(model, inputs, traced=True).requires_grad
+    assert predict(model, inputs, with_grad=True).requires_grad
     model.differentiable = False
-    assert not predict(model, inputs, traced=True).requires_grad
+    assert not predict(model, inputs, with_grad=True).requires_grad
 
 
 @pytest.mark.parametrize("insist", [False, True])
-def test_nothing_is_fitted_between_bases_that_are_too_far_apart(insist: bool) -> None:
+def test_nothing_is_fitted_between_bases_that_are_too_far_distance_of(insist: bool) -> None:
     network, stranger = nets.Network(WIDTH), nets.Network(WIDTH, seed=9)
     given = original(network)
-    group = dict.fromkeys(given, "all")
-    plan = Plan(["a"], 4, pursue="copy", group=group, distil=True, fitting=4, insist=insist)
-    found = study(
-        nets.opens(nets.model(network)),
-        nets.opens(nets.model(stranger)),
-        given,
-        {"copy": given},
-        plan,
-        Silent(),
-        reuse="copy",
-    )
+    opens = (nets.opens(nets.model(it)) for it in (network, stranger))
+    pair, adapters = Pair(*opens, "", dict.fromkeys(given, "all"), BLOCKS), Adapters(given, {"copy": given}, "copy")
+    found = compare(pair, adapters, Setup(["a"], 4, 4), Silent(), (PURSUIT, DISTILLATION), insist=insist)
     assert found.distance > 1
     assert set(found.matches) == ({"copy", "pursuit", "distil"} if insist else {"copy"})
     assert found.choice.name == "copy"
@@ -196,19 +175,17 @@ def test_nothing_is_fitted_between_bases_that_are_too_far_apart(insist: bool) ->
 def test_the_distance_of_bases_is_the_formula() -> None:
     torch.manual_seed(0)
     here, there, wanted = (torch.randn(3, 4, 2, 2) for _ in range(3))
-    assert apart(here, there, wanted) == pytest.approx(float((here - there).norm() ** 2 / wanted.norm() ** 2), rel=1e-6)
-    assert apart(here, here, wanted * 0) == 0
-    assert math.isinf(apart(here, there, wanted * 0))
+    assert distance_of(here, there, wanted) == pytest.approx(
+        float((here - there).norm() ** 2 / wanted.norm() ** 2), rel=1e-6
+    )
+    assert distance_of(here, here, wanted * 0) == 0
+    assert math.isinf(distance_of(here, there, wanted * 0))
 
 
-def test_a_model_without_a_way_back_is_not_distilled() -> None:
-    network = nets.Network(WIDTH)
-    model, given = nets.model(network), original(network)
-    model.differentiable = False
-    plan = Plan(["a"], 2, pursue="copy", group=dict.fromkeys(given, "all"), distil=True, fitting=2)
-    found = study(nets.opens(model), nets.opens(model), given, {"copy": given}, plan, Silent(), reuse="copy")
+def test_a_model_without_gradients_is_not_distilled() -> None:
+    found = tried_on_itself(nets.Network(WIDTH), (PURSUIT, DISTILLATION), differentiable=False)
     assert set(found.matches) == {"copy", "pursuit"}
-    assert found.notes[0].startswith("Distillation was left out")
+    assert found.notes[0].startswith("distil was left out")
 
 
 @pytest.mark.parametrize("stop", [0, 3, 45, 170, 190])
@@ -218,7 +195,7 @@ def test_it_can_be_stopped_at_any_run_and_leaves_nothing(stop: int) -> None:
     before = [p.detach().clone() for p in network.parameters()]
     opens = nets.opens(model, log, "m")
     with pytest.raises(CancelledError):
-        study(opens, opens, given, {"copy": given}, Plan(["a"]), Counting(stop), reuse="copy")
+        compare(Pair(opens, opens), Adapters(given, {"copy": given}, "copy"), Setup(["a"]), Counting(stop))
     assert log.count("+m") == log.count("-m")
     assert all(torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
     assert not any(module._forward_hooks for module in network.modules())
@@ -227,19 +204,20 @@ def test_it_can_be_stopped_at_any_run_and_leaves_nothing(stop: int) -> None:
 def test_what_does_not_fit_and_what_is_not_finite_is_said() -> None:
     network = nets.Network(WIDTH)
     opens, given = nets.opens(nets.model(network)), original(network)
+    pair = Pair(opens, opens)
     with pytest.raises(MismatchError, match="no module elsewhere"):
-        study(opens, opens, {"elsewhere": Change(torch.ones(1))}, {"copy": given}, Plan(["a"], 1), Silent())
+        compare(pair, Adapters({"elsewhere": Change(torch.ones(1))}, {"copy": given}), Setup(["a"], 1), Silent())
     with torch.no_grad():
         network.last.weight.fill_(float("nan"))
     with pytest.raises(NumericError, match="The source's samples hold NaN"):
-        study(opens, opens, given, {"copy": given}, Plan(["a"], 1), Silent())
+        compare(pair, Adapters(given, {"copy": given}), Setup(["a"], 1), Silent())
 
 
 def of(**explained: float) -> dict[str, Match]:
     return {name: Match(value, (value,)) for name, value in explained.items()}
 
 
-def test_between_bases_that_are_too_far_apart_plain_reuse_is_kept_unjudged() -> None:
+def test_between_bases_that_are_too_far_apart_reuse_is_kept_unjudged() -> None:
     matches = of(copy=0.2, distil=0.9)
     assert choose(matches, "copy", 1.0).name == "distil"
     # More has to be gained, the farther apart they are.
@@ -254,12 +232,12 @@ def test_between_bases_that_are_too_far_apart_plain_reuse_is_kept_unjudged() -> 
 @pytest.mark.parametrize(
     ("matches", "reuse", "name", "said"),
     [
-        (of(copy=0.5, pursuit=0.61), "copy", "pursuit", "pursuit has a movement match of 0.61; plain reuse has 0.50"),
+        (of(copy=0.5, pursuit=0.61), "copy", "pursuit", "pursuit has a movement match of 0.61; reuse has 0.50"),
         (of(copy=0.5, pursuit=0.59), "copy", "copy", "not better by more than 0.1"),
-        (of(copy=0.7, pursuit=0.6), "copy", "copy", "Plain reuse has the best movement match, 0.70"),
+        (of(copy=0.7, pursuit=0.6), "copy", "copy", "Reuse has the best movement match, 0.70"),
         (of(copy=0.1, pursuit=0.29), "copy", None, "None transfers: the best, pursuit"),
-        (of(copy=0.25, pursuit=0.31), "copy", None, "not clearly better than plain reuse"),
-        (of(reconstruct=0.4), None, "reconstruct", "plain reuse is not possible"),
+        (of(copy=0.25, pursuit=0.31), "copy", None, "not clearly better than reuse"),
+        (of(reconstruct=0.4), None, "reconstruct", "reuse is not possible"),
         (of(reconstruct=0.2), None, None, "None transfers"),
     ],
 )
@@ -294,7 +272,7 @@ def test_two_adapters_are_joined_to_their_sum() -> None:
             torch.zeros(5, 4) if weight is None else weight.up @ weight.down if isinstance(weight, Factors) else weight
         )
 
-    joined = together(one, more)
+    joined = total(one, more)
     for name in "abcd":
         before = whole(one[name]) if name in one else torch.zeros(5, 4)
         torch.testing.assert_close(whole(joined[name]), before + whole(more[name]), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,113 @@
+"""Verify transferred LoRAs with the networks of this package: for the command line and the Python interface."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.transfer import transfer
+from lib_transfer.errors import RequestError
+from lib_transfer.evaluation.improvements.reconstruction import RANK
+from lib_transfer.evaluation.loading import OwnModels
+from lib_transfer.evaluation.result import Evaluation
+from lib_transfer.evaluation.verification import INPUTS, Better, Question, check_place, evaluate
+from lib_transfer.library.base import Base, open_base
+from lib_transfer.library.destination import Destination
+from lib_transfer.library.request import Model, TransferRequest, files_of, request
+from lib_transfer.progress import Progress, Silent
+
+
+def verify(
+    adapter: str | Path,
+    *,
+    source: Model,
+    target: Model,
+    transferred: Sequence[str | Path] = (),
+    prompts: Sequence[str] = (),
+    inputs: int = INPUTS,
+    size: int = 0,
+    seed: int = 0,
+    improve: Destination | None = None,
+    rank: int = RANK,
+    runtime: Runtime | None = None,
+    progress: Progress | None = None,
+    announce: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Run both checkpoints: does a transferred LoRA do to the target what the original does to the source?
+
+    Stable Diffusion 1, 2 and XL are run, with networks of this package: float32 on the CPU, half precision on a GPU.
+
+    Args:
+        adapter: the path of the original LoRA.
+        source, target: paths of the checkpoint that it was trained on and of the other one; a sequence of them where text
+            encoders lie in files of their own, the checkpoint first.
+        transferred: paths of what was made of it for the target; what the default method makes when there are none.
+        prompts: the prompts of the inputs; those that the LoRA's metadata suggest when there are none.
+        inputs: the number of inputs that the match is taken on.
+        size: width and height of the pictures in pixels; 0 for the size that the target was trained on.
+        seed: the seed of all noise.
+        improve: where a better LoRA is written; none is looked for when not given, which takes many times less.
+        rank: the rank of a reconstruction, which is one of those that are looked for.
+        runtime: the device, and the cache folder that remembers hashes.
+        progress: told of every run of a model, and asked before it whether to stop.
+        announce: told in words, before the models are run, how many runs it takes.
+
+    Returns:
+        The movement match of every transferred LoRA and of reuse, ``1 - |dV_t - dV_s|^2 / |dV_s|^2`` with ``dV`` the change
+        of a model's predictions by its LoRA (see :mod:`lib_transfer.evaluation.movement`), and which of them to keep.
+
+    Raises:
+        CancelledError: the person asked to stop; nothing was written.
+        MismatchError: nothing of a LoRA fits its checkpoint.
+        NumericError: a model gives NaN or infinity.
+        OutputExistsError, RequestError: the better LoRA cannot be written there; or the size, or the pair, cannot be run.
+        UnsupportedError: a checkpoint cannot be run.
+        TransferError: a file cannot be read or written.
+    """
+    runtime, progress = runtime or Runtime(), progress or Silent()
+    # Halved three times in the UNet, and once in the autoencoder for each of three levels.
+    if size % 64:
+        raise RequestError(f"Pictures of {size} pixels cannot be made.", hint="Choose a multiple of 64.")
+    asked = request(adapter, target=target, source=source, settings={}, hashes=runtime.hashes)
+    if improve is not None:
+        check_place(asked, improve)
+    models = OwnModels(runtime.torch_device)
+    with ExitStack() as stack:
+        files = files_of(asked)
+        of_source, of_target = (stack.enter_context(_opened(paths)) for paths in (files.source, files.target))
+        _check_pair(models, of_source, of_target)
+        made = [Path(path) for path in transferred] or [stack.enter_context(_transferred(asked, runtime, progress))]
+        question = Question(files.adapter, {path.name: path for path in made}, prompts, inputs, size, seed)
+        better = None if improve is None else Better(asked, improve, rank)
+        return evaluate(question, of_source, of_target, models, progress, better=better, announce=announce)
+
+
+@contextmanager
+def _opened(paths: Sequence[Path]) -> Iterator[Base]:
+    first, *encoders = paths
+    # Nothing is cached here, so the contents need no identity.
+    with open_base(first, "", [(path, "") for path in encoders]) as base:
+        yield base
+
+
+def _check_pair(models: OwnModels, source: Base, target: Base) -> None:
+    """Raise unless the two can be compared here."""
+    if models.latent_space(source) != models.latent_space(target):
+        raise RequestError(
+            f"{source.path.name} and {target.path.name} have different autoencoders, which are not run here.",
+            hint="The Transfer LoRA tab of a WebUI can verify such a pair.",
+        )
+
+
+@contextmanager
+def _transferred(asked: TransferRequest, runtime: Runtime, progress: Progress) -> Iterator[Path]:
+    """What the default method makes of the LoRA, for as long as it is looked at."""
+    with tempfile.TemporaryDirectory(prefix="transfer-lora-") as folder:
+        file = Path(folder) / f"{asked.method}.safetensors"
+        result = transfer(asked, Destination(file=file), runtime=runtime, progress=progress)
+        if result.path is None:
+            raise RequestError("Nothing of the LoRA could be transferred to the target, so there is nothing to verify.")
+        yield result.path
