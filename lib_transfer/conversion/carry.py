@@ -22,7 +22,7 @@ from lib_transfer.formats.algorithms.algorithm import by
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.library.request import TransferRequest
 from lib_transfer.linalg.factors import Factors
-from lib_transfer.methods import Method, Problem
+from lib_transfer.methods import Method, MethodInput
 from lib_transfer.update import Update
 
 
@@ -161,13 +161,13 @@ def _transfer(
     if pair.how == "same encoder":
         return "copied", "the text encoder is the same in both", given
     if relation is None:
-        return "copied", "as it is", method.transfer(Problem(given))
+        return "copied", "as it is", method.transfer(MethodInput(given))
     similarity = relation.similarity
     if relation.rank == 0:
         return "below threshold", "a weight is all zeros and spans no subspace", None
     if similarity.smaller is None or pair.how == "forced":
         assert method.maps_dimensions is not None
-        mapped = method.maps_dimensions(Problem(given, *relation.subspaces))
+        mapped = method.maps_dimensions(MethodInput(given, *relation.subspaces))
         why = "the dimensions differ" if pair.how != "forced" else "the models are unrelated"
         return "transferred", f"forced: {why}, so nothing says which direction corresponds", mapped
     if similarity.smaller < settings.threshold:
@@ -177,7 +177,7 @@ def _transfer(
         )
     left, right = relation.principal if "principal vectors" in method.needs else (None, None)
     reason = f"by {method.id}" + (", to the block it is most like" if pair.how == "aligned" else "")
-    return "transferred", reason, method.transfer(Problem(given, *relation.subspaces, left, right))
+    return "transferred", reason, method.transfer(MethodInput(given, *relation.subspaces, left, right))
 
 
 def _finish(

@@ -38,7 +38,7 @@ from lib_transfer.library.found import find
 from lib_transfer.library.index import FileIndex
 from lib_transfer.library.sources import described
 from lib_transfer.linalg import factors as linalg
-from lib_transfer.methods import Problem
+from lib_transfer.methods import MethodInput
 from lib_transfer.progress import Silent
 from lib_transfer.storage.cache import Cache
 from tests.benchmarks import files
@@ -215,14 +215,14 @@ def _adapters(place: Path, name: str, count: int, every: int) -> list[Path]:
     return paths
 
 
-def _in_memory(name: str, bases: list[Base], cache: Cache, adapters: list[Any]) -> list[Problem]:
+def _in_memory(name: str, bases: list[Base], cache: Cache, adapters: list[Any]) -> list[MethodInput]:
     """One module's problem for every adapter, with every tensor in memory."""
     module = bases[0].by_adapter_name[name][0].module
     relate = Relations(bases[0], bases[1], Wanted(0.99, None), cache, torch.device("cpu"))
     relation = relate(module, bases[1].by_name[module.name])
     shared = (*relation.subspaces, *relation.principal)
     factors = [groups[name].update().factors for groups in adapters]
-    return [Problem(pair, *shared) for pair in factors if pair is not None]
+    return [MethodInput(pair, *shared) for pair in factors if pair is not None]
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, not_floats
-from lib_transfer.formats.algorithms.cayley import shift
+from lib_transfer.formats.algorithms.oft import shift
 from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.update import Update
 
