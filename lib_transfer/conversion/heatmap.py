@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from lib_transfer.architecture.module import Position
 from lib_transfer.conversion.report import ModuleReport
-from lib_transfer.errors import RequestError, StorageError
+from lib_transfer.errors import RequestError
+from lib_transfer.formats.publish import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,13 +72,9 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        figure.savefig(part, format="png", dpi=110)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise StorageError(f"The heat map {path} cannot be written: {error}.") from error
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    write_bytes(path, drawn.getvalue(), overwrite=True)
 
 
 def _labels(panels: Sequence[Panel], part: str, label: Callable[[Position], str]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from lib_transfer.errors import RequestError
 from lib_transfer.methods import lora_x, prolora, reuse, rotation
-from lib_transfer.methods.declaration import COMMON_PARAMETERS, Method, Parameter, Problem, Value
+from lib_transfer.methods.declaration import COMMON_PARAMETERS, Method, MethodInput, Parameter, Value
 
 METHODS: tuple[Method, ...] = (rotation.METHOD, prolora.METHOD, lora_x.METHOD, reuse.METHOD)
 DEFAULT = rotation.METHOD.id
@@ -20,8 +20,8 @@ __all__ = [
     "FORMER_IDS",
     "METHODS",
     "Method",
+    "MethodInput",
     "Parameter",
-    "Problem",
     "Value",
     "get",
     "parameters",

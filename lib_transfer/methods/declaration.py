@@ -37,7 +37,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Problem:
+class MethodInput:
     """One module's transfer: everything a method may look at.
 
     Attributes:
@@ -72,7 +72,7 @@ class Method:
         needs: what has to be computed for it.
         kinds: the kinds of module it works on.
         parameters: its settings, beside those that every method has.
-        transfer: the pure function from a problem to the transferred factors; the rank may grow.
+        transfer: the pure function from what is given to the transferred factors; the rank may grow.
         maps_dimensions: the function for modules whose dimensions differ, where there is one.
     """
 
@@ -84,8 +84,8 @@ class Method:
     needs: frozenset[Need]
     kinds: frozenset[str]
     parameters: tuple[Parameter, ...]
-    transfer: Callable[[Problem], Factors]
-    maps_dimensions: Callable[[Problem], Factors] | None = None
+    transfer: Callable[[MethodInput], Factors]
+    maps_dimensions: Callable[[MethodInput], Factors] | None = None
 
     @property
     def needs_source(self) -> bool:

@@ -9,30 +9,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib_transfer import linalg
-from lib_transfer.methods.declaration import LINEAR_AND_CONVOLUTION, SUBSPACE_PARAMETERS, Method, Parameter, Problem
+from lib_transfer.methods.declaration import LINEAR_AND_CONVOLUTION, SUBSPACE_PARAMETERS, Method, MethodInput, Parameter
 
 if TYPE_CHECKING:
     from lib_transfer.linalg.factors import Factors
 
 
-def transfer(problem: Problem) -> Factors:
+def transfer(given: MethodInput) -> Factors:
     """``P_t D Q_t`` with ``P_t = U_t U_t^T``, ``Q_t = V_t V_t^T``: the part of ``D`` within the target's subspaces."""
-    _, target = problem.subspaces()
-    up, down = problem.update
+    _, target = given.subspaces()
+    up, down = given.update
     return linalg.factors.Factors(
         target.left.combine(target.left.coordinates(up)),
         target.right.combine(target.right.coordinates(down.T)).T,
     )
 
 
-def map_dimensions(problem: Problem) -> Factors:
+def map_dimensions(given: MethodInput) -> Factors:
     """``U_t (U_s^T D V_s) V_t^T``: the i-th direction of one base becomes the i-th of the other.
 
     No similarity exists between spaces of different dimension, and the result depends on the signs of the singular
     vectors, which :func:`lib_transfer.linalg.subspace.decompose` fixes by a convention. Run only when forced.
     """
-    source, target = problem.subspaces()
-    up, down = problem.update
+    source, target = given.subspaces()
+    up, down = given.update
     return linalg.factors.Factors(
         target.left.combine(source.left.coordinates(up)),
         target.right.combine(source.right.coordinates(down.T)).T,

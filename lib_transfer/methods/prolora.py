@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib_transfer import linalg
-from lib_transfer.methods.declaration import LINEAR_AND_CONVOLUTION, SUBSPACE_PARAMETERS, Method, Problem
+from lib_transfer.methods.declaration import LINEAR_AND_CONVOLUTION, SUBSPACE_PARAMETERS, Method, MethodInput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,10 +30,10 @@ def outside(x: Tensor, source: Basis, target: Basis) -> Tensor:
     return rest - target.combine(target.coordinates(rest))
 
 
-def transfer(problem: Problem) -> Factors:
+def transfer(given: MethodInput) -> Factors:
     """``P_t P_s D Q_s Q_t + (I-P_t)(I-P_s) D (I-Q_s)(I-Q_t)``: twice the rank of ``D``; the mixed blocks are lost."""
-    source, target = problem.subspaces()
-    up, down = problem.update
+    source, target = given.subspaces()
+    up, down = given.update
     return linalg.factors.add(
         linalg.factors.Factors(within(up, source.left, target.left), within(down.T, source.right, target.right).T),
         linalg.factors.Factors(outside(up, source.left, target.left), outside(down.T, source.right, target.right).T),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lib_transfer.methods.declaration import LINEAR_AND_CONVOLUTION, Method, Problem
+from lib_transfer.methods.declaration import LINEAR_AND_CONVOLUTION, Method, MethodInput
 
 if TYPE_CHECKING:
     from lib_transfer.linalg.factors import Factors
 
 
-def transfer(problem: Problem) -> Factors:
+def transfer(given: MethodInput) -> Factors:
     """``D`` as it is."""
-    return problem.update
+    return given.update
 
 
 METHOD = Method(

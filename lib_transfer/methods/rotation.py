@@ -8,21 +8,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib_transfer import linalg
-from lib_transfer.methods.declaration import LINEAR_AND_CONVOLUTION, SUBSPACE_PARAMETERS, Method, Problem
+from lib_transfer.methods.declaration import LINEAR_AND_CONVOLUTION, SUBSPACE_PARAMETERS, Method, MethodInput
 
 if TYPE_CHECKING:
     from lib_transfer.linalg.factors import Factors
 
 
-def transfer(problem: Problem) -> Factors:
+def transfer(given: MethodInput) -> Factors:
     """``R_U D R_V^T``, ``R`` the direct rotation of each side (:func:`lib_transfer.linalg.rotation.rotate`)."""
-    source, target = problem.subspaces()
-    assert problem.left is not None
-    assert problem.right is not None
-    up, down = problem.update
+    source, target = given.subspaces()
+    assert given.left is not None
+    assert given.right is not None
+    up, down = given.update
     return linalg.factors.Factors(
-        linalg.rotation.rotate(up, source.left, target.left, problem.left),
-        linalg.rotation.rotate(down.T, source.right, target.right, problem.right).T,
+        linalg.rotation.rotate(up, source.left, target.left, given.left),
+        linalg.rotation.rotate(down.T, source.right, target.right, given.right).T,
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lib_transfer.linalg import subspace as linalg
 from lib_transfer.linalg.factors import Factors
-from lib_transfer.methods import Problem
+from lib_transfer.methods import MethodInput
 
 from ..linalg.weights import direct_rotation, matrix, near, normal, spectrum, weight
 
@@ -56,11 +56,11 @@ def decomposed(stored: Tensor, k: int) -> linalg.Subspace:
     return linalg.subspace(linalg.decompose(flat, torch.float64), flat, k)
 
 
-def problem(source: Tensor, target: Tensor, k: int, update: Factors | None = None) -> Problem:
+def problem(source: Tensor, target: Tensor, k: int, update: Factors | None = None) -> MethodInput:
     """All that a method may ask for."""
     of_source, of_target = decomposed(source, k), decomposed(target, k)
     shape = (source.shape[0], math.prod(source.shape[1:]))
-    made = Problem(update or update_of(shape), of_source, of_target)
+    made = MethodInput(update or update_of(shape), of_source, of_target)
     if source.shape != target.shape:
         return made
     left = linalg.principal_vectors(linalg.overlap(of_source.left, of_target.left))
@@ -68,7 +68,7 @@ def problem(source: Tensor, target: Tensor, k: int, update: Factors | None = Non
     return replace(made, left=left, right=right)
 
 
-def dense(problem: Problem) -> Dense:
+def dense(problem: MethodInput) -> Dense:
     source, target = problem.subspaces()
     k = source.rank
     projectors = []

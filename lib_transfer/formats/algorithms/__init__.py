@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lib_transfer.formats.algorithms.algorithm import Algorithm
-from lib_transfer.formats.algorithms.boft import Boft
 from lib_transfer.formats.algorithms.dora import Dora
-from lib_transfer.formats.algorithms.full import Full
+from lib_transfer.formats.algorithms.full import Full, NormDifference
 from lib_transfer.formats.algorithms.glora import Glora
 from lib_transfer.formats.algorithms.ia3 import Ia3
 from lib_transfer.formats.algorithms.loha import Loha
 from lib_transfer.formats.algorithms.lokr import Lokr
 from lib_transfer.formats.algorithms.lora import Lora
-from lib_transfer.formats.algorithms.norm import NormDifference
-from lib_transfer.formats.algorithms.oft import Oft
+from lib_transfer.formats.algorithms.oft import Boft, Oft
 from lib_transfer.formats.algorithms.peft_oft import PeftOft
 from lib_transfer.formats.algorithms.replacement import Replacement
 from lib_transfer.formats.tensor_info import TensorInfo
