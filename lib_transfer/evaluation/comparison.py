@@ -22,10 +22,10 @@ from lib_transfer.evaluation.observation import Observation, in_latents_of, obse
 from lib_transfer.evaluation.result import Evaluation
 from lib_transfer.evaluation.runs import Runs, planned
 from lib_transfer.evaluation.streams import Streams
-from lib_transfer.models.apply import Changes
 from lib_transfer.models.model import Model
 from lib_transfer.models.sampling import STEPS
 from lib_transfer.progress import Progress
+from lib_transfer.update import Updates
 
 Open = Callable[[], AbstractContextManager[Model]]
 """Brings a model into memory for as long as the context lasts."""
@@ -59,8 +59,8 @@ class Adapters:
         reuse: the name of the candidate that is the original as it is; None where the shapes do not allow it.
     """
 
-    original: Changes
-    candidates: Mapping[str, Changes]
+    original: Updates
+    candidates: Mapping[str, Updates]
     reuse: str | None = None
 
     @property
@@ -163,7 +163,7 @@ class _Comparison:
         held, fitted = split(len(here.inputs), self.setup.inputs)
         without = predictions(target, here.inputs, self.progress, "target, without")
         distance = distance_of(without - here.inputs.noise, here.missed, here.movement)
-        made: dict[str, Changes] = {}
+        made: dict[str, Updates] = {}
         notes: list[str] = []
         if fitted and (insist or distance <= TOO_FAR):
             evidence = Evidence(
@@ -175,20 +175,20 @@ class _Comparison:
                 self.folder / "target",
             )
             made, notes = self._improved(Target(target, self.pair.groups), evidence)
-        changes = {**self.adapters.candidates, **made}
+        updates = {**self.adapters.candidates, **made}
         inputs, wanted, base = here.inputs.only(held), here.movement[held], without[held]
         matches = {
             name: match(predictions(target, inputs, self.progress, f"target, {name}", it) - base, wanted)
-            for name, it in changes.items()
+            for name, it in updates.items()
         }
         choice = choose(matches, self.adapters.reuse, distance)
-        return Evaluation(matches, changes, distance, choice, tuple(notes))
+        return Evaluation(matches, updates, distance, choice, tuple(notes))
 
-    def _improved(self, target: Target, evidence: Evidence) -> tuple[dict[str, Changes], list[str]]:
+    def _improved(self, target: Target, evidence: Evidence) -> tuple[dict[str, Updates], list[str]]:
         """The adapters that the improvements make, by name, and why some of them make none."""
         given = self.adapters.given
         there = {} if given is None else {GIVEN: self.adapters.candidates[given]}
-        made: dict[str, Changes] = {}
+        made: dict[str, Updates] = {}
         notes = []
         for each in self.improvements:
             start = next((name for name in each.starts if name in there), "")
@@ -199,13 +199,13 @@ class _Comparison:
                 notes.append(f"{each.name} was left out: this program runs the model without gradients.")
                 continue
             try:
-                changes = each.improve(target, evidence, Start(start, there.get(start, {})), self.progress)
+                updates = each.improve(target, evidence, Start(start, there.get(start, {})), self.progress)
             except torch.cuda.OutOfMemoryError:
                 notes.append(
                     f"{each.name} was left out: the GPU's memory is too small for it at this size of pictures."
                 )
             else:
-                made[each.name] = there[each.name] = changes
+                made[each.name] = there[each.name] = updates
         return made, notes
 
 

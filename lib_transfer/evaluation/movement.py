@@ -14,10 +14,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lib_transfer.models.apply import Changes, Strength, applied, whole
+from lib_transfer.models.apply import Strength, applied, whole
 from lib_transfer.models.inputs import Inputs
 from lib_transfer.models.model import Model, predict
 from lib_transfer.progress import Progress, check
+from lib_transfer.update import Updates
 
 Verdict = Literal["reproduces", "partly", "does not transfer"]
 
@@ -96,7 +97,7 @@ def predictions(
     inputs: Inputs,
     progress: Progress,
     what: str,
-    changes: Changes | None = None,
+    updates: Updates | None = None,
     strength: Strength = whole,
 ) -> Tensor:
     """What ``model`` says of every input, with an adapter on it if given; one run for each of them.
@@ -106,11 +107,11 @@ def predictions(
         inputs: the inputs, which are run one after the other.
         progress: asked before every run whether to stop, and told after it.
         what: a few words on what the runs are for.
-        changes: the adapter.
-        strength: the factor on each of its changes.
+        updates: the adapter.
+        strength: the factor on each of its updates.
     """
     said = []
-    with applied(model.places, changes or {}, strength):
+    with applied(model.places, updates or {}, strength):
         for one in inputs:
             check(progress)
             said.append(predict(model, one))

@@ -18,13 +18,14 @@ from torch.nn import functional
 from lib_transfer.errors import NumericError
 from lib_transfer.evaluation.movement import predictions
 from lib_transfer.evaluation.streams import Streams
-from lib_transfer.models.apply import Changes, applied
+from lib_transfer.models.apply import applied
 from lib_transfer.models.hooks import watched
 from lib_transfer.models.inputs import Inputs, noised_inputs
 from lib_transfer.models.latents import LatentMap
 from lib_transfer.models.model import Model, predict
 from lib_transfer.models.sampling import STEPS, sample
 from lib_transfer.progress import Progress, check
+from lib_transfer.update import Updates
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Observation:
 
 def observe(
     source: Model,
-    original: Changes,
+    original: Updates,
     prompts: Sequence[str],
     seed: int,
     latent_space: str,
@@ -85,10 +86,10 @@ def with_adapter(place: int) -> bool:
 
 
 def _sampled(
-    source: Model, original: Changes, prompts: Sequence[str], seed: int, progress: Progress, steps: int
+    source: Model, original: Updates, prompts: Sequence[str], seed: int, progress: Progress, steps: int
 ) -> Tensor:
     clean = torch.empty((len(prompts), *source.shape))
-    kinds: tuple[tuple[bool, Changes, int], ...] = ((True, original, seed), (False, {}, seed + 2))
+    kinds: tuple[tuple[bool, Updates, int], ...] = ((True, original, seed), (False, {}, seed + 2))
     for styled, adapter, its_seed in kinds:
         chosen = [place for place in range(len(prompts)) if with_adapter(place) == styled]
         if chosen:
@@ -98,7 +99,7 @@ def _sampled(
 
 
 def movement_of(
-    source: Model, inputs: Inputs, original: Changes, progress: Progress, streams: Streams | None = None
+    source: Model, inputs: Inputs, original: Updates, progress: Progress, streams: Streams | None = None
 ) -> tuple[Tensor, Tensor]:
     """How ``source`` moves on ``inputs`` under an adapter, and what it says of them without; see :func:`observe`."""
     if streams is None:
@@ -138,7 +139,7 @@ def _resized(picture: Tensor, height: int, width: int) -> Tensor:
 
 
 def _with_streams(
-    source: Model, inputs: Inputs, original: Changes, progress: Progress, streams: Streams
+    source: Model, inputs: Inputs, original: Updates, progress: Progress, streams: Streams
 ) -> tuple[Tensor, Tensor]:
     moved, said = [], []
     for number, one in enumerate(inputs):

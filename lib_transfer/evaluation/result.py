@@ -13,7 +13,7 @@ from lib_transfer.evaluation.choice import Choice
 from lib_transfer.evaluation.movement import Match
 from lib_transfer.formats.annotate import annotate
 from lib_transfer.formats.metadata import MATCH
-from lib_transfer.models.apply import Changes
+from lib_transfer.update import Updates
 
 SCHEMA = 1
 """The version of :meth:`Evaluation.facts`."""
@@ -25,7 +25,7 @@ class Evaluation:
 
     Attributes:
         matches: the movement match of every adapter on held-out inputs, by name.
-        changes: every adapter, the improved ones too, by name.
+        updates: every adapter, the improved ones too, by name.
         distance: how far the bases are from each other, in squares of the source's movement; see
             :func:`lib_transfer.evaluation.movement.distance_of`.
         choice: the adapter to keep, and why.
@@ -34,7 +34,7 @@ class Evaluation:
     """
 
     matches: Mapping[str, Match]
-    changes: Mapping[str, Changes]
+    updates: Mapping[str, Updates]
     distance: float
     choice: Choice
     notes: tuple[str, ...] = ()

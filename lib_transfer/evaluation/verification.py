@@ -27,10 +27,10 @@ from lib_transfer.library.base import Base
 from lib_transfer.library.destination import Destination, need_folder, output_path, to_replace
 from lib_transfer.library.request import TransferRequest
 from lib_transfer.methods import Value
-from lib_transfer.models.apply import Changes
 from lib_transfer.models.model import Model
 from lib_transfer.models.sampling import STEPS
 from lib_transfer.progress import Progress
+from lib_transfer.update import Updates
 
 REUSE = "reuse"
 """The name of the original as it is, on the target."""
@@ -150,8 +150,8 @@ def evaluate(
         return found
     path = output_path(request, better.destination)
     over = to_replace(path, better.destination) == path
-    changes = found.changes[name]
-    written = write(changes, request, parent.metadata, target, found.facts(), path, parent.dtype, overwrite=over)
+    updates = found.updates[name]
+    written = write(updates, request, parent.metadata, target, found.facts(), path, parent.dtype, overwrite=over)
     return dataclasses.replace(found, written=written.path)
 
 
@@ -206,7 +206,7 @@ def _read(question: Question, source: Base, target: Base) -> tuple[Adapters, _Pa
     with open_adapter(question.original) as adapter:
         original = changes_of(adapter, source)
         parent = _Parent(dict(adapter.metadata), output_dtype(None, adapter))
-    candidates: dict[str, Changes] = {}
+    candidates: dict[str, Updates] = {}
     for name, path in question.transferred.items():
         with open_adapter(path) as adapter:
             candidates[name] = changes_of(adapter, target)

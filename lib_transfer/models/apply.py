@@ -18,9 +18,6 @@ from lib_transfer.errors import MismatchError
 from lib_transfer.models.place import Place
 from lib_transfer.update import Rows, Update, Updates
 
-Change = Update
-Changes = Updates
-
 Strength = Callable[[str], float]
 """The factor on the update of a module, by its name."""
 

@@ -12,13 +12,12 @@ from lib_transfer.errors import CancelledError, MismatchError, NumericError
 from lib_transfer.evaluation import Adapters, Evaluation, Match, Pair, Setup, choose, compare, match
 from lib_transfer.evaluation.comparison import runs_of, split
 from lib_transfer.evaluation.improvements import distillation, improvements
-from lib_transfer.evaluation.improvements.improvement import Improvement, Scale, groups, scaled, total
+from lib_transfer.evaluation.improvements.improvement import Improvement, Scale, groups
 from lib_transfer.evaluation.movement import distance_of
 from lib_transfer.linalg.factors import Factors, balanced
-from lib_transfer.models import Change
-from lib_transfer.models.apply import Changes
 from lib_transfer.models.model import predict
 from lib_transfer.progress import Silent
+from lib_transfer.update import Update, Updates
 from tests.evaluation import nets
 from tests.evaluation.test_reconstruction import WIDTH, original, turns, twin
 
@@ -70,7 +69,7 @@ def test_reuse_on_the_same_model_explains_everything_at_forty_runs() -> None:
     calls: list[int] = []
     network.register_forward_pre_hook(lambda *_: calls.append(1))
     model, log, progress, given = nets.model(network), [], Counting(), original(network)
-    halved = {name: scaled(change, 0.5) for name, change in given.items()}
+    halved = {name: change.scaled(0.5) for name, change in given.items()}
     pair = Pair(nets.opens(model, log, "source"), nets.opens(model, log, "target"))
     adapters, setup = Adapters(given, {"copy": given, "half": halved}, "copy"), Setup(["a", "b"])
     found = compare(pair, adapters, setup, progress)
@@ -113,17 +112,17 @@ def test_everything_at_once_on_a_twin() -> None:
 def test_what_begins_with_reuse_is_averaged_with_what_is_distilled(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nets.Network(WIDTH)
 
-    def doubled(model: object, evidence: object, start: Changes, progress: object) -> Changes:
-        even = {name: balanced(change.weight) for name, change in start.items() if isinstance(change.weight, Factors)}
-        return {name: Change(Factors(2 * factors.up, 2 * factors.down)) for name, factors in even.items()}
+    def doubled(model: object, evidence: object, start: Updates, progress: object) -> Updates:
+        even = {name: balanced(update.factors) for name, update in start.items() if update.factors is not None}
+        return {name: Update(Factors(2 * factors.up, 2 * factors.down)) for name, factors in even.items()}
 
     monkeypatch.setattr(distillation, "distil", doubled)
     listed = improvements()
     for tried, begun, factor in ((listed, "pursuit", 1.5 * 1.5), (listed[1:], "reconstruct", 4.0)):
         found = tried_on_itself(network, tried)
-        for name, change in found.changes["distil"].items():
+        for name, change in found.updates["distil"].items():
             torch.testing.assert_close(
-                product(change), factor * product(found.changes[begun][name]), rtol=1e-3, atol=1e-5
+                product(change), factor * product(found.updates[begun][name]), rtol=1e-3, atol=1e-5
             )
 
 
@@ -135,9 +134,9 @@ def tried_on_itself(network: nets.Network, tried: Sequence[Improvement], *, diff
     return compare(pair, Adapters(given, {"copy": given}, "copy"), Setup(["a"], 2, 2), Silent(), tried)
 
 
-def product(change: Change) -> torch.Tensor:
-    assert isinstance(change.weight, Factors)
-    return change.weight.up @ change.weight.down
+def product(update: Update) -> torch.Tensor:
+    assert update.factors is not None
+    return update.matrix()
 
 
 def test_too_little_memory_for_distillation_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +205,7 @@ def test_what_does_not_fit_and_what_is_not_finite_is_said() -> None:
     opens, given = nets.opens(nets.model(network)), original(network)
     pair = Pair(opens, opens)
     with pytest.raises(MismatchError, match="no module elsewhere"):
-        compare(pair, Adapters({"elsewhere": Change(torch.ones(1))}, {"copy": given}), Setup(["a"], 1), Silent())
+        compare(pair, Adapters({"elsewhere": Update(weight=torch.ones(1))}, {"copy": given}), Setup(["a"], 1), Silent())
     with torch.no_grad():
         network.last.weight.fill_(float("nan"))
     with pytest.raises(NumericError, match="The source's samples hold NaN"):
@@ -257,31 +256,7 @@ def test_inputs_are_split_into_parts_that_do_not_meet(inputs: int, held: int) ->
     assert not fitted or not set(kept) & set(fitted)
 
 
-def test_two_adapters_are_joined_to_their_sum() -> None:
-    torch.manual_seed(1)
-    one = {
-        "a": Change(Factors(torch.randn(5, 2), torch.randn(2, 4))),
-        "b": Change(torch.randn(5, 4)),
-        "c": Change(None, torch.ones(5)),
-    }
-    more = {name: Change(Factors(torch.randn(5, 1), torch.randn(1, 4))) for name in "abcd"}
-
-    def whole(change: Change) -> torch.Tensor:
-        weight = change.weight
-        return (
-            torch.zeros(5, 4) if weight is None else weight.up @ weight.down if isinstance(weight, Factors) else weight
-        )
-
-    joined = total(one, more)
-    for name in "abcd":
-        before = whole(one[name]) if name in one else torch.zeros(5, 4)
-        torch.testing.assert_close(whole(joined[name]), before + whole(more[name]), rtol=1e-4, atol=1e-5)
-    assert joined["c"].bias is not None
-    assert isinstance(joined["a"].weight, Factors)
-    assert joined["a"].weight.rank == 3
-
-
-def test_groups_are_stretch_and_work() -> None:
+def test_groups_are_stage_and_role() -> None:
     from lib_transfer.architecture import architectures, modules, reference
 
     sdxl = next(a for a in architectures() if a.id == "sdxl")

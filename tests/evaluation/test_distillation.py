@@ -14,8 +14,9 @@ from lib_transfer.evaluation.improvements.distillation import Distillation, aver
 from lib_transfer.evaluation.improvements.improvement import Scale
 from lib_transfer.evaluation.movement import match, predictions
 from lib_transfer.linalg.factors import Factors, balanced
-from lib_transfer.models import Change, Inputs, Schedule, TorchModel, places
+from lib_transfer.models import Inputs, Schedule, TorchModel, places
 from lib_transfer.progress import Silent
+from lib_transfer.update import Update
 from tests.evaluation import nets
 from tests.evaluation.test_reconstruction import WIDTH, original
 
@@ -57,8 +58,8 @@ def test_the_first_step_goes_down_the_formulas_gradient(monkeypatch: pytest.Monk
     wanted = (rows @ truth.mT).reshape(6, 8, 8, 4).permute(0, 3, 1, 2).float()
     monkeypatch.setattr(distillation, "STEPS", 1)
     without = predictions(model, inputs, Silent(), "")
-    new = distil(model, nets.evidence(inputs, wanted, without), {"layer": Change(start)}, Silent())["layer"].weight
-    assert isinstance(new, Factors)
+    new = distil(model, nets.evidence(inputs, wanted, without), {"layer": Update(start)}, Silent())["layer"].factors
+    assert new is not None
     up, down = start.up.double(), start.down.double()
     outer = ((up @ down - truth) @ (rows.mT @ rows)).sum(0)
     for before, after, gradient in ((start.up, new.up, outer @ down.T), (start.down, new.down, up.T @ outer)):
@@ -75,12 +76,12 @@ def test_it_reaches_an_adapter_that_is_there_to_be_found() -> None:
     wanted = predictions(model, inputs, Silent(), "", given) - without
     torch.manual_seed(4)
     start = {
-        name: Change(Factors(c.weight.up * (0.4 + 0.4 * torch.randn(1)), c.weight.down))  # type: ignore[union-attr]
+        name: Update(Factors(c.factors.up * (0.4 + 0.4 * torch.randn(1)), c.factors.down))  # type: ignore[union-attr]
         for name, c in given.items()
     }
     held = inputs.only(range(12, 16))
 
-    def reached(changes: dict[str, Change]) -> float:
+    def reached(changes: dict[str, Update]) -> float:
         moved = predictions(model, held, Silent(), "", changes) - without[12:]
         return match(moved, wanted[12:]).explained
 
@@ -92,21 +93,21 @@ def test_it_reaches_an_adapter_that_is_there_to_be_found() -> None:
     assert all(torch.equal(weights[name], p) for name, p in network.named_parameters())
     assert all(p.grad is None for _, p in network.named_parameters())
     assert not any(module._forward_hooks for module in network.modules())
-    assert all(not c.weight.up.requires_grad for c in found.values())  # type: ignore[union-attr]
+    assert all(not c.factors.up.requires_grad for c in found.values())  # type: ignore[union-attr]
 
 
 def test_what_has_no_factors_stays_and_the_mean_is_of_the_factors() -> None:
     _, model = linear()
     inputs = nets.inputs(2)
-    given = {"layer": Change(torch.full((4, 4), 0.1), torch.ones(4))}
+    given = {"layer": Update(weight=torch.full((4, 4), 0.1), bias=torch.ones(4))}
     without = predictions(model, inputs, Silent(), "")
     found = distil(model, nets.evidence(inputs, torch.ones_like(without), without), given, Silent())
     assert found["layer"].weight is given["layer"].weight
     assert found["layer"].bias is given["layer"].bias
     one = balanced(Factors(torch.randn(4, 2), torch.randn(2, 4)))
     other = Factors(torch.randn(4, 2), torch.randn(2, 4))
-    met = average_weights({"layer": Change(one)}, {"layer": Change(other)})["layer"].weight
-    assert isinstance(met, Factors)
+    met = average_weights({"layer": Update(one)}, {"layer": Update(other)})["layer"].factors
+    assert met is not None
     torch.testing.assert_close(met.up, (one.up + other.up) / 2)
     torch.testing.assert_close(met.down, (one.down + other.down) / 2)
 
@@ -140,6 +141,6 @@ def test_a_gradient_that_is_no_number_moves_nothing(monkeypatch: pytest.MonkeyPa
     without = predictions(model, inputs, Silent(), "")
     with torch.no_grad():
         layer.weight.fill_(math.inf)
-    found = distil(model, nets.evidence(inputs, without, without), {"layer": Change(start)}, Silent())["layer"].weight
-    assert isinstance(found, Factors)
+    found = distil(model, nets.evidence(inputs, without, without), {"layer": Update(start)}, Silent())["layer"].factors
+    assert found is not None
     torch.testing.assert_close(found.up @ found.down, start.up @ start.down)

@@ -14,8 +14,9 @@ from lib_transfer.evaluation.improvements.improvement import Evidence, Scale, Ta
 from lib_transfer.evaluation.improvements.pursuit import Pursuit, fitted_strengths
 from lib_transfer.evaluation.movement import predictions
 from lib_transfer.linalg.factors import Factors
-from lib_transfer.models import Change, Schedule, TorchModel, places
+from lib_transfer.models import Schedule, TorchModel, places
 from lib_transfer.progress import Silent
+from lib_transfer.update import Update
 from tests.evaluation import nets
 
 GROUP = {"a": "one", "b": "one", "c": "two", "d": "three"}
@@ -34,10 +35,10 @@ class Parallel(nn.Module):
         return (self.a(tokens) + self.b(tokens) + self.c(tokens)).transpose(1, 2).reshape(x.shape)
 
 
-def changes(names: str = "abcd") -> dict[str, Change]:
+def changes(names: str = "abcd") -> dict[str, Update]:
     generator = torch.Generator().manual_seed(7)
     return {
-        name: Change(Factors(torch.randn(4, 2, generator=generator), torch.randn(2, 4, generator=generator)))
+        name: Update(Factors(torch.randn(4, 2, generator=generator), torch.randn(2, 4, generator=generator)))
         for name in names
     }
 
@@ -50,7 +51,7 @@ def parallel() -> TorchModel:
 def objective(
     model: TorchModel,
     evidence: Evidence,
-    given: dict[str, Change],
+    given: dict[str, Update],
     group: dict[str, str],
     strengths: Mapping[str, float],
 ) -> float:
@@ -91,7 +92,7 @@ def test_right_strengths_stay() -> None:
     network = nets.Network()
     model, inputs = nets.model(network), nets.inputs(4)
     given = {
-        name: Change(Factors(torch.randn(p.module.out_features, 2) * 0.2, torch.randn(2, p.module.in_features) * 0.2))
+        name: Update(Factors(torch.randn(p.module.out_features, 2) * 0.2, torch.randn(2, p.module.in_features) * 0.2))
         for name, p in model.places.items()
         if "attn" in name
     }
@@ -107,7 +108,7 @@ def test_in_a_deep_network_it_gets_better_and_counts_its_runs() -> None:
     model, inputs = nets.model(network), nets.inputs(4)
     torch.manual_seed(8)
     given = {
-        name: Change(Factors(torch.randn(p.module.out_features, 2) * 0.3, torch.randn(2, p.module.in_features) * 0.3))
+        name: Update(Factors(torch.randn(p.module.out_features, 2) * 0.3, torch.randn(2, p.module.in_features) * 0.3))
         for name, p in model.places.items()
         if ".ff." in name or "to_out" in name
     }

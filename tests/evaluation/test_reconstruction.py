@@ -17,8 +17,8 @@ from lib_transfer.evaluation.movement import match, predictions
 from lib_transfer.evaluation.observation import movement_of
 from lib_transfer.evaluation.streams import BlockFacts, Streams, grid, partner, partners, same_places
 from lib_transfer.linalg.factors import Factors
-from lib_transfer.models import Change
 from lib_transfer.progress import Silent
+from lib_transfer.update import Update
 from tests.evaluation import nets
 
 WIDTH = 12
@@ -44,11 +44,11 @@ def twin(network: nets.Network, turn: Tensor) -> nets.Network:
     return other
 
 
-def original(network: nets.Network, size: float = 0.15) -> dict[str, Change]:
+def original(network: nets.Network, size: float = 0.15) -> dict[str, Update]:
     """An adapter on what writes into the stream."""
     generator = torch.Generator().manual_seed(11)
     return {
-        name: Change(
+        name: Update(
             Factors(
                 torch.randn(module.out_features, 2, generator=generator) * size,
                 torch.randn(2, module.in_features, generator=generator) * size,
@@ -118,7 +118,7 @@ def test_it_makes_up_what_an_adapter_leaves(tmp_path: Path) -> None:
     without = predictions(target, asked, Silent(), "")
     before = match(predictions(target, asked, Silent(), "", start) - without, wanted[8:])
     # What is left belongs to the last block; the others are found to need next to nothing.
-    sizes = {name: float((c.weight.up @ c.weight.down).norm()) for name, c in new.items()}  # type: ignore[union-attr]
+    sizes = {name: c.norm() for name, c in new.items()}
     rest = [size for name, size in sizes.items() if not name.startswith("blocks.2")]
     assert max(rest) < 0.2 * max(sizes.values())
     on_top = Reconstruction(4, on_top_of="start")
@@ -212,3 +212,25 @@ def test_coarse_and_fine_grids_lie_at_the_same_places() -> None:
         even = (torch.arange(8) + 0.5) / 8
         assert (y.reshape(8, 8)[:, 0] - even).abs().max() <= 0.5 / size + 1e-6
         assert (x.reshape(8, 8)[0] - even).abs().max() <= 0.5 / size + 1e-6
+
+
+def test_what_is_found_is_added_to_what_it_begins_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    one = {
+        "a": Update(Factors(torch.randn(5, 2), torch.randn(2, 4))),
+        "b": Update(weight=torch.randn(5, 4)),
+        "c": Update(bias=torch.ones(5)),
+    }
+    more = {name: Update(Factors(torch.randn(5, 1), torch.randn(1, 4))) for name in "abcd"}
+    monkeypatch.setattr(reconstruction, "reconstruct", lambda *_: more)
+    nothing, target = (
+        nets.evidence(nets.inputs(1), torch.zeros(1), torch.zeros(1)),
+        Target(nets.model(nets.Network()), {}),
+    )
+    joined = Reconstruction(1, on_top_of="start").improve(target, nothing, Start("start", one), Silent())
+    for name in "abcd":
+        before = one[name].matrix() if name in "ab" else torch.zeros(5, 4)
+        torch.testing.assert_close(joined[name].matrix(), before + more[name].matrix(), rtol=1e-4, atol=1e-5)
+    assert joined["c"].bias is not None
+    assert joined["a"].factors is not None
+    assert joined["a"].factors.rank == 3

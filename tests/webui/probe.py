@@ -18,7 +18,8 @@ from lib_transfer.evaluation.changes import changes_of
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.library.base import open_base
 from lib_transfer.linalg.factors import Factors
-from lib_transfer.models import Change, applied
+from lib_transfer.models import applied
+from lib_transfer.update import Update
 from lib_transfer.webui.hosts.models import ProgramModels
 from lib_transfer.webui.hosts.running import borrowed
 
@@ -125,7 +126,7 @@ def gradients(body):
             changes = {
                 name: change
                 for name, change in changes_of(adapter, base).items()
-                if name.startswith("model.diffusion_model.") and isinstance(change.weight, Factors)
+                if name.startswith("model.diffusion_model.") and change.factors is not None
             }
         weights = digest()
         generator = torch.Generator().manual_seed(5)
@@ -136,8 +137,8 @@ def gradients(body):
             with applied(model.places, changes, lambda _: strength):
                 return (model.noise(noised, times, ["a cat on a roof"]).double() * along).sum()
 
-        leaves = {n: Factors(c.weight.up.clone().requires_grad_(), c.weight.down) for n, c in changes.items()}
-        trained = {n: Change(factors) for n, factors in leaves.items()}
+        leaves = {n: Factors(c.factors.up.clone().requires_grad_(), c.factors.down) for n, c in changes.items()}
+        trained = {n: Update(factors) for n, factors in leaves.items()}
         with applied(model.places, trained), torch.enable_grad():
             value = (model.noise(noised, times, ["a cat on a roof"], with_grad=True).double() * along).sum()
             back = torch.autograd.grad(value, [factors.up for factors in leaves.values()], allow_unused=True)

@@ -8,6 +8,7 @@ begins with an adapter that transfers in part, and keeps its modules and ranks.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from lib_transfer.evaluation.improvements.improvement import Evidence, Scale, Start, Target
 from lib_transfer.linalg.factors import Factors, balanced
-from lib_transfer.models.apply import Change, Changes, applied
+from lib_transfer.models.apply import applied
 from lib_transfer.models.model import Model, predict
 from lib_transfer.progress import Progress, check
+from lib_transfer.update import Update, Updates
 
 STEPS, BATCH = 40, 8
 LEARNING_RATE = 0.05
@@ -55,14 +57,14 @@ class Distillation:
         """One run with gradients for each input of each batch."""
         return COST_PER_STEP * STEPS * min(BATCH, scale.inputs)
 
-    def improve(self, target: Target, evidence: Evidence, start: Start, progress: Progress) -> Changes:
+    def improve(self, target: Target, evidence: Evidence, start: Start, progress: Progress) -> Updates:
         """As :class:`Improvement` says."""
-        trained = distil(target.model, evidence, start.changes, progress)
-        return average_weights(start.changes, trained) if start.name in self.averaged else trained
+        trained = distil(target.model, evidence, start.updates, progress)
+        return average_weights(start.updates, trained) if start.name in self.averaged else trained
 
 
-def distil(model: Model, evidence: Evidence, start: Changes, progress: Progress) -> dict[str, Change]:
-    """The changes of ``start`` with factors trained so that ``model`` moves as the source does; those without factors stay.
+def distil(model: Model, evidence: Evidence, start: Updates, progress: Progress) -> dict[str, Update]:
+    """The updates of ``start`` with factors trained so that ``model`` moves as the source does; those without factors stay.
 
     Args:
         model: the target, which must be differentiable.
@@ -70,14 +72,18 @@ def distil(model: Model, evidence: Evidence, start: Changes, progress: Progress)
         start: the adapter to begin with.
         progress: told :data:`COST_PER_STEP` runs for each run with gradients.
     """
-    trained = {name: _parameters(change.weight) for name, change in start.items() if isinstance(change.weight, Factors)}
+    trained = {
+        name: dataclasses.replace(update, factors=_parameters(update.factors))
+        for name, update in start.items()
+        if update.factors is not None
+    }
     if not trained:
         return dict(start)
-    parameters = [factor for factors in trained.values() for factor in (factors.up, factors.down)]
+    parameters = [factor for update in trained.values() for factor in update.factors or ()]
     rates = [LEARNING_RATE * _root_mean_square(parameter) for parameter in parameters]
     optimiser = torch.optim.Adam([{"params": [parameter]} for parameter in parameters])
     size = float(evidence.movement.double().square().mean()) or 1.0
-    changes = {name: Change(trained.get(name, change.weight), change.bias) for name, change in start.items()}
+    updates = {**start, **trained}
     for step, batch in enumerate(_batches(len(evidence.inputs))):
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * cosine_decay(step)
@@ -85,7 +91,7 @@ def distil(model: Model, evidence: Evidence, start: Changes, progress: Progress)
         for place in batch:
             check(progress)
             # The adapter is put on anew for each: what a hook made of the factors belongs to one backward pass.
-            with applied(model.places, changes), torch.enable_grad():
+            with applied(model.places, updates), torch.enable_grad():
                 moved = predict(model, evidence.inputs.only([place]), with_grad=True) - evidence.without[place]
                 loss = (moved - evidence.movement[place]).square().mean() / size / len(batch)
                 # Asked for the factors alone: the model's own weights get no gradients.
@@ -96,22 +102,21 @@ def distil(model: Model, evidence: Evidence, start: Changes, progress: Progress)
                 progress.step("distillation")
         if unscale_and_clip(parameters):
             optimiser.step()
-    return {name: _detached(change) for name, change in changes.items()}
+    return {name: _detached(update) for name, update in updates.items()}
 
 
-def average_weights(start: Changes, trained: Changes) -> dict[str, Change]:
+def average_weights(start: Updates, trained: Updates) -> dict[str, Update]:
     """The mean of the factors before and after :func:`distil`.
 
     Such a mean keeps most of both (WiSE-FT, Wortsman et al. 2022, equation 1).
     """
-    averaged = {}
-    for name, change in trained.items():
-        before, after = start[name].weight, change.weight
-        if isinstance(before, Factors) and isinstance(after, Factors):
+    averaged = dict(trained)
+    for name, update in trained.items():
+        before, after = start[name].factors, update.factors
+        if before is not None and after is not None:
             even = _balanced(before)
-            averaged[name] = Change(Factors((even.up + after.up) / 2, (even.down + after.down) / 2), change.bias)
-        else:
-            averaged[name] = change
+            mean = Factors((even.up + after.up) / 2, (even.down + after.down) / 2)
+            averaged[name] = dataclasses.replace(update, factors=mean)
     return averaged
 
 
@@ -158,8 +163,7 @@ def _accumulate(parameter: Tensor, gradient: Tensor | None) -> None:
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
-def _detached(change: Change) -> Change:
-    weight = change.weight
-    if isinstance(weight, Factors):
-        return Change(Factors(weight.up.detach(), weight.down.detach()), change.bias)
-    return change
+def _detached(update: Update) -> Update:
+    if update.factors is None:
+        return update
+    return dataclasses.replace(update, factors=Factors(update.factors.up.detach(), update.factors.down.detach()))

@@ -11,12 +11,10 @@ from torch import Tensor
 
 from lib_transfer.architecture.module import Module, Position
 from lib_transfer.evaluation.streams import Streams
-from lib_transfer.linalg.factors import Factors, balanced
-from lib_transfer.linalg.factors import add as plus
-from lib_transfer.models.apply import Change, Changes
 from lib_transfer.models.inputs import Inputs
 from lib_transfer.models.model import Model
 from lib_transfer.progress import Progress
+from lib_transfer.update import Updates
 
 GIVEN = "given"
 """The start that is the adapter as it was given: the original reused, or the first transferred one where that is impossible."""
@@ -77,11 +75,11 @@ class Start:
 
     Attributes:
         name: :data:`GIVEN`, or the name of the improvement that made it; empty where it begins with nothing.
-        changes: the adapter, by canonical name of the target's module.
+        updates: the adapter, by canonical name of the target's module.
     """
 
     name: str
-    changes: Changes
+    updates: Updates
 
 
 class Improvement(Protocol):
@@ -107,7 +105,7 @@ class Improvement(Protocol):
     def cost(self, scale: Scale) -> int:
         """How many runs of the target it takes at most; a run with gradients counts as three."""
 
-    def improve(self, target: Target, evidence: Evidence, start: Start, progress: Progress) -> Changes:
+    def improve(self, target: Target, evidence: Evidence, start: Start, progress: Progress) -> Updates:
         """The adapter that it makes, by canonical name of the target's module.
 
         Args:
@@ -138,33 +136,3 @@ def group_of(position: Position) -> str:
         return f"text encoder {position.part.removeprefix('te')}".strip()
     stage = position.stage.split(" ")[0] or position.part
     return f"{stage} {WORK.get(position.role.split('.')[0], 'rest')}"
-
-
-def scaled(change: Change, factor: float) -> Change:
-    """A change with a factor folded in."""
-    weight = change.weight
-    if isinstance(weight, Factors):
-        weight = Factors(weight.up * factor, weight.down)
-    elif weight is not None:
-        weight = weight * factor
-    return Change(weight, None if change.bias is None else change.bias * factor)
-
-
-def total(one: Changes, more: Changes) -> dict[str, Change]:
-    """Two adapters as one; factors of one module are joined at the sum of their ranks."""
-    result = dict(one)
-    for name, change in more.items():
-        before = result.get(name)
-        if before is None:
-            result[name] = change
-            continue
-        assert isinstance(change.weight, Factors)
-        if isinstance(before.weight, Factors):
-            weight: Factors | Tensor = balanced(plus(before.weight, change.weight))
-        elif before.weight is None:
-            weight = change.weight
-        else:
-            product = change.weight.up @ change.weight.down
-            weight = before.weight.reshape(product.shape) + product
-        result[name] = Change(weight, before.bias)
-    return result

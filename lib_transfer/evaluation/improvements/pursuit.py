@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib_transfer.evaluation.improvements.improvement import GIVEN, Evidence, Scale, Start, Target, scaled
+from lib_transfer.evaluation.improvements.improvement import GIVEN, Evidence, Scale, Start, Target
 from lib_transfer.evaluation.movement import predictions
-from lib_transfer.models.apply import Changes
 from lib_transfer.progress import Progress
+from lib_transfer.update import Updates
 
 RIDGE = 0.01
 DIFFERENCE = 0.25
@@ -37,23 +37,23 @@ class Pursuit:
         """One run per input at the start, and in each iteration one for each group and one for the result."""
         return scale.inputs * (1 + ITERATIONS * (scale.groups + 1))
 
-    def improve(self, target: Target, evidence: Evidence, start: Start, progress: Progress) -> Changes:
+    def improve(self, target: Target, evidence: Evidence, start: Start, progress: Progress) -> Updates:
         """As :class:`Improvement` says."""
-        strengths = fitted_strengths(target, evidence, start.changes, progress)
-        return {name: scaled(change, strengths[target.groups[name]]) for name, change in start.changes.items()}
+        strengths = fitted_strengths(target, evidence, start.updates, progress)
+        return {name: update.scaled(strengths[target.groups[name]]) for name, update in start.updates.items()}
 
 
-def fitted_strengths(target: Target, evidence: Evidence, changes: Changes, progress: Progress) -> Mapping[str, float]:
+def fitted_strengths(target: Target, evidence: Evidence, updates: Updates, progress: Progress) -> Mapping[str, float]:
     """The strengths, by group, with which the target moves as the source does; see :class:`Improvement`."""
     group = target.groups
-    names = sorted({group[name] for name in changes})
+    names = sorted({group[name] for name in updates})
     wanted = evidence.movement.double().flatten()
     scale = float(wanted.square().sum()) or 1.0
 
     def moved(strengths: Tensor) -> Tensor:
         factors = dict(zip(names, strengths.tolist(), strict=True))
         said = predictions(
-            target.model, evidence.inputs, progress, "pursuit", changes, lambda name: factors[group[name]]
+            target.model, evidence.inputs, progress, "pursuit", updates, lambda name: factors[group[name]]
         )
         return (said - evidence.without).double().flatten()
 

@@ -1,7 +1,7 @@
 """Reconstruction: an adapter for a target whose modules do not correspond to the source's.
 
 The source's movement of the residual stream behind each block is mapped into the target's stream, by the ridge regression that
-maps the streams themselves without adapters. Then, block by block with the earlier ones applied, the changes of the block's
+maps the streams themselves without adapters. Then, block by block with the earlier ones applied, the updates of the block's
 output projections that make up what is missing are found together by ridge regression, and cut to a rank.
 """
 
@@ -13,15 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib_transfer.evaluation.improvements.improvement import Evidence, Scale, Start, Target, total
+from lib_transfer.evaluation.improvements.improvement import Evidence, Scale, Start, Target
 from lib_transfer.evaluation.observation import predict_with_streams
 from lib_transfer.evaluation.streams import Streams, partners, same_places
 from lib_transfer.linalg.ridge import Moments, chosen_map, reduced_rank, ridge_map
-from lib_transfer.models.apply import Change, Changes, applied
+from lib_transfer.models.apply import applied
 from lib_transfer.models.hooks import StopForward, stops_early, watched
 from lib_transfer.models.inputs import Inputs
 from lib_transfer.models.model import Model, predict
 from lib_transfer.progress import Progress, check
+from lib_transfer.update import Update, Updates, total
 
 RANK = 32
 
@@ -34,10 +35,10 @@ PROJECTION_RIDGE = 1e-1
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Changes of the target's output projections that make its streams move as the source's did.
+    """Updates of the target's output projections that make its streams move as the source's did.
 
     Attributes:
-        rank: the rank of each change.
+        rank: the rank of each update.
         on_top_of: the adapter that they are added to; None for none.
     """
 
@@ -60,19 +61,20 @@ class Reconstruction:
         """One run per input for the streams, and one for each block, most of them not to the end."""
         return scale.inputs * (1 + scale.blocks)
 
-    def improve(self, target: Target, evidence: Evidence, start: Start, progress: Progress) -> Changes:
+    def improve(self, target: Target, evidence: Evidence, start: Start, progress: Progress) -> Updates:
         """As :class:`Improvement` says."""
-        return total(start.changes, reconstruct(target.model, evidence, start.changes, self.rank, progress))
+        found = reconstruct(target.model, evidence, start.updates, self.rank, progress)
+        return {**start.updates, **{name: _sum(start.updates.get(name), update) for name, update in found.items()}}
 
 
-def reconstruct(target: Model, evidence: Evidence, start: Changes, rank: int, progress: Progress) -> dict[str, Change]:
+def reconstruct(target: Model, evidence: Evidence, start: Updates, rank: int, progress: Progress) -> dict[str, Update]:
     """What is to be added to ``start`` so that the target's streams move as the source's did.
 
     Args:
         target: the model.
         evidence: what is fitted to, with the source's streams.
         start: an adapter that is on the target already.
-        rank: the rank of each change.
+        rank: the rank of each update.
         progress: asked before every run whether to stop.
     """
     source, inputs = evidence.streams, evidence.inputs
@@ -88,7 +90,7 @@ def reconstruct(target: Model, evidence: Evidence, start: Changes, rank: int, pr
         progress.step("reconstruction, the target's streams")
     paired = partners(mine.facts(), source.facts())
     maps = _stream_maps(mine, source, evidence.numbers, paired, aspect)
-    found: dict[str, Change] = {}
+    found: dict[str, Update] = {}
     for block in target.blocks:
         names = [name for part in PROJECTIONS if (name := f"{block}.{part}") in target.places]
         if not names or block not in paired:
@@ -125,7 +127,7 @@ def _stream_maps(
 
 
 def _before_and_behind(
-    target: Model, one: Inputs, block: str, names: Sequence[str], mine: Streams, on: Sequence[Changes]
+    target: Model, one: Inputs, block: str, names: Sequence[str], mine: Streams, on: Sequence[Updates]
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The inputs of a block's output projections, and its stream, with adapters on; the run ends behind the block."""
     into: dict[str, Tensor] = {}
@@ -152,19 +154,27 @@ def _same(wanted: Tensor, moved: Tensor, x: Tensor, aspect: float) -> tuple[Tens
     return wanted - both[:, :width], both[:, width:]
 
 
-def _solved(moments: Moments, widths: Mapping[str, int], rank: int) -> dict[str, Change]:
-    """The changes of a block's projections, solved together, each cut to ``rank`` where its inputs are.
+def _solved(moments: Moments, widths: Mapping[str, int], rank: int) -> dict[str, Update]:
+    """The updates of a block's projections, solved together, each cut to ``rank`` where its inputs are.
 
     Args:
         moments: the moments of the projections' inputs, side by side, and of what is missing.
         widths: the number of columns that each projection's inputs have, in order.
-        rank: the rank of each change.
+        rank: the rank of each update.
     """
     solution = ridge_map(moments, PROJECTION_RIDGE)
-    changes, begin = {}, 0
+    updates, begin = {}, 0
     for name, width in widths.items():
         rows = slice(begin, begin + width)
         gram = moments.gram[rows, rows]
-        changes[name] = Change(reduced_rank(solution[rows], gram, rank, PROJECTION_RIDGE))
+        updates[name] = Update(reduced_rank(solution[rows], gram, rank, PROJECTION_RIDGE))
         begin += width
-    return changes
+    return updates
+
+
+def _sum(start: Update | None, found: Update) -> Update:
+    """Both updates of a module as one; what stays factors shares its singular values evenly."""
+    if start is None:
+        return found
+    both = total(start, found)
+    return both if both.factors is None else both.recompressed()
