@@ -96,7 +96,6 @@ def test_cache(cli: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None
     assert [p.name for p in folder.rglob("*") if p.is_file()] == ["mine.txt"]
 
 
-@pytest.mark.timeout(300)
 def test_demo(cli: Cli, tmp_path: Path) -> None:
     done = cli("demo", "--dir", tmp_path / "demo")
     assert done.code == 0, done.err

@@ -19,6 +19,7 @@ import lib_transfer
 from lib_transfer.errors import NumericError
 from tests import tiny
 from tests.transfer import hosts
+from tests.waiting import HANG
 
 NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 OTHER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
@@ -154,7 +155,6 @@ def test_checkpoints(row: str, side: str, files: tiny.Files, transfer: Any, tmp_
     ids=["missing", "folder", "pipe", "link to itself"],
 )
 @pytest.mark.parametrize("which", ["adapter", "source", "target"])
-@pytest.mark.timeout(20)
 def test_paths_that_are_no_files(
     which: str, change: Callable[[Path], Any], pattern: str, files: tiny.Files, transfer: Any, tmp_path: Path
 ) -> None:
@@ -306,7 +306,7 @@ CHILD = """
 
 def _child(*arguments: object, **options: Any) -> str:
     command = [sys.executable, "-c", textwrap.dedent(CHILD), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, **options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True, **options)
     return done.stdout
 
 
@@ -334,7 +334,7 @@ def test_a_folder_that_cannot_be_written(files: tiny.Files, tmp_path: Path) -> N
     else:
         drop = _DROP + textwrap.dedent(CHILD).replace("if int(limit):", "_drop()\nif int(limit):", 1)
         command = [sys.executable, "-c", drop, *map(str, (style, files["sd1-target"], out, cache, 0))]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        said = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True).stdout
     out.chmod(0o755)
     assert said.startswith("StorageError 1 "), said
     assert "permission" in said.lower()
@@ -396,7 +396,7 @@ def test_two_writers_of_one_output(files: tiny.Files, tmp_path: Path) -> None:
         "0",
     ]
     racing = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=60)[0] for process in racing]
+    said = [process.communicate(timeout=HANG)[0] for process in racing]
     assert [process.returncode for process in racing] == [0, 0]
     assert all(text == "" or text.startswith("OutputExistsError 2") for text in said), said
     (only,) = out.iterdir()

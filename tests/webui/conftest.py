@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.waiting import HANG, until
 
 if importlib.util.find_spec("gradio") is None:
     collect_ignore_glob = ["test_*.py"]
@@ -137,23 +138,24 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path],
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         running.append(process)
         url = f"http://127.0.0.1:{port}/"
-        deadline = time.monotonic() + 60
-        while not _answers(url + "config"):
+
+        def answers() -> bool:
             assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+            return _answers(url + "config")
+
+        until(answers, every=0.1)
         return Server(url, folder, hold)
 
     yield start
     for process in running:
         process.terminate()
     for process in running:
-        process.wait(10)
+        process.wait(HANG)
 
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
+        with urllib.request.urlopen(url, timeout=HANG) as reply:
             return reply.status == 200
     except OSError:
         return False
@@ -174,7 +176,7 @@ def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     assert chromium, "The browser tests need Chromium: apt-get install chromium fonts-dejavu-core"
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"], timeout=1000 * HANG)
         yield opened
         opened.close()
 
@@ -191,6 +193,7 @@ def window(browser: Browser) -> Iterator[Callable[..., Tab]]:
 
     def open_window(url: str, *, theme: str = "light", width: int = 1280, ours: bool = False) -> Tab:
         context = browser.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
+        context.set_default_timeout(1000 * HANG)
         contexts.append(context)
 
         def gate(route, request) -> None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Response
 
+from tests.waiting import HANG, until
 from tests.webui import models
 from tests.webui.conftest import ROOT, Server
 from tests.webui.driver import Tab
@@ -52,8 +53,7 @@ def test_two_thousand_loras_open_filter_and_refresh(crowded: Server, window: Cal
         times[what].append(time.monotonic() - began)
 
     # Opened once before: a list that is opened while its entries arrive keeps those it had, in gradio 3.
-    while len(tab.options("adapters")) < 2000:
-        tab.page.wait_for_timeout(100)
+    until(lambda: len(tab.options("adapters")) >= 2000)
     # What is printed (``pytest -s``) is the best of three: what the tab takes, not what else the machine is doing.
     for number in range(3):
         with timed("opened"):
@@ -183,7 +183,7 @@ def keep(picture: Path, name: str) -> None:
 
 
 def test_every_control_has_a_label_a_line_of_help_and_an_id_of_its_own(server: Server) -> None:
-    with urllib.request.urlopen(server.url + "config", timeout=10) as reply:
+    with urllib.request.urlopen(server.url + "config", timeout=HANG) as reply:
         config = json.load(reply)
     props = [component["props"] for component in config["components"]]
     ours = [p for p in props if str(p.get("elem_id") or "").startswith("transfer_lora_")]

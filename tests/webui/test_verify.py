@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from lib_transfer.errors import RequestError
 from lib_transfer.webui.verify.view import asked
+from tests.waiting import until
 from tests.webui import models
 from tests.webui.conftest import Server
 from tests.webui.driver import Tab
@@ -120,8 +121,7 @@ def test_interrupt_stops_at_the_next_run_and_gives_the_checkpoint_back(window: W
     server.hold.touch()
     tab.begin("verify")
     tab.wait("status.state === 'running'")
-    while not server.loaded[loaded:]:
-        tab.page.wait_for_timeout(20)
+    until(lambda: server.loaded[loaded:])
     tab.press("interrupt")
     assert tab.until("stopped").startswith("Stopped. Nothing was verified")
     server.hold.unlink()
