@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests import tiny
 from tests.waiting import HANG
 
 # A slow or busy machine is no failure. A fixture that lasts for all examples of a test is meant where one is used.
@@ -20,6 +21,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(HANG, func_only=True))
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tiny.Files:
+    """The tiny checkpoints; no test changes them."""
+    return tiny.make(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import tiny
+from tests.cli import forked
 from tests.waiting import HANG, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,23 +84,23 @@ def standing(process: subprocess.Popen[str], hold: Path) -> int:
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tiny.Files:
-    return tiny.make(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
-def cli(tmp_path: Path, cache: Path) -> Callable[..., Done]:
-    """Run one command in ``tmp_path``."""
+def cli(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[..., Done]:
+    """Run one command in ``tmp_path``, in a process of its own."""
 
     def run(*arguments: object) -> Done:
-        process = start(arguments, tmp_path, cache)
-        out, err = process.communicate(timeout=HANG)
-        return Done(process.returncode, out, err)
+        if arguments[0] == "batch":  # it starts processes itself, and those begin with the main module of this one
+            process = start(arguments, tmp_path, cache)
+            said = process.communicate(timeout=HANG)
+            return Done(process.returncode, *said)
+        place = tmp_path_factory.mktemp("said")
+        environment = {"TRANSFER_LORA_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+        code = forked.run([*map(str, arguments)], tmp_path, environment, place / "out", place / "err")
+        return Done(code, (place / "out").read_text(), (place / "err").read_text())
 
     return run
 

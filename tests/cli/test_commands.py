@@ -11,7 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 from tests import tiny
-from tests.cli.conftest import Done
+from tests.cli.conftest import Done, start
+from tests.waiting import HANG
 
 Cli = Callable[..., Done]
 
@@ -28,6 +29,10 @@ def test_what_only_reads(several: Any, style: Path, files: tiny.Files, tmp_path:
     )
     assert {name: d.code for name, d in done.items()} == dict.fromkeys(done, 0)
     assert all(d.err == "" for d in done.values())
+    # As people start it: in an interpreter of its own, which has nothing else to say.
+    process = start(["inspect", style], tmp_path, tmp_path / "cache")
+    assert process.communicate(timeout=HANG) == (done["adapter"].out, "")
+    assert process.returncode == 0
 
     told = json.loads(done["adapter as JSON"].out)
     assert (told["schema"], told["kind"]) == (1, "adapter")

@@ -12,11 +12,6 @@ from tests import tiny
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tiny.Files:
-    return tiny.make(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="session")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> lib_transfer.Runtime:
     return lib_transfer.Runtime(device="cpu", cache_folder=tmp_path_factory.mktemp("cache"), workers=2)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import json
 import os
 import shutil
@@ -19,7 +19,12 @@ import pytest
 
 from tests.waiting import HANG, until
 
-if importlib.util.find_spec("gradio") is None:
+try:
+    GRADIO = importlib.metadata.version("gradio")
+except importlib.metadata.PackageNotFoundError:
+    GRADIO = None
+
+if GRADIO is None:
     collect_ignore_glob = ["test_*.py"]
 else:
     from tests.webui import models
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
     from tests.webui.generations import Generations
 
 ROOT = Path(__file__).resolve().parents[2]
+FORGE = GRADIO is not None and int(GRADIO.partition(".")[0]) >= 4
+"""Forge has gradio 4, A1111 gradio 3; each stand-in is tested where its gradio is."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,9 +92,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(params=[False, True], ids=["a1111", "forge"])
-def program(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
-    """A stand-in for each program, and nothing left of an earlier one."""
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
+    """A stand-in for the program that has the gradio which is installed, and nothing left of an earlier one."""
     from lib_transfer.webui.shell import extension
 
     def forget() -> None:
@@ -95,7 +102,7 @@ def program(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         extension.prompts.cache_clear()
 
     forget()
-    yield Program(tmp_path, monkeypatch, forge=request.param)
+    yield Program(tmp_path, monkeypatch, forge=FORGE)
     forget()
 
 
@@ -162,10 +169,11 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def server(serve: Callable[[Path], Server], tmp_path_factory: pytest.TempPathFactory) -> Server:
+def server(serve: Callable[[Path], Server], checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Server:
     """A server on two related SD1 checkpoints, an SDXL one, and no LoRA but those that tests put there."""
     folder = tmp_path_factory.mktemp("models")
-    models.checkpoints(folder)
+    shutil.copytree(checkpoints, folder / "Stable-diffusion")
+    (folder / "Lora").mkdir()
     return serve(folder)
 
 
@@ -176,7 +184,9 @@ def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     assert chromium, "The browser tests need Chromium: apt-get install chromium fonts-dejavu-core"
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"], timeout=1000 * HANG)
+        opened = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"], timeout=1000 * HANG
+        )
         yield opened
         opened.close()
 

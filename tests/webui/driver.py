@@ -15,6 +15,14 @@ class Tab:
     def __init__(self, page: Page) -> None:
         self.page = page
 
+    def theme(self, name: str) -> None:
+        """Change to gradio's ``light`` or ``dark`` theme: in both versions it is a class of the body."""
+        script = """dark => {
+            document.body.classList.toggle("dark", dark);
+            document.getAnimations().forEach(each => each.finish());
+        }"""
+        self.page.evaluate(script, name == "dark")
+
     def part(self, name: str) -> Locator:
         """The control ``name``. gradio 3 gives an HTML's id to two elements, one in the other."""
         return self.page.locator(f"#transfer_lora_{name}").first
