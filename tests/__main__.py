@@ -1,4 +1,4 @@
-"""``python3 -m tests``: run every test, each in an environment of its own, made here from nothing.
+"""``python3 -m tests``: run every test, each with the versions that it is about, in environments made here from nothing.
 
     python3 -m tests                      all environments
     python3 -m tests current -k rotation  one environment; the rest goes to pytest
@@ -50,7 +50,7 @@ ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "MPLB
 ENVIRONMENT["PYTHONDONTWRITEBYTECODE"] = ""
 SHARED = "torch"
 """The environment whose packages all others see behind their own, so that the largest of them is installed once."""
-MAKING = {name: Lock() for name in (SHARED, "demo", *(name for name, _ in STEPS))}
+MAKING = {name: Lock() for name in (SHARED, "chromium", "demo", *(name for name, _ in STEPS))}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,13 +65,20 @@ def main(arguments: Sequence[str]) -> int:
     if arguments:
         print(__doc__)
         return 1
-    need_chromium()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        codes = list(pool.map(lambda step: run(*step, together=True), STEPS))
+        codes = list(pool.map(lambda step: run_beside_others(*step), STEPS))
     failed = [step for step, code in zip(STEPS, codes, strict=True) if code != 0]
     for name, step in failed:
         print("FAILED:", name, *step)
     return 1 if failed else 0
+
+
+def run_beside_others(name: str, step: Sequence[str]) -> int:
+    """Run one of several steps that run at a time, with what it needs besides its environment."""
+    if "tests/webui" in step:
+        with MAKING["chromium"]:
+            need_chromium()
+    return run(name, step, together=True)
 
 
 def run(name: str, step: Sequence[str], *, together: bool = False) -> int:
