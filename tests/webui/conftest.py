@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 FORGE = GRADIO is not None and int(GRADIO.partition(".")[0]) >= 4
-"""Forge has gradio 4, A1111 gradio 3; each stand-in is tested where its gradio is."""
+"""Forge has gradio 4, A1111 gradio 3; the stand-in for each is tested where its gradio is."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -77,6 +77,10 @@ class Server:
         log = self.hold.with_suffix(".loaded")
         return log.read_text().splitlines() if log.exists() else []
 
+    def wait_for_loads(self, known: int) -> None:
+        """Wait until there are more than ``known`` entries in :attr:`loaded`."""
+        until(lambda: len(self.loaded) > known)
+
     @property
     def loras(self) -> Path:
         return self.models / "Lora"
@@ -92,9 +96,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
-    """A stand-in for the program that has the gradio which is installed, and nothing left of an earlier one."""
+@pytest.fixture(params=[FORGE], ids=["forge" if FORGE else "a1111"])
+def program(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
+    """A stand-in for each program, and nothing left of an earlier one."""
     from lib_transfer.webui.shell import extension
 
     def forget() -> None:
@@ -102,7 +106,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program
         extension.prompts.cache_clear()
 
     forget()
-    yield Program(tmp_path, monkeypatch, forge=FORGE)
+    yield Program(tmp_path, monkeypatch, forge=request.param)
     forget()
 
 

@@ -11,7 +11,6 @@ from safetensors import safe_open
 
 from lib_transfer.errors import RequestError
 from lib_transfer.webui.verify.view import asked
-from tests.waiting import until
 from tests.webui import models
 from tests.webui.conftest import Server
 from tests.webui.driver import Tab
@@ -119,7 +118,7 @@ def test_interrupt_stops_at_the_next_run_and_gives_the_checkpoint_back(window: W
     server.hold.touch()
     tab.begin("verify")
     tab.wait("status.state === 'running'")
-    until(lambda: server.loaded[loaded:])
+    server.wait_for_loads(loaded)
     tab.press("interrupt")
     assert tab.until("stopped").startswith("Stopped. Nothing was verified")
     server.hold.unlink()
