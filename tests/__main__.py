@@ -149,14 +149,19 @@ def succeeds(name: str, command: Sequence[str]) -> bool:
 
 def need_chromium() -> None:
     """Install Chromium for the browser tests, where there is none and apt-get is at hand."""
-    if shutil.which("chromium") or not shutil.which("apt-get"):
+    found = any(map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome")))
+    if found or not shutil.which("apt-get"):
         return
     print("Installing Chromium for the browser tests ...", flush=True)
-    packages = ["chromium", "fonts-dejavu-core"]
-    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *packages]):
-        if subprocess.run(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=False).returncode != 0:
-            print("Chromium could not be installed; the browser tests will fail and say so.")
-            return
+    install = ["apt-get", "install", "-y", "--no-install-recommends", "fonts-dejavu-core"]
+
+    def done(*command: str) -> bool:
+        quiet = {"stdout": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+        return subprocess.run(command, check=False, **quiet).returncode == 0
+
+    # Not every distribution has the lighter one.
+    if not (done("apt-get", "update") and any(done(*install, f"chromium{kind}") for kind in ("-headless-shell", ""))):
+        print("Chromium could not be installed; the browser tests will fail and say so.")
 
 
 if __name__ == "__main__":
