@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 from lib_transfer.errors import CancelledError, RequestError, TransferError
 from lib_transfer.library.index import FileIndex
 from lib_transfer.library.source_checkpoint import doubts, find
-from lib_transfer.webui.host.host import Checkpoint, Turn
+from lib_transfer.webui.host.host import Checkpoint, Host, QueueSlot
 from lib_transfer.webui.host.settings import USE_ORIGINAL
-from lib_transfer.webui.hosts.program import Program
 from lib_transfer.webui.prompt.copies import Copies
-from lib_transfer.webui.prompt.wish import Wish
+from lib_transfer.webui.prompt.overrides import Overrides
 from lib_transfer.webui.shell.jobs import Job
 from lib_transfer.webui.shell.once import Once
 from lib_transfer.webui.transfer.form import Order
@@ -49,30 +48,31 @@ class Resolved:
 class Resolver:
     """Finds copies and makes missing ones, within generations of ``host``."""
 
-    def __init__(self, host: Program, index: FileIndex, once: Once) -> None:
-        self._host = host
+    def __init__(self, host: Host, index: FileIndex, once: Once) -> None:
+        assert host.prompting is not None
+        self._host, self._prompting = host, host.prompting
         self._index = index
         self._once = once
         self._copies = Copies(host, index)
         self._nothing: set[str] = set()
 
-    def resolve(self, name: str, target: Checkpoint, wish: Wish) -> Resolved:
+    def resolve(self, name: str, target: Checkpoint, overrides: Overrides) -> Resolved:
         """What ``name`` stands for when pictures are made with ``target``.
 
         Raises:
             CancelledError: the generation was interrupted meanwhile.
         """
-        path = self._host.adapter_named(name)
+        path = self._prompting.adapter_named(name)
         if path is None:
             return Resolved(name, "", problem=f"There is no LoRA named {name}, so its tag was taken out of the prompt.")
-        if wish.use == "off":
+        if overrides.use == "off":
             return Resolved(name, "")
         # The WebUI knows a LoRA by its name alone; the person may have written the folder too.
         original = Resolved(name, name if self._host.listed_adapter(name) else path.stem)
-        if wish.use == "original":
+        if overrides.use == "original":
             return original
         try:
-            return self._copy(original, path, target, wish)
+            return self._copy(original, path, target, overrides)
         except CancelledError:
             raise
         except TransferError as error:
@@ -81,7 +81,7 @@ class Resolver:
             logger.exception("Transfer LoRA: %r failed", name)
             return _instead(original, f"This is an error in Transfer LoRA itself: {type(error).__name__}: {error}")
 
-    def _copy(self, original: Resolved, path: Path, target: Checkpoint, wish: Wish) -> Resolved:
+    def _copy(self, original: Resolved, path: Path, target: Checkpoint, overrides: Overrides) -> Resolved:
         """The copy; the original where ``target`` is what it was trained on.
 
         Raises:
@@ -90,7 +90,7 @@ class Resolver:
         facts = self._index.adapter(path)
         if facts is None or facts.problem:
             raise RequestError(facts.problem if facts else f"{path.name} is gone.")
-        method, settings = wish.how(self._host)
+        method, settings = overrides.how(self._host)
         match = find(facts, self._host.checkpoints().values())
         if match.checkpoint is None and method.needs_source:
             asks = f" It asks for {match.asks_for}, which is not installed." if match.asks_for else ""
@@ -99,7 +99,7 @@ class Resolver:
             return original
         source = match.checkpoint if method.needs_source else None
         order = Order({original.name: path}, target, None, method, settings)
-        with self._host.within_generation(f"looking for the copy of {original.name}") as turn:
+        with self._prompting.within_generation(f"looking for the copy of {original.name}") as turn:
             request = requested(order, path, source, self._host, turn.interrupted)
             if request.source_sha256 == request.target_sha256:
                 return original
@@ -111,7 +111,7 @@ class Resolver:
         problem = " ".join((f"{original.name}:", *doubt)) if doubt else ""
         return Resolved(original.name, found.stem, method.id, request.target_sha256[:10], problem)
 
-    def _made(self, order: Order, request: TransferRequest, turn: Turn) -> Path:
+    def _made(self, order: Order, request: TransferRequest, turn: QueueSlot) -> Path:
         """A missing copy, made now.
 
         Raises:

@@ -12,15 +12,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError
 from lib_transfer.progress import WRITING
-from lib_transfer.webui.host.host import Turn
-
-if TYPE_CHECKING:
-    from lib_transfer.webui.compare.work import Shown
+from lib_transfer.webui.host.host import QueueSlot
 
 State = Literal["waiting", "running", "stopping", "done", "stopped", "failed"]
 Kind = Literal["transfer", "analyse", "compare", "plan", "batch", "verify"]
@@ -36,7 +33,10 @@ class Job:
 
     Args:
         kind: what is done.
-        names: of the LoRAs, in order, and of what else is done one after another.
+        names: the names of the LoRAs, in order, and of what else is done one after another.
+
+    Attributes:
+        problem: why there is no result: a message, and what to do about it.
     """
 
     def __init__(self, kind: Kind, names: tuple[str, ...]) -> None:
@@ -44,11 +44,11 @@ class Job:
         self.kind = kind
         self.names = names
         self.state: State = "waiting"
-        self.turn: Turn | None = None
+        self.turn: QueueSlot | None = None
         self.on_gpu = False
         self.failure = ""
         self.outcomes: list[Outcome] = []
-        self.pictures: list[Shown] = []
+        self.problem: tuple[str, str] | None = None
         self.current = 0
         self._lock = threading.Lock()
         self._text, self._step, self._steps = "", 0, 0
@@ -152,15 +152,19 @@ class Job:
     @property
     def parts(self) -> int:
         """Grows whenever there is something new to show."""
-        return len(self.outcomes) + len(self.pictures)
+        return len(self.outcomes)
 
-    def done(self) -> str:
-        """What there is to say at the end, as HTML; "" for what became of each LoRA."""
-        return ""
+    def also(self) -> tuple[str, ...]:
+        """What else was made besides LoRAs, for the sentence at the end."""
+        return ()
 
-    def halted(self) -> str:
-        """What there is to say when it was stopped, as HTML; "" for how many LoRAs had been written."""
-        return ""
+    def done(self) -> tuple[str, ...]:
+        """Sentences to show at the end; none to show how many LoRAs came to which result."""
+        return ()
+
+    def halted(self) -> tuple[str, ...]:
+        """Sentences to show when the job was stopped; none to show how many LoRAs had been written."""
+        return ()
 
     def finish(self, state: State) -> None:
         """The thread is through."""
@@ -186,7 +190,7 @@ class Board:
         return self._jobs.get(job_id) if isinstance(job_id, str) else None
 
     def start(
-        self, job: Job, work: Callable[[Job], None], turn: Callable[[], AbstractContextManager[Turn]] | None
+        self, job: Job, work: Callable[[Job], None], turn: Callable[[], AbstractContextManager[QueueSlot]] | None
     ) -> None:
         """Run ``work`` in a thread as soon as no other job runs, and, where ``turn`` is given, in that turn."""
         with self._lock:
@@ -198,7 +202,7 @@ class Board:
         threading.Thread(target=self._run, args=(job, work, turn), name="transfer-lora-job", daemon=True).start()
 
     def _run(
-        self, job: Job, work: Callable[[Job], None], turn: Callable[[], AbstractContextManager[Turn]] | None
+        self, job: Job, work: Callable[[Job], None], turn: Callable[[], AbstractContextManager[QueueSlot]] | None
     ) -> None:
         with self._one_at_a_time:
             try:
