@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
-from tests.cli import forked
+from tests import forked, tiny
 from tests.waiting import HANG, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,7 +98,7 @@ def cli(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path) -
             return Done(process.returncode, *said)
         place = tmp_path_factory.mktemp("said")
         environment = {"TRANSFER_LORA_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-        code = forked.run([*map(str, arguments)], tmp_path, environment, place / "out", place / "err")
+        code = forked.command([*map(str, arguments)], tmp_path, environment, place / "out", place / "err")
         return Done(code, (place / "out").read_text(), (place / "err").read_text())
 
     return run
