@@ -22,7 +22,6 @@ from tests.batches.steps import Quiet, batch, contents, go, grouped, look, statu
 COUNT, SHARE = 200, 0.05
 
 
-@pytest.mark.timeout(120)
 def test_two_hundred_with_one_in_twenty_broken(world: World, tmp_path: Path) -> None:
     """All good ones are converted, and every bad one is named with its reason."""
     loras = tmp_path / "Lora"

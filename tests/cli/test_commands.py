@@ -11,7 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 from tests import tiny
-from tests.cli.conftest import Done
+from tests.cli.conftest import Done, start
+from tests.waiting import HANG
 
 Cli = Callable[..., Done]
 
@@ -28,6 +29,10 @@ def test_what_only_reads(several: Any, style: Path, files: tiny.Files, tmp_path:
     )
     assert {name: d.code for name, d in done.items()} == dict.fromkeys(done, 0)
     assert all(d.err == "" for d in done.values())
+    # As people start it: in an interpreter of its own, which has nothing else to say.
+    process = start(["inspect", style], tmp_path, tmp_path / "cache")
+    assert process.communicate(timeout=HANG) == (done["adapter"].out, "")
+    assert process.returncode == 0
 
     told = json.loads(done["adapter as JSON"].out)
     assert (told["schema"], told["kind"]) == (1, "adapter")
@@ -96,7 +101,6 @@ def test_cache(cli: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None
     assert [p.name for p in folder.rglob("*") if p.is_file()] == ["mine.txt"]
 
 
-@pytest.mark.timeout(300)
 def test_demo(cli: Cli, tmp_path: Path) -> None:
     done = cli("demo", "--dir", tmp_path / "demo")
     assert done.code == 0, done.err

@@ -27,11 +27,6 @@ UNET = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_0_{}"
 MODULES = {UNET.format(0, "attn1_to_q"): 8, UNET.format(1, "attn1_to_k"): 16, UNET.format(2, "attn2_to_q"): 32}
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tiny.Files:
-    return tiny.make(tmp_path_factory.mktemp("tiny"))
-
-
 @pytest.fixture
 def adapters(tmp_path: Path) -> list[Path]:
     """Four LoRAs, each of some of the modules, of different ranks."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -376,7 +376,7 @@ NAMES = st.lists(
 SHAPES = st.lists(st.integers(0, 3), max_size=5)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(tensors=st.dictionaries(NAMES, SHAPES, min_size=1, max_size=8))
 def test_every_tensor_is_read_or_reported(tensors: dict[str, list[int]], tmp_path: Path) -> None:
     try:

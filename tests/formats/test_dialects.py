@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -220,7 +220,7 @@ KEYS = st.tuples(MODULES, SUFFIXES).map("".join)
 SIZES = st.sampled_from([(2, 2), (2,), (1,), ()])
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(tensors=st.dictionaries(KEYS, SIZES, min_size=1, max_size=14))
 def test_every_tensor_of_any_mixture_is_read_or_reported(tensors: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
     try:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import pickle
 import struct
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from lib_transfer.formats.checkpoint import open_checkpoint
+from tests.waiting import until
 
 from .archives import (
     FOUR,
@@ -120,11 +120,7 @@ def test_the_attacks_are_real(attack: bytes, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     with contextlib.suppress(AttributeError, TypeError, pickle.UnpicklingError):
         pickle.loads(attack)  # some fail after they have done what they came for
-    for _ in range(1000):  # a started process takes a moment
-        if (tmp_path / CANARY).exists():
-            return
-        time.sleep(0.02)
-    raise AssertionError("this does not run anything")
+    until((tmp_path / CANARY).exists)  # a started process takes a moment
 
 
 GLOBALS = ["posix.system", "nt.system", "subprocess.check_output", "builtins.exec", "builtins.open", "pip.main"]
