@@ -122,7 +122,6 @@ def plan(
             items.append(made)
         else:
             settled[each.name] = made
-    index.save()
     return BatchPlan(batch, facts, tuple(items), settled, frozenset(outputs.stems), copies)
 
 

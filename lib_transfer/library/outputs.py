@@ -43,7 +43,6 @@ class Outputs:
             facts = index.output(path)
             if facts is not None and facts.request and (adapter := _adapter_of(facts.request)) is not None:
                 found.copies.setdefault(adapter, []).append(Copy(path, facts.request))
-        index.save()
         return found
 
     def of(self, request: TransferRequest) -> list[Path]:

@@ -45,7 +45,6 @@ class Copies:
         with self._lock:
             self._places[request.to_json()] = path
         self._index.intact(path)
-        self._index.save()
 
     def _usual(self, request: TransferRequest) -> Path | None:
         """Where the settings would put it today: nearly always, nothing else has to be looked at."""
@@ -66,7 +65,6 @@ class Copies:
         for folder in self._host.adapter_folders():
             for name in files.walk(folder):
                 self._look_into(name)
-        self._index.save()
 
     def _look_into(self, name: str) -> None:
         with contextlib.suppress(OSError):
