@@ -22,7 +22,7 @@ from lib_transfer.version import VERSION
 if TYPE_CHECKING:
     from lib_transfer.api import methods, request
     from lib_transfer.conversion.report import TransferReport
-    from lib_transfer.conversion.run import Runtime
+    from lib_transfer.conversion.runtime import Runtime
     from lib_transfer.conversion.transfer import TransferResult, analyse, transfer
     from lib_transfer.errors import TransferError
     from lib_transfer.library.destination import Destination
@@ -36,7 +36,7 @@ _HOME = {
     "Destination": "library.destination",
     "TransferReport": "conversion.report",
     "TransferRequest": "library.request",
-    "Runtime": "conversion.run",
+    "Runtime": "conversion.runtime",
     "TransferResult": "conversion.transfer",
     "analyse": "conversion.transfer",
     "transfer": "conversion.transfer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lib_transfer import methods as registry
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.library import request as engine_request
 from lib_transfer.library.request import Model, TransferRequest
 from lib_transfer.methods import METHODS, Method, Value

@@ -14,8 +14,10 @@ from lib_transfer.architecture.module import Module
 from lib_transfer.batches.costs import Costs, Work, sample
 from lib_transfer.batches.plan import BatchPlan
 from lib_transfer.batches.task import Task
-from lib_transfer.conversion.run import Runtime, one_thread_each
-from lib_transfer.conversion.subspaces import Weight, is_known
+from lib_transfer.conversion.decompositions import is_known
+from lib_transfer.conversion.parallel import one_thread_each
+from lib_transfer.conversion.runtime import Runtime
+from lib_transfer.conversion.weights import Weight
 from lib_transfer.errors import TransferError
 from lib_transfer.library.base import open_base
 from lib_transfer.progress import duration

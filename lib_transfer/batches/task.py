@@ -11,7 +11,7 @@ from pathlib import Path
 from lib_transfer.batches.costs import PER_ELEMENT, Costs
 from lib_transfer.batches.plan import BatchPlan, Item
 from lib_transfer.batches.request import BatchRequest
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 
 MEMORY = 2 * 2**30
 """Bytes that a batch may take unless it is told otherwise: for the adapters at work, their outputs and the weights, over

@@ -26,7 +26,7 @@ from lib_transfer.cli import terminal
 from lib_transfer.cli.batch_screen import Screen, tell_plan
 from lib_transfer.cli.transfer import add_method, settings
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import CancelledError, RequestError
 from lib_transfer.formats.publish import write_bytes
 from lib_transfer.library.destination import need_folder

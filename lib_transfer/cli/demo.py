@@ -10,7 +10,7 @@ from lib_transfer import demo
 from lib_transfer.api import request
 from lib_transfer.cli import terminal, ui
 from lib_transfer.conversion.heatmap import draw, save, transfer_panels
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.transfer import transfer
 from lib_transfer.errors import RequestError
 from lib_transfer.library.destination import Destination

@@ -8,9 +8,9 @@ from typing import Any
 
 from lib_transfer import methods as registry
 from lib_transfer.cli import terminal
+from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.heatmap import draw, save
 from lib_transfer.conversion.similarity import compare
-from lib_transfer.conversion.subspaces import Wanted
 
 
 def add_to(commands: Any) -> None:

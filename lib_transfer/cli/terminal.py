@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import RequestError
 from lib_transfer.formats.publish import write_bytes
 from lib_transfer.progress import duration

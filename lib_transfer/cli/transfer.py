@@ -12,7 +12,7 @@ from lib_transfer import methods as registry
 from lib_transfer.cli import terminal
 from lib_transfer.conversion.heatmap import draw, save, transfer_panels
 from lib_transfer.conversion.report import TransferReport
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.transfer import analyse, transfer
 from lib_transfer.library.destination import Destination
 from lib_transfer.library.request import TransferRequest

@@ -16,7 +16,7 @@ from typing import Any
 from lib_transfer import api
 from lib_transfer import methods as registry
 from lib_transfer.cli import terminal
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.transfer import transfer
 from lib_transfer.conversion.variants import usual_size
 from lib_transfer.errors import RequestError

@@ -18,9 +18,11 @@ from lib_transfer import methods as registry
 from lib_transfer.conversion import output
 from lib_transfer.conversion.carry import Settings, carry
 from lib_transfer.conversion.pairing import Pairing, pairing
+from lib_transfer.conversion.parallel import over_modules
 from lib_transfer.conversion.plan import Pair, plan
+from lib_transfer.conversion.relation import Relations
 from lib_transfer.conversion.report import TransferReport
-from lib_transfer.conversion.run import Relations, Runtime, over_modules
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.sketches import Sketches, same_encoders
 from lib_transfer.conversion.variants import differences
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError

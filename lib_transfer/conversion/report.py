@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lib_transfer.architecture.module import Module, Position
-from lib_transfer.conversion.subspaces import Similarity
+from lib_transfer.conversion.relation import Similarity
 from lib_transfer.formats.unread import Unread
 from lib_transfer.version import SCHEMA
 

@@ -12,8 +12,9 @@ from typing import Literal
 
 from lib_transfer.conversion import output
 from lib_transfer.conversion.group import Bases, Left, Member, carry_all, opened
+from lib_transfer.conversion.parallel import one_thread_each
 from lib_transfer.conversion.report import TransferReport
-from lib_transfer.conversion.run import Runtime, one_thread_each
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import CancelledError, NotEnoughMemoryError, OutputExistsError, StorageError, TransferError
 from lib_transfer.formats.naming import unique_stem
 from lib_transfer.formats.publish import sweep

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lib_transfer.architecture.module import Module
 from lib_transfer.conversion.shares import share_of, whole_shape, whole_weight
-from lib_transfer.conversion.subspaces import Weight
+from lib_transfer.conversion.weights import Weight
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.adapter import Adapter
 from lib_transfer.formats.update import LowRank, Update

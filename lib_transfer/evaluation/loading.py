@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from lib_transfer.architecture.module import Module
 from lib_transfer.architecture.variant import EPSILON, V
-from lib_transfer.conversion.subspaces import read_weight
 from lib_transfer.conversion.variants import usual_size, variant_of
+from lib_transfer.conversion.weights import read_weight
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.evaluation.tokens import tokens
 from lib_transfer.library.base import Base

@@ -132,6 +132,10 @@ class FileMemory:
                 self._database.close()
             self._database = None
 
+    def __reduce__(self) -> tuple[type[FileMemory], tuple[Path]]:
+        """Another process opens the database for itself."""
+        return FileMemory, (self.folder,)
+
     def __del__(self) -> None:
         self._close()
 

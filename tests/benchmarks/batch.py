@@ -26,9 +26,11 @@ from lib_transfer.batches.plan import BatchPlan, plan
 from lib_transfer.batches.processes import in_processes
 from lib_transfer.batches.request import BatchRequest
 from lib_transfer.batches.task import Task, tasks
+from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.conversion.run import Relations, Runtime
-from lib_transfer.conversion.subspaces import Wanted, read_weight
+from lib_transfer.conversion.relation import Relations
+from lib_transfer.conversion.runtime import Runtime
+from lib_transfer.conversion.weights import read_weight
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.lora_tensors import lora_tensors

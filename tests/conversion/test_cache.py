@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib_transfer.architecture.module import Module, Position
-from lib_transfer.conversion.subspaces import Relation, Wanted, Weight
+from lib_transfer.conversion.decompositions import Wanted
+from lib_transfer.conversion.relation import Relation
+from lib_transfer.conversion.weights import Weight
 from lib_transfer.errors import CancelledError, StorageError
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.identity import stamp

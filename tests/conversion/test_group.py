@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import lib_transfer
 from lib_transfer.conversion import group
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.transfer import Ending, Order, TransferResult, transfer_group
 from lib_transfer.errors import CancelledError, NumericError, TransferError
 from lib_transfer.formats.stores.store import Store

@@ -19,8 +19,8 @@ from lib_transfer import Destination, Runtime, TransferRequest, TransferResult
 from lib_transfer.architecture import modules
 from lib_transfer.conversion import carry as carry_module
 from lib_transfer.conversion import group as group_module
+from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.similarity import compare
-from lib_transfer.conversion.subspaces import Wanted
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, NumericError
 from lib_transfer.linalg import subspace as linalg
 from lib_transfer.progress import Silent

@@ -20,7 +20,7 @@ from lib_transfer.conversion.pairing import pairing
 from lib_transfer.conversion.plan import plan
 from lib_transfer.conversion.shares import place, share_of, whole_weight
 from lib_transfer.conversion.sketches import Sketches
-from lib_transfer.conversion.subspaces import read_weight
+from lib_transfer.conversion.weights import read_weight
 from lib_transfer.formats.adapter import read_adapter
 from lib_transfer.formats.update import Dense, LowRank, Norm
 from lib_transfer.library.base import Base, open_base

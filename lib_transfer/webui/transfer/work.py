@@ -22,7 +22,7 @@ from lib_transfer.webui.shell.once import Once
 from lib_transfer.webui.transfer.form import Order, output_folder
 
 if TYPE_CHECKING:
-    from lib_transfer.conversion.run import Runtime
+    from lib_transfer.conversion.runtime import Runtime
     from lib_transfer.conversion.transfer import TransferResult
     from lib_transfer.library.destination import Destination
     from lib_transfer.library.request import TransferRequest
@@ -183,7 +183,7 @@ def gpu_memory(host: Host) -> AbstractContextManager[None]:
 
 def runtime(host: Host) -> Runtime:
     """The engine's runtime as the settings say."""
-    from lib_transfer.conversion.run import Runtime  # noqa: PLC0415
+    from lib_transfer.conversion.runtime import Runtime  # noqa: PLC0415
 
     limit = int(float(host.setting("cache_size")) * 2**30)
     return Runtime(device=str(host.setting("device")), cache_folder=host.cache_folder(), cache_limit=limit)
