@@ -24,8 +24,8 @@ from lib_transfer.cli.main import main
 from lib_transfer.conversion import group
 from lib_transfer.library.base import open_base
 from lib_transfer.models import Schedule, TorchModel, places
+from lib_transfer.webui.app import server
 from lib_transfer.webui.hosts.standalone import Standalone
-from lib_transfer.webui.shell import server
 
 
 class Painter(Standalone):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lib_transfer.errors import RequestError
-from lib_transfer.webui.compare.scene import Scene, scene
+from lib_transfer.webui.compare.form import Scene, scene
 from lib_transfer.webui.hosts.program import Program as Host
 from tests.webui import models
 from tests.webui.conftest import Server

@@ -14,9 +14,9 @@ import torch
 
 from lib_transfer.errors import CancelledError
 from lib_transfer.progress import WRITING
+from lib_transfer.webui.app import extension
 from lib_transfer.webui.host.settings import PREFIX, settings
 from lib_transfer.webui.hosts.program import Program as Host
-from lib_transfer.webui.shell import extension
 from lib_transfer.webui.shell.jobs import Board, Job
 from tests import tiny
 from tests.webui import models
@@ -171,7 +171,7 @@ def test_building_the_tab_imports_no_engine(tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             program = Program(Path(sys.argv[1]) / "p", patch, forge=False)
             began = time.process_time()
-            from lib_transfer.webui.shell import extension
+            from lib_transfer.webui.app import extension
             extension.add_settings()
             extension.tabs()
             took = time.process_time() - began

@@ -10,7 +10,7 @@ from lib_transfer.webui.batch import html as table
 from lib_transfer.webui.batch.form import ANY_ALGORITHM, ANY_BASE, CHOSEN, EVERYWHERE, Asked, batch_order, folders
 from lib_transfer.webui.batch.job import BatchJob
 from lib_transfer.webui.batch.work import BatchWork
-from lib_transfer.webui.host.host import files
+from lib_transfer.webui.host import files
 from lib_transfer.webui.shell import status
 from lib_transfer.webui.transfer.events import Desk, Start, told
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lib_transfer.errors import RequestError
 from lib_transfer.library.index import AdapterFacts
-from lib_transfer.webui.host.host import Host, files
+from lib_transfer.webui.host import files
+from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.host.settings import KEEP_BOTH, LEAVE, REPLACE
 from lib_transfer.webui.transfer.form import chosen_names, method_of, output_folder, settings_of, source_of, target_of
 

@@ -12,8 +12,8 @@ import gradio as gr
 
 from lib_transfer import methods as registry
 from lib_transfer.errors import RequestError
+from lib_transfer.webui.compare.form import FIELDS, Field, scene
 from lib_transfer.webui.compare.html import gallery
-from lib_transfer.webui.compare.scene import FIELDS, Field, scene
 from lib_transfer.webui.compare.work import Comparison, steps
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.gradio_compat import HIDDEN, control, elem_id, on

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lib_transfer.errors import CancelledError
-from lib_transfer.webui.compare.scene import Scene
+from lib_transfer.webui.compare.form import Scene
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.jobs import Job
 from lib_transfer.webui.transfer.form import Order

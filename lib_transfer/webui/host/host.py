@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lib_transfer.library.source_checkpoint import Checkpoint
-from lib_transfer.webui.host.host import settings
+from lib_transfer.webui.host import settings
 
 if TYPE_CHECKING:
     from lib_transfer.library.base import Base
     from lib_transfer.models import Model
-    from lib_transfer.webui.compare.scene import Scene
+    from lib_transfer.webui.compare.form import Scene
 
 
 @dataclass(frozen=True)

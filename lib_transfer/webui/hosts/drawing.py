@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from lib_transfer.errors import RequestError
-from lib_transfer.webui.compare.scene import Scene
+from lib_transfer.webui.compare.form import Scene
 
 
 def samplers() -> tuple[str, ...]:

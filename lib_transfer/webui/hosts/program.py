@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib_transfer.webui.compare.scene import Scene
-from lib_transfer.webui.host.host import Active, Checkpoint, Host, Opener, Turn, files
+from lib_transfer.webui.compare.form import Scene
+from lib_transfer.webui.host import files
+from lib_transfer.webui.host.host import Active, Checkpoint, Host, Opener, Turn
 from lib_transfer.webui.host.settings import PREFIX
 from lib_transfer.webui.hosts import drawing
 from lib_transfer.webui.hosts.loading import way_of_loading

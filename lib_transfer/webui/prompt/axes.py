@@ -12,7 +12,7 @@ from lib_transfer import methods as registry
 from lib_transfer.errors import RequestError
 from lib_transfer.methods import METHODS, Parameter
 from lib_transfer.webui.host.settings import parameters
-from lib_transfer.webui.prompt.wish import USES, wish
+from lib_transfer.webui.prompt.overrides import USES, wish
 
 _COST = 0.5  # between none and that of another checkpoint: the program loads a LoRA for it
 

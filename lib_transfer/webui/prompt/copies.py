@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from lib_transfer.errors import TransferError
 from lib_transfer.library.index import FileIndex
-from lib_transfer.webui.host.host import Host, files
+from lib_transfer.webui.host import files
+from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.transfer.form import sub_folder
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from lib_transfer.errors import CancelledError
 from lib_transfer.webui.host.host import Checkpoint
 from lib_transfer.webui.hosts.program import Program
 from lib_transfer.webui.prompt import infotext
+from lib_transfer.webui.prompt.overrides import Wish, wish_of
 from lib_transfer.webui.prompt.resolution import Resolved, Resolver
 from lib_transfer.webui.prompt.tags import EVERY, OURS, Tag, holds, replaced
-from lib_transfer.webui.prompt.wish import Wish, wish_of
 
 logger = logging.getLogger("transfer_lora")
 

@@ -14,7 +14,7 @@ from lib_transfer.webui.host.host import Checkpoint, Turn
 from lib_transfer.webui.host.settings import USE_ORIGINAL
 from lib_transfer.webui.hosts.program import Program
 from lib_transfer.webui.prompt.copies import Copies
-from lib_transfer.webui.prompt.wish import Wish
+from lib_transfer.webui.prompt.overrides import Wish
 from lib_transfer.webui.shell.jobs import Job
 from lib_transfer.webui.shell.once import Once
 from lib_transfer.webui.transfer.form import Order

@@ -14,7 +14,8 @@ import gradio as gr
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import TransferError
 from lib_transfer.library.index import FileIndex
-from lib_transfer.webui.host.host import Checkpoint, Host, files
+from lib_transfer.webui.host import files
+from lib_transfer.webui.host.host import Checkpoint, Host
 from lib_transfer.webui.shell import controls, preview, status
 from lib_transfer.webui.shell.jobs import Board, Job, Kind
 from lib_transfer.webui.shell.once import Once

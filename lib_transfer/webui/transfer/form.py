@@ -14,7 +14,8 @@ from lib_transfer import methods as registry
 from lib_transfer.errors import RequestError
 from lib_transfer.formats.naming import safe_stem
 from lib_transfer.methods import Method, Value
-from lib_transfer.webui.host.host import Checkpoint, Host, files
+from lib_transfer.webui.host import files
+from lib_transfer.webui.host.host import Checkpoint, Host
 from lib_transfer.webui.host.settings import NOT_SET, parameters
 
 ACTIVE = "Active checkpoint"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.webui.shell.pictures import heat_maps
+from lib_transfer.webui.transfer.heat_map import heat_maps
 
 if TYPE_CHECKING:
     from lib_transfer.conversion.report import ModuleReport, TransferReport

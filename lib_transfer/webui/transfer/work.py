@@ -14,8 +14,9 @@ from lib_transfer.conversion.outcome import Outcome, summary_of
 from lib_transfer.errors import CancelledError, MismatchError, OutputExistsError, RequestError, TransferError
 from lib_transfer.library.index import AdapterFacts, FileIndex
 from lib_transfer.library.source_checkpoint import Checkpoint, doubts, find
+from lib_transfer.webui.host import files
 from lib_transfer.webui.host.device import limited
-from lib_transfer.webui.host.host import Host, files
+from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.host.settings import KEEP_BOTH, REPLACE
 from lib_transfer.webui.shell.jobs import Job
 from lib_transfer.webui.shell.once import Once

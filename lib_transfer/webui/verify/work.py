@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, RequestError, TransferError
 from lib_transfer.library.source_checkpoint import Checkpoint, find
-from lib_transfer.webui.host.host import Host, files
+from lib_transfer.webui.host import files
+from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.transfer.form import output_folder
 from lib_transfer.webui.transfer.work import runtime
 from lib_transfer.webui.verify.job import Verified, VerifyJob

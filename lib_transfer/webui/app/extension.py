@@ -6,6 +6,8 @@ import functools
 import logging
 from typing import Any
 
+from lib_transfer.webui.app.housekeeping import Housekeeping, name_preview
+from lib_transfer.webui.app.tab import ELEM_ID, TITLE, tab
 from lib_transfer.webui.host.settings import PREFIX, SECTION, settings
 from lib_transfer.webui.hosts.program import Program
 from lib_transfer.webui.prompt import axes, infotext
@@ -13,8 +15,6 @@ from lib_transfer.webui.prompt.generation import Prompts
 from lib_transfer.webui.prompt.resolution import Resolver
 from lib_transfer.webui.shell.controls import kind_of, shown
 from lib_transfer.webui.shell.gradio_compat import within_a_page
-from lib_transfer.webui.shell.housekeeping import Housekeeping, name_preview
-from lib_transfer.webui.shell.tab import ELEM_ID, TITLE, tab
 from lib_transfer.webui.transfer.events import Desk
 
 logger = logging.getLogger("transfer_lora")

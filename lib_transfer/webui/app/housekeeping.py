@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from lib_transfer.errors import TransferError
-from lib_transfer.webui.host.host import files
+from lib_transfer.webui.host import files
 from lib_transfer.webui.shell import preview
 from lib_transfer.webui.shell.gradio_compat import control, on
 from lib_transfer.webui.transfer.events import Desk, told

@@ -12,12 +12,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import gradio as gr
 
+from lib_transfer.webui.app.housekeeping import Housekeeping, name_preview
+from lib_transfer.webui.app.tab import ELEM_ID, TITLE, tab
 from lib_transfer.webui.host.settings import NOT_SET, PREFIX, settings
 from lib_transfer.webui.hosts.standalone import Standalone
 from lib_transfer.webui.shell.controls import setting_control
 from lib_transfer.webui.shell.gradio_compat import blocks, on
-from lib_transfer.webui.shell.housekeeping import Housekeeping, name_preview
-from lib_transfer.webui.shell.tab import ELEM_ID, TITLE, tab
 from lib_transfer.webui.transfer import html as results
 from lib_transfer.webui.transfer.events import Desk, told
 
