@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lib_transfer.version import VERSION
 
 if TYPE_CHECKING:
-    from lib_transfer.api import methods, request
+    from lib_transfer.api import list_methods, request
     from lib_transfer.conversion.report import TransferReport
     from lib_transfer.conversion.runtime import Runtime
     from lib_transfer.conversion.transfer import TransferResult, analyse, transfer
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _HOME = {
-    "methods": "api",
+    "list_methods": "api",
     "request": "api",
     "Destination": "library.destination",
     "TransferReport": "conversion.report",
@@ -52,7 +52,7 @@ __all__ = [
     "TransferResult",
     "__version__",
     "analyse",
-    "methods",
+    "list_methods",
     "request",
     "transfer",
 ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.library import request as engine_request
 from lib_transfer.library.request import Model, TransferRequest
 from lib_transfer.methods import METHODS, Method, Value
 
 
-def methods() -> tuple[Method, ...]:
+def list_methods() -> tuple[Method, ...]:
     """Every method, the default one first."""
     return METHODS
 
@@ -21,7 +21,7 @@ def request(
     *,
     target: Model,
     source: Model | None = None,
-    method: str = registry.DEFAULT,
+    method: str = methods.DEFAULT,
     runtime: Runtime | None = None,
     **settings: Value,
 ) -> TransferRequest:
@@ -33,7 +33,7 @@ def request(
         adapter: path.
         source, target: paths; a sequence of them where text encoders lie in files of their own, the checkpoint first. A
             method that declares no need of it does without a source.
-        method: id of one of :func:`methods`.
+        method: id of one of :func:`list_methods`.
         runtime: whose cache folder remembers the hashes; only that is used of it.
         settings: of the method, such as ``energy=0.95`` or ``rank="full"``; the rest take their defaults.
 

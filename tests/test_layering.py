@@ -14,21 +14,22 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lib_transfer"
 
 # Layer -> the layers below it that it may use. `top` is the package itself: `import lib_transfer`.
-BASIC = {"errors", "progress", "version", "linalg", "methods", "formats", "architecture"}
+BASIC = {"errors", "progress", "version", "linalg", "update", "methods", "formats", "architecture"}
 BELOW_MODELS = {"storage", "library", "conversion", *BASIC}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
     "progress": {"errors"},
     "linalg": set(),
-    "methods": {"errors", "linalg"},
-    "formats": {"errors"},
+    "update": {"linalg"},
+    "methods": {"errors", "linalg", "update"},
+    "formats": {"errors", "linalg", "update"},
     "architecture": {"errors"},
     "storage": {"errors", "formats"},
     "library": {"storage", *BASIC},
     "conversion": {"library", "storage", *BASIC},
     "batches": {"conversion", "library", "storage", *BASIC},
-    "models": {"errors", "progress", "linalg"},
+    "models": {"errors", "progress", "linalg", "update"},
     "evaluation": {"models", *BELOW_MODELS},
     "demo": BASIC,
     "api": BELOW_MODELS,
@@ -40,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
 # What is not ours, beside the standard library; the webui may import what its hosts bring.
 THIRD_PARTY: dict[str, set[str]] = {
     "linalg": {"torch"},
+    "update": {"torch"},
     "methods": {"torch"},
     "models": {"torch"},
     "evaluation": {"torch", "safetensors"},

@@ -190,7 +190,7 @@ class _Decisions:
                 asks = f"It asks for {match.asks_for}, which" if match.asks_for else "Its metadata names none, so it"
                 raise RequestError(
                     f"The checkpoint that it was trained on is not known. {asks} was not found.",
-                    hint="Name the nearest relative as the source, or take the method copy, which does without.",
+                    hint="Name the nearest relative as the source, or take the method reuse, which does without.",
                 )
             if source.path == batch.target.path:
                 raise _SettledError("left out", f"It was trained on the target itself, {batch.target.name}.")

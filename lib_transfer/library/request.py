@@ -175,7 +175,7 @@ def _source(method: Method, source: Model | None) -> tuple[Path, ...]:
     if source is None:
         raise RequestError(
             f'The method "{method.id}" needs the checkpoint that the adapter was trained on.',
-            hint="Name it as the source, or take the method copy, which does without.",
+            hint="Name it as the source, or take the method reuse, which does without.",
         )
     return _paths(source)
 

@@ -7,23 +7,36 @@ import math
 from collections.abc import Mapping
 
 from lib_transfer.errors import RequestError
-from lib_transfer.methods import lora_x, prolora, rotation
-from lib_transfer.methods import reuse as copy
+from lib_transfer.methods import lora_x, prolora, reuse, rotation
 from lib_transfer.methods.declaration import COMMON_PARAMETERS, Method, Parameter, Problem, Value
 
-METHODS: tuple[Method, ...] = (rotation.METHOD, prolora.METHOD, lora_x.METHOD, copy.METHOD)
+METHODS: tuple[Method, ...] = (rotation.METHOD, prolora.METHOD, lora_x.METHOD, reuse.METHOD)
 DEFAULT = rotation.METHOD.id
+FORMER_IDS = {"copy": reuse.METHOD.id}
+"""Ids that methods had before, which are still understood wherever an id is read."""
 
-__all__ = ["DEFAULT", "METHODS", "Method", "Parameter", "Problem", "Value", "get", "parameters", "settings"]
+__all__ = [
+    "DEFAULT",
+    "FORMER_IDS",
+    "METHODS",
+    "Method",
+    "Parameter",
+    "Problem",
+    "Value",
+    "get",
+    "parameters",
+    "settings",
+]
 
 
 def get(method: str) -> Method:
-    """The method of this id.
+    """The method of this id, which may be one of :data:`FORMER_IDS`.
 
     Raises:
         RequestError: there is none; the nearest id is named.
     """
     by_id = {m.id: m for m in METHODS}
+    method = FORMER_IDS.get(method, method)
     if method not in by_id:
         near = difflib.get_close_matches(method, by_id, n=1)
         raise RequestError(

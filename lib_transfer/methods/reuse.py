@@ -1,4 +1,4 @@
-"""Plain reuse: what people do today when they load a LoRA on another base, and the baseline of every report."""
+"""Reuse: what people do today when they load a LoRA on another base, and the baseline of every report."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def transfer(problem: Problem) -> Factors:
 
 
 METHOD = Method(
-    id="copy",
-    title="Copy (plain reuse)",
+    id="reuse",
+    title="Reuse (as it is)",
     paper="what every WebUI does when it loads a LoRA on another checkpoint",
     summary="Keeps each update as it is, where the shapes agree.",
     formula="D",

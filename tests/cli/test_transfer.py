@@ -173,7 +173,7 @@ class TestInOneProcess:
         return run
 
     def test_copy_does_without_a_source(self, run: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
-        done = run("transfer", style, "--target", files["sd1-target"], "--method", "copy")
+        done = run("transfer", style, "--target", files["sd1-target"], "--method", "reuse")
         assert done.code == 0
         assert "Written: " in done.out
         (name,) = _models(tmp_path)
@@ -190,7 +190,7 @@ class TestInOneProcess:
     def test_overwriting(self, run: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
         """A file of ours that differs is refused with 2, and replaced with --overwrite; --output keeps the name."""
         mine = tmp_path / "mine.safetensors"
-        command: list[object] = ["transfer", style, *_ends(files), "--method", "copy", "--output", mine]
+        command: list[object] = ["transfer", style, *_ends(files), "--method", "reuse", "--output", mine]
         assert run(*command).code == 0
         first = mine.read_bytes()
         refused = run(*command, "--strength", "0.5")
@@ -210,9 +210,9 @@ class TestInOneProcess:
 
     def test_into_a_folder(self, run: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
-        assert run("transfer", style, *_ends(files), "--method", "copy", "--output-dir", tmp_path / "out").code == 0
+        assert run("transfer", style, *_ends(files), "--method", "reuse", "--output-dir", tmp_path / "out").code == 0
         assert len(_models(tmp_path / "out")) == 1
-        assert run("transfer", style, *_ends(files), "--method", "copy", "--output-dir", tmp_path / "out").code == 0
+        assert run("transfer", style, *_ends(files), "--method", "reuse", "--output-dir", tmp_path / "out").code == 0
         assert len(_models(tmp_path / "out")) == 1
 
     def test_nothing_carried(self, run: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def asked(adapter: Path, folder: Path) -> TransferRequest:
     target = folder / "target.safetensors"
     target.write_bytes(b"target")
     adapter.write_bytes(b"adapter")
-    return request(adapter, target=target, method="copy", settings={}, hashes=Hashes(folder / "hashes"))
+    return request(adapter, target=target, method="reuse", settings={}, hashes=Hashes(folder / "hashes"))
 
 
 def test_the_configuration_beside_an_adapter_of_peft_is_part_of_it(tmp_path: Path) -> None:

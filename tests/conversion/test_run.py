@@ -68,7 +68,7 @@ def runtime(cache: Path, workers: int = 1) -> Runtime:
 
 
 def request_of(world: World, cache: Path, method: str = "rotation", **settings: Any) -> TransferRequest:
-    settings = {"threshold": 0.0, **settings} if method != "copy" else settings
+    settings = {"threshold": 0.0, **settings} if method != "reuse" else settings
     return lib_transfer.request(
         world.adapter, source=world.base, target=world.other, method=method, runtime=runtime(cache), **settings
     )
@@ -104,7 +104,7 @@ CASES = [
     ("rotation", {"subspace_rank": 3, "rank": "full"}),
     ("prolora", {"energy": 0.9, "dtype": "fp16"}),
     ("lora-x", {"subspace_rank": 2, "strength": -0.5}),
-    ("copy", {"rank": 2}),
+    ("reuse", {"rank": 2}),
 ]
 
 
@@ -119,7 +119,7 @@ def test_the_same_bytes_cold_warm_half_warm_and_with_any_number_of_workers(
     assert bytes_of(request, cache, out, workers=3) == cold
     assert bytes_of(request, tmp_path / "another", out, workers=3) == cold
     entries = sorted(cache.glob("*/??/*.safetensors"))
-    assert bool(entries) == (method != "copy")
+    assert bool(entries) == (method != "reuse")
     for gone in (
         entries[::2],
         entries[1::2],

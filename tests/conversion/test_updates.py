@@ -44,7 +44,7 @@ class World:
 
     def weight(self, form: str, method: str) -> Tensor:
         """The weight that an update is computed with: for plain reuse the source is not known."""
-        return (self.others if method == "copy" else self.weights)[self.modules[form].weight].double()
+        return (self.others if method == "reuse" else self.weights)[self.modules[form].weight].double()
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ Transfer = Callable[..., Result]
 
 @pytest.fixture
 def transfer(world: World, tmp_path: Path) -> Transfer:
-    def run(tensors: Tensors, method: str = "copy", *, dtype: torch.dtype | None = None, **settings: Any) -> Result:
+    def run(tensors: Tensors, method: str = "reuse", *, dtype: torch.dtype | None = None, **settings: Any) -> Result:
         adapter = tiny.save(tmp_path / "style.safetensors", tensors, dtype)
         runtime = Runtime(device="cpu", cache_folder=world.folder / "cache", workers=1)
         if method == "rotation":
@@ -213,21 +213,21 @@ def test_everything_is_written_with_the_full_rank(
     module = world.modules[form]
     tensors, formula = ALGORITHMS[algorithm](module.shape)
     limit = 1e-5 if dtype == torch.float32 else 1e-3
-    for method in ("copy", "rotation"):
+    for method in ("reuse", "rotation"):
         expected = formula(world.weight(form, method))
         expected = rotated(world, module, expected) if method == "rotation" else expected
         result = transfer(named(module, tensors), method, dtype=dtype, rank="full")
         assert relative(result.delta(module), expected) < limit
         told = result.of(module)
         assert told.energy_kept == pytest.approx(1, abs=1e-3)
-        assert told.decision == ("copied" if method == "copy" else "transferred")
+        assert told.decision == ("copied" if method == "reuse" else "transferred")
         guessed = "computed with the target's weight because the source's is not known"
-        assert (guessed in told.reason) == (method == "copy" and algorithm in ON_BASE)
+        assert (guessed in told.reason) == (method == "reuse" and algorithm in ON_BASE)
         if algorithm not in ON_BASE:  # whose weights are of no clear rank
             assert told.rank_before == torch.linalg.matrix_rank(expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["copy", "rotation"])
+@pytest.mark.parametrize("method", ["reuse", "rotation"])
 @pytest.mark.parametrize("form", ROLES)
 def test_the_chosen_rank_is_the_smallest_that_keeps_the_energy(
     form: str, method: str, world: World, transfer: Transfer
@@ -241,7 +241,7 @@ def test_the_chosen_rank_is_the_smallest_that_keeps_the_energy(
     assert told.energy_kept == pytest.approx(float(energy[told.rank_after - 1] / energy[-1]), rel=1e-4)
     assert "99%" in told.reason
     assert result.tensors[f"{module.output_name}.lora_down.weight"].shape[0] == told.rank_after
-    if method == "copy":
+    if method == "reuse":
         assert told.change == pytest.approx(float(1 - energy[told.rank_after - 1] / energy[-1]) ** 0.5, rel=1e-3)
     assert told.norm_before == pytest.approx(float(energy[-1]) ** 0.5, rel=1e-5)
 
@@ -250,7 +250,7 @@ def test_a_rank_that_is_asked_for_is_kept(world: World, transfer: Transfer) -> N
     module = world.modules["linear"]
     tensors, formula = lokr(module.shape)
     result = transfer(named(module, tensors), dtype=torch.float32, rank=5)
-    u, s, vh = torch.linalg.svd(formula(world.weight("linear", "copy")))
+    u, s, vh = torch.linalg.svd(formula(world.weight("linear", "reuse")))
     assert relative(result.delta(module), (u[:, :5] * s[:5]) @ vh[:5]) < 1e-5
     assert result.of(module).rank_after == 5
 
@@ -260,7 +260,7 @@ def test_the_chosen_rank_has_a_limit(world: World, transfer: Transfer, monkeypat
     module = world.modules["linear"]
     tensors, formula = lokr(module.shape)
     told = transfer(named(module, tensors), dtype=torch.float32).of(module)
-    energy = torch.linalg.svdvals(formula(world.weight("linear", "copy"))).square()
+    energy = torch.linalg.svdvals(formula(world.weight("linear", "reuse"))).square()
     assert told.rank_after == 3
     assert told.energy_kept == pytest.approx(float(energy[:3].sum() / energy.sum()), rel=1e-4)
     assert "less than 99%" in told.reason
@@ -275,7 +275,7 @@ def test_a_full_difference_goes_through_the_method(form: str, world: World, tran
     )
     difference = (up @ down).float().reshape(module.shape)
     given = named(module, {"diff": difference})
-    copied = transfer(given, "copy")
+    copied = transfer(given, "reuse")
     assert set(copied.tensors) == {f"{module.output_name}.diff"}
     assert torch.equal(copied.tensors[f"{module.output_name}.diff"], difference)
     assert copied.of(module).decision == "carried over"
@@ -341,7 +341,7 @@ def test_oft_by_the_names_of_kohya(world: World, transfer: Transfer) -> None:
     name = str(module.output_name).replace("lora_unet_", "oft_unet_")
     result = transfer({f"{name}.{key}": tensor for key, tensor in tensors.items()}, dtype=torch.float32, rank="full")
     assert {key.split(".")[0] for key in result.tensors} == {module.output_name}
-    assert relative(result.delta(module), formula(world.weight("linear", "copy"))) < 1e-5
+    assert relative(result.delta(module), formula(world.weight("linear", "reuse"))) < 1e-5
 
 
 def test_a_damaged_base_weight_is_named(world: World, tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_a_damaged_base_weight_is_named(world: World, tmp_path: Path) -> None:
     target = tiny.save(tmp_path / "spoiled.safetensors", spoiled)
     adapter = tiny.save(tmp_path / "style.safetensors", named(module, oft(module.shape)[0]))
     runtime = Runtime(device="cpu", cache_folder=tmp_path / "cache", workers=1)
-    request = lib_transfer.request(adapter, target=target, method="copy", runtime=runtime)
+    request = lib_transfer.request(adapter, target=target, method="reuse", runtime=runtime)
     with pytest.raises(NumericError, match="spoiled"):
         lib_transfer.transfer(request, Destination(folder=tmp_path), runtime=runtime)
 
@@ -366,7 +366,7 @@ def test_an_update_of_a_slice_is_computed_with_the_slice(tmp_path: Path) -> None
     tensors, formula = dora(module.shape)
     adapter = tiny.save(tmp_path / "style.safetensors", named(module, tensors))
     runtime = Runtime(device="cpu", cache_folder=tmp_path / "cache", workers=1)
-    request = lib_transfer.request(adapter, target=target, method="copy", runtime=runtime, rank="full", dtype="fp32")
+    request = lib_transfer.request(adapter, target=target, method="reuse", runtime=runtime, rank="full", dtype="fp32")
     result = lib_transfer.transfer(request, Destination(folder=tmp_path), runtime=runtime)
     assert result.path is not None
     assert result.report is not None

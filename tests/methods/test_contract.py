@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.errors import RequestError
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.methods import METHODS, Method, get
@@ -71,7 +71,7 @@ def test_the_same_problem_gives_the_same_bytes_and_leaves_its_update_alone(
     assert all(torch.equal(x, y) for x, y in zip(before, asked.update, strict=True))
 
 
-@pytest.mark.parametrize("method", ["rotation", "copy"])
+@pytest.mark.parametrize("method", ["rotation", "reuse"])
 def test_between_equal_weights_the_update_comes_back(method: str, relatives: tuple[torch.Tensor, torch.Tensor]) -> None:
     asked = problem(relatives[0], relatives[0], K)
     assert relative(product(get(method).transfer(asked)), product(asked.update)) < 1e-5
@@ -139,26 +139,31 @@ def test_the_size_of_the_weights_does_not_matter(method: Method, factor: float) 
 @every
 def test_the_declaration_is_complete_and_its_defaults_are_allowed(method: Method) -> None:
     assert get(method.id) is method
+    assert not {m.id for m in METHODS} & methods.FORMER_IDS.keys()
     assert all((method.title, method.paper, method.summary, method.formula))
-    names = [p.name for p in registry.parameters(method)]
+    names = [p.name for p in methods.parameters(method)]
     assert len(names) == len(set(names))
-    chosen = registry.settings(method, {})
+    chosen = methods.settings(method, {})
     assert list(chosen) == names
-    for parameter in registry.parameters(method):
+    for parameter in methods.parameters(method):
         assert parameter.help
         if parameter.default is not None:
-            assert registry.settings(method, {parameter.name: parameter.default})[parameter.name] == parameter.default
+            assert methods.settings(method, {parameter.name: parameter.default})[parameter.name] == parameter.default
     assert (method.maps_dimensions is not None) == ("force" in names)
     assert ("subspaces" in method.needs) == ("energy" in names)
 
 
+def test_the_former_word_for_reuse_is_still_understood() -> None:
+    assert get("copy") is get("reuse")
+
+
 def test_the_defaults_are_those_that_are_documented() -> None:
-    assert registry.DEFAULT == METHODS[0].id == "rotation"
+    assert methods.DEFAULT == METHODS[0].id == "rotation"
     common = {"strength": 1.0, "rank": "same", "dtype": None}
     subspaces = {"energy": 0.99, "subspace_rank": None, "threshold": 0.8, "below": "drop"}
-    assert registry.settings(get("rotation"), {}) == {**subspaces, **common}
-    assert registry.settings(get("lora-x"), {}) == {**subspaces, "force": False, **common}
-    assert registry.settings(get("copy"), {}) == common
+    assert methods.settings(get("rotation"), {}) == {**subspaces, **common}
+    assert methods.settings(get("lora-x"), {}) == {**subspaces, "force": False, **common}
+    assert methods.settings(get("reuse"), {}) == common
 
 
 GOOD = [
@@ -202,7 +207,7 @@ BAD = [
 
 @pytest.mark.parametrize(("name", "value", "result"), GOOD)
 def test_settings_take_their_type(name: str, value: object, result: object) -> None:
-    got = registry.settings(get("lora-x"), {name: value})[name]  # type: ignore[dict-item]
+    got = methods.settings(get("lora-x"), {name: value})[name]  # type: ignore[dict-item]
     assert got == result
     assert type(got) is type(result)
 
@@ -210,16 +215,16 @@ def test_settings_take_their_type(name: str, value: object, result: object) -> N
 @pytest.mark.parametrize(("name", "value"), BAD)
 def test_settings_out_of_range_are_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(RequestError, match=name.replace("_", " ")) as caught:
-        registry.settings(get("lora-x"), {name: value})  # type: ignore[dict-item]
+        methods.settings(get("lora-x"), {name: value})  # type: ignore[dict-item]
     assert repr(value) in caught.value.message
 
 
 def test_unknown_names_are_refused_with_a_suggestion() -> None:
     with pytest.raises(RequestError, match='no setting "enrgy"') as caught:
-        registry.settings(get("rotation"), {"enrgy": 0.5})
+        methods.settings(get("rotation"), {"enrgy": 0.5})
     assert "energy" in caught.value.hint
     with pytest.raises(RequestError, match='no setting "energy"'):
-        registry.settings(get("copy"), {"energy": 0.5})
+        methods.settings(get("reuse"), {"energy": 0.5})
     with pytest.raises(RequestError, match='no method "protora"') as caught:
         get("protora")
     assert '"prolora"' in caught.value.hint
@@ -230,13 +235,13 @@ def test_unknown_names_are_refused_with_a_suggestion() -> None:
 
 def test_energy_and_a_fixed_rank_exclude_each_other() -> None:
     with pytest.raises(RequestError, match="Both"):
-        registry.settings(get("rotation"), {"energy": 0.9, "subspace_rank": 8})
-    fixed = registry.settings(get("rotation"), {"subspace_rank": 8, "energy": None})
+        methods.settings(get("rotation"), {"energy": 0.9, "subspace_rank": 8})
+    fixed = methods.settings(get("rotation"), {"subspace_rank": 8, "energy": None})
     assert (fixed["energy"], fixed["subspace_rank"]) == (None, 8)
-    assert registry.settings(get("rotation"), {"energy": 0.9, "subspace_rank": None})["energy"] == 0.9
+    assert methods.settings(get("rotation"), {"energy": 0.9, "subspace_rank": None})["energy"] == 0.9
 
 
-PARAMETERS = {p.name: p for m in METHODS for p in registry.parameters(m)}
+PARAMETERS = {p.name: p for m in METHODS for p in methods.parameters(m)}
 anything = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8))
 
 
@@ -245,7 +250,7 @@ anything = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.te
 def test_a_setting_is_of_its_kind_and_in_range_or_refused(parameter: str, value: object) -> None:
     declared: Parameter = PARAMETERS[parameter]
     try:
-        got = registry.checked(declared, value)  # type: ignore[arg-type]
+        got = methods.checked(declared, value)  # type: ignore[arg-type]
     except RequestError:
         return
     if isinstance(got, str):

@@ -26,7 +26,7 @@ def prolora(m: Dense) -> Tensor:
 
 
 FORMULAS: dict[str, Callable[[Dense], Tensor]] = {
-    "copy": lambda m: m.d,
+    "reuse": lambda m: m.d,
     "lora-x": lambda m: m.p_t @ m.d @ m.q_t,
     "prolora": prolora,
     "rotation": rotation,

@@ -187,7 +187,7 @@ def test_broken_modules_are_listed_and_the_rest_goes_on(transfer: Any, tmp_path:
     assert "No module of sd1-source.safetensors goes by this name" in text
 
 
-@pytest.mark.parametrize("method", ["copy", "rotation"])
+@pytest.mark.parametrize("method", ["reuse", "rotation"])
 def test_a_lora_of_zeros_and_an_alpha_of_zero(method: str, transfer: Any, tmp_path: Path) -> None:
     """Rows 13 and 35: it does nothing, says so, and is no error."""
     tensors = {key: t * 0 if key.endswith("up.weight") else t for key, t in good().items()}
@@ -203,7 +203,7 @@ def test_numbers_beyond_fp16_are_scaled_not_clipped(alpha: float, transfer: Any,
     """Row 13: a power of two moves into alpha, and the host still gets the same change."""
     tensors = {**tiny.factors(NAME, (8, 8), alpha=alpha, size=10.0)}
     path = tiny.save(tmp_path / "style.safetensors", tensors)
-    result = transfer(path, "sd1-source", "sd1-source", method="copy", dtype="fp16")
+    result = transfer(path, "sd1-source", "sd1-source", method="reuse", dtype="fp16")
     out = hosts.read(result.path)
     assert out.tensors[f"{NAME}.lora_up.weight"].dtype == torch.float16
     assert out.tensors[f"{NAME}.lora_up.weight"].isfinite().all()
@@ -249,7 +249,7 @@ def test_degenerate_weights(weight: str, files: tiny.Files, transfer: Any, tmp_p
 def test_names_of_adapters(stem: str, files: tiny.Files, runtime: lib_transfer.Runtime, tmp_path: Path) -> None:
     """Row 23: it works, and the output has a clean name that both hosts can address."""
     path = tiny.save(tmp_path / "style.safetensors", good()).rename(tmp_path / f"{stem}.safetensors")
-    request = lib_transfer.request(path, target=files["sd1-target"], method="copy", runtime=runtime)
+    request = lib_transfer.request(path, target=files["sd1-target"], method="reuse", runtime=runtime)
     result = lib_transfer.transfer(request, runtime=runtime)
     assert result.path is not None
     assert result.path.parent == tmp_path
@@ -270,14 +270,14 @@ def test_templates_stay_in_the_folder(
     folder = tmp_path / "in" / "out"
     folder.mkdir(parents=True)
     style = tiny.save(tmp_path / "style.safetensors", good())
-    request = lib_transfer.request(style, target=files["sd1-target"], method="copy", runtime=runtime)
+    request = lib_transfer.request(style, target=files["sd1-target"], method="reuse", runtime=runtime)
     wanted = lib_transfer.Destination(folder=folder, template=template)
     _fails(folder, lambda: lib_transfer.transfer(request, wanted, runtime=runtime), "template")
 
 
 def test_an_output_folder_that_is_not_there(files: tiny.Files, runtime: lib_transfer.Runtime, tmp_path: Path) -> None:
     style = tiny.save(tmp_path / "style.safetensors", good())
-    request = lib_transfer.request(style, target=files["sd1-target"], method="copy", runtime=runtime)
+    request = lib_transfer.request(style, target=files["sd1-target"], method="reuse", runtime=runtime)
     wanted = lib_transfer.Destination(folder=tmp_path / "missing")
     error = _fails(
         tmp_path / "missing", lambda: lib_transfer.transfer(request, wanted, runtime=runtime), "does not exist"
@@ -293,7 +293,7 @@ CHILD = """
     from pathlib import Path
     style, target, out, cache, limit = sys.argv[1:]
     runtime = lib_transfer.Runtime(device="cpu", cache_folder=Path(cache), workers=1)
-    request = lib_transfer.request(style, target=target, method="copy", runtime=runtime)
+    request = lib_transfer.request(style, target=target, method="reuse", runtime=runtime)
     if int(limit):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))

@@ -99,7 +99,9 @@ def test_3_and_4_its_name_is_its_own(name: str, outputs: Outputs) -> None:
 def test_4_never_the_adapters_own_name_even_elsewhere(
     files: tiny.Files, runtime: lib_transfer.Runtime, outputs: Outputs, tmp_path: Path
 ) -> None:
-    request = lib_transfer.request(outputs["sd1-target"][0], target=files["sd1-target"], method="copy", runtime=runtime)
+    request = lib_transfer.request(
+        outputs["sd1-target"][0], target=files["sd1-target"], method="reuse", runtime=runtime
+    )
     for wanted in (
         lib_transfer.Destination(folder=tmp_path, template="{lora}"),
         lib_transfer.Destination(file=tmp_path / "STYLE.safetensors"),
@@ -167,7 +169,7 @@ def test_8_overwriting_takes_a_new_name_and_retires_the_old_file(
 
     def go(wanted: lib_transfer.Destination, strength: float) -> lib_transfer.TransferResult:
         request = lib_transfer.request(
-            path, target=files["sd1-target"], method="copy", strength=strength, runtime=runtime
+            path, target=files["sd1-target"], method="reuse", strength=strength, runtime=runtime
         )
         return lib_transfer.transfer(request, wanted, runtime=runtime)
 
@@ -187,7 +189,7 @@ def test_never_over_a_file_that_is_not_ours(files: tiny.Files, runtime: lib_tran
     path = tiny.save(tmp_path / "style.safetensors", tiny.factors("lora_unet_conv_in", (8, 4, 3, 3)))
     theirs = tiny.save(tmp_path / "theirs.safetensors", {"a": torch.ones(2)})
     kept = theirs.read_bytes()
-    request = lib_transfer.request(path, target=files["sd1-target"], method="copy", runtime=runtime)
+    request = lib_transfer.request(path, target=files["sd1-target"], method="reuse", runtime=runtime)
     for overwrite in (False, True):
         with pytest.raises(FileExistsError, match="not made by Transfer LoRA"):
             lib_transfer.transfer(request, lib_transfer.Destination(file=theirs, overwrite=overwrite), runtime=runtime)
@@ -198,7 +200,7 @@ def test_11_files_under_way_end_in_part(
     files: tiny.Files, runtime: lib_transfer.Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny.save(tmp_path / "style.safetensors", tiny.factors("lora_unet_conv_in", (8, 4, 3, 3)))
-    request = lib_transfer.request(path, target=files["sd1-target"], method="copy", runtime=runtime)
+    request = lib_transfer.request(path, target=files["sd1-target"], method="reuse", runtime=runtime)
     seen: list[str] = []
     real = os.fsync
 
@@ -337,7 +339,7 @@ def test_side_files_come_along(files: tiny.Files, runtime: lib_transfer.Runtime,
     (tmp_path / "style.txt").write_text("described")
     (tmp_path / "style.civitai.info").write_text('{"id": 7}')
     (tmp_path / "style-2.txt").write_text("another file's")
-    request = lib_transfer.request(path, target=files["sd1-target"], method="copy", runtime=runtime)
+    request = lib_transfer.request(path, target=files["sd1-target"], method="reuse", runtime=runtime)
     result = lib_transfer.transfer(request, runtime=runtime)
     assert result.path is not None
     stem = result.path.stem
@@ -370,7 +372,7 @@ class TestCarriedOver:
             f"{self.NORM}.w_norm": torch.randn(8),
             f"{self.NORM}.b_norm": torch.randn(8),
         }
-        result = self._run(transfer, tmp_path, weights, method="copy", strength=-2.0)
+        result = self._run(transfer, tmp_path, weights, method="reuse", strength=-2.0)
         assert [m.decision for m in result.report.modules] == ["carried over", "carried over"]
         before = files.tensors["sd1-target"]
         for forge_host in (False, True):

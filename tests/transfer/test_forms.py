@@ -21,7 +21,7 @@ LIMIT = {torch.float16: 1e-3, torch.float32: 1e-5, torch.bfloat16: 1e-2}
 def _copied(transfer: Any, folder: Path, tensors: dict[str, Tensor], name: str, **settings: Any) -> hosts.LoraFile:
     path = folder / "style.safetensors"
     tiny.save(path, tensors)
-    return hosts.read(transfer(path, f"{name}-source", f"{name}-source", method="copy", **settings).path)
+    return hosts.read(transfer(path, f"{name}-source", f"{name}-source", method="reuse", **settings).path)
 
 
 def _random(*shape: int, seed: int = 1) -> Tensor:
@@ -164,7 +164,7 @@ def test_two_names_of_one_module_are_not_added_up(transfer: Any, tmp_path: Path)
     path = tiny.save(
         tmp_path / "style.safetensors", {**tiny.factors(LINEAR, (8, 8)), **tiny.factors(twin, (8, 8), seed=5)}
     )
-    result = transfer(path, "sd1-source", "sd1-source", method="copy")
+    result = transfer(path, "sd1-source", "sd1-source", method="reuse")
     decisions = sorted(m.decision for m in result.report.modules)
     assert decisions == ["copied", "unsupported"]
     assert len(hosts.read(result.path).names) == 1

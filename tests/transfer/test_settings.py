@@ -94,7 +94,7 @@ def test_rank(rank: str | int, written: int, style: Path, files: tiny.Files, tra
 
 
 @pytest.mark.parametrize("strength", [0.5, -1.0, 2.0])
-@pytest.mark.parametrize("method", ["copy", "rotation", "prolora"])
+@pytest.mark.parametrize("method", ["reuse", "rotation", "prolora"])
 def test_strength_is_a_factor(strength: float, method: str, style: Path, transfer: Any) -> None:
     one, other = (
         hosts.read(transfer(style, "sd1-source", "sd1-target", method=method, strength=s).path).deltas()
@@ -107,7 +107,7 @@ def test_strength_is_a_factor(strength: float, method: str, style: Path, transfe
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32", None])
 def test_dtype(dtype: str | None, style: Path, transfer: Any) -> None:
     settings = {} if dtype is None else {"dtype": dtype}
-    out = hosts.read(transfer(style, "sd1-source", "sd1-target", method="copy", **settings).path)
+    out = hosts.read(transfer(style, "sd1-source", "sd1-target", method="reuse", **settings).path)
     expected = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, None: torch.float32}[dtype]
     assert {t.dtype for t in out.tensors.values()} == {expected}
     given = hosts.read(style).deltas()
@@ -115,7 +115,7 @@ def test_dtype(dtype: str | None, style: Path, transfer: Any) -> None:
     assert all((delta - given[name]).norm() <= limit * given[name].norm() for name, delta in out.deltas().items())
 
 
-@pytest.mark.parametrize("method", ["copy", "rotation"])
+@pytest.mark.parametrize("method", ["reuse", "rotation"])
 def test_the_same_base_gives_the_input_back(method: str, style: Path, transfer: Any) -> None:
     result = transfer(style, "sd1-source", "sd1-source", method=method)
     given = hosts.read(style).deltas()
@@ -132,7 +132,7 @@ class TestUnequalWidths:
         made = {key: w.half().float() for key, w in tiny.weights("sd1", width=16, seed=9).items()}
         return tiny.save(tmp_path / "wide.safetensors", made, torch.float16), made
 
-    @pytest.mark.parametrize("method", ["copy", "rotation", "prolora", "lora-x"])
+    @pytest.mark.parametrize("method", ["reuse", "rotation", "prolora", "lora-x"])
     def test_refused_per_module(self, method: str, style: Path, wide: Any, transfer: Any) -> None:
         result = transfer(style, "sd1-source", wide[0], method=method)
         assert (result.path, result.status) == (None, "nothing carried")
@@ -175,7 +175,7 @@ class TestUnequalWidths:
 def test_a_pruned_target(files: tiny.Files, transfer: Any, tmp_path: Path) -> None:
     kept, gone = f"{STEM}attn1_to_q", "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     path = tiny.save(tmp_path / "style.safetensors", {**tiny.factors(kept, (16, 16)), **tiny.factors(gone, (32, 32))})
-    for method in ("copy", "rotation"):
+    for method in ("reuse", "rotation"):
         result = transfer(path, "sd1-source", "sd1-pruned", method=method)
         decisions = {m.name: m.decision for m in result.report.modules}
         assert set(hosts.read(result.path).names) == {kept}
@@ -194,7 +194,7 @@ def test_a_pruned_target(files: tiny.Files, transfer: Any, tmp_path: Path) -> No
         ("sdxl", "sdxl-source", "sd1-target", ("Stable Diffusion XL", "Stable Diffusion 1.x")),
     ],
 )
-@pytest.mark.parametrize("method", ["copy", "rotation"])
+@pytest.mark.parametrize("method", ["reuse", "rotation"])
 def test_the_wrong_architecture_is_named(
     method: str, adapter: str, source: str, target: str, named: tuple[str, str], transfer: Any, tmp_path: Path
 ) -> None:

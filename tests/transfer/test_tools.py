@@ -238,7 +238,7 @@ def test_lycoris(
         lora.merge_to(1.0)
     after = models.state()
 
-    result = transfer(path, f"{name}-source", f"{name}-source", method="copy")
+    result = transfer(path, f"{name}-source", f"{name}-source", method="reuse")
     out = hosts.read(result.path)
     assert {t.dtype for key, t in out.tensors.items() if not key.endswith("alpha")} == {dtype}
     _assert_same_change(
@@ -285,6 +285,6 @@ def test_peft(name: str, dtype: torch.dtype, files: tiny.Files, transfer: Any, t
     path = tiny.save(tmp_path / "peft.safetensors", converted)
     after = models.state()
 
-    result = transfer(path, f"{name}-source", f"{name}-source", method="copy")
+    result = transfer(path, f"{name}-source", f"{name}-source", method="reuse")
     assert result.report.totals.written == result.report.totals.modules == len(converted) // 3
     _assert_same_change(models, before, after, hosts.read(result.path), LIMIT[dtype])

@@ -50,8 +50,8 @@ def run(runtime: lib_transfer.Runtime, tmp_path: Path) -> Transfer:
         path = tiny.save(tmp_path / "style.safetensors", made)
         source, target = pair.paths
         settings = {"dtype": "fp32", "energy": ENERGY, "threshold": 0.0, **settings}
-        if settings.get("method") == "copy":
-            settings = {"dtype": "fp32", "method": "copy"}
+        if settings.get("method") == "reuse":
+            settings = {"dtype": "fp32", "method": "reuse"}
         request = lib_transfer.request(path, source=source, target=target, runtime=runtime, **settings)
         return lib_transfer.transfer(request, runtime=runtime)
 
@@ -128,7 +128,7 @@ def _written(path: Path | None, keys: list[str]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("dialect", SPELLINGS)
 def test_every_spelling_of_a_fused_weight_is_copied_whole(dialect: str, flux: Pair, run: Transfer) -> None:
     made, changes = _adapter(SPELLINGS[dialect], flux)
-    result = run(made, flux, method="copy")
+    result = run(made, flux, method="reuse")
     for key, delta in _written(result.path, list(changes)).items():
         assert (delta - changes[key]).norm() <= 1e-5 * changes[key].norm(), key
 
@@ -262,7 +262,7 @@ def test_stable_diffusion_35_medium_with_its_encoders(run: Transfer, tmp_path: P
     for seed, (spelling, (key, name)) in enumerate(encoders.items()):
         tensors, expected[name] = _spelled(spelling, tuple(pair.source[key].shape), seed)
         made |= tensors
-    result = run(made, pair, method="copy")
+    result = run(made, pair, method="reuse")
     assert result.path is not None and result.report is not None
     assert not result.report.unread
     got = hosts.read(result.path)

@@ -76,7 +76,7 @@ def test_where_a_tag_of_ours_stands_the_others_stay(made: Generations, plot: Cal
 
 
 def test_methods_have_a_copy_each(made: Generations, plot: Callable[..., list[Any]]) -> None:
-    names = ["rotation", "prolora", "lora-x", "copy"]
+    names = ["rotation", "prolora", "lora-x", "reuse"]
     passes = plot("<tlora:cat:1>", "method", *names)
     assert [json.loads(request_of(made.program.loras / p.loras[0][0]))["method"] for p in passes] == names
 

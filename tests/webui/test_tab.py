@@ -186,7 +186,7 @@ def test_methods_bring_their_own_controls(tab: Tab, server: Server) -> None:
     assert not tab.part("force").is_visible()
     tab.part("method").get_by_text("LoRA-X", exact=True).click()
     tab.part("force").wait_for(state="visible")
-    tab.part("method").get_by_text("Copy (plain reuse)", exact=True).click()
+    tab.part("method").get_by_text("Reuse (as it is)", exact=True).click()
     tab.part("threshold").wait_for(state="hidden")
     tab.part("chosen").get_by_text("not needed by this method").wait_for()
     tab.part("strength").locator("input[type=number]").fill("0.5")

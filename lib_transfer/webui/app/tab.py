@@ -112,7 +112,7 @@ def _inputs(desk: Desk, method: Method) -> dict[str, Any]:
             gr.Radio,
             "method",
             label="Method",
-            info="how an update is carried; Rotation loses nothing, Copy is plain reuse",
+            info="how an update is carried; Rotation loses nothing, Reuse keeps it as it is",
             choices=controls.titles(),
             value=method.title,
         )

@@ -48,6 +48,8 @@ class Setting:
             return value if isinstance(value, str) else self.default
         if value is None or value in ("", NOT_SET):
             return self.default
+        if self.key == "method":
+            value = registry.FORMER_IDS.get(value, value)
         try:
             return registry.checked(self.parameter, value)
         except RequestError:

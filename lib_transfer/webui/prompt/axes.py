@@ -40,9 +40,10 @@ def axes() -> tuple[Axis, ...]:
     """Every axis of ours."""
     threshold, energy = (next(p for p in parameters() if p.name == name) for name in ("threshold", "energy"))
     methods = tuple(method.id for method in METHODS)
+    known = (*methods, *registry.FORMER_IDS)
     return (
         Axis("[Transfer LoRA] use", str, lambda p, x: wish(p, use=_word(x)), _one_of(USES), USES),
-        Axis("[Transfer LoRA] method", str, lambda p, x: wish(p, method=_word(x)), _one_of(methods), methods),
+        Axis("[Transfer LoRA] method", str, lambda p, x: wish(p, method=_word(x)), _one_of(known), methods),
         _number("[Transfer LoRA] threshold", threshold),
         _number("[Transfer LoRA] subspace energy", energy),
     )

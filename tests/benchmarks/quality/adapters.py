@@ -21,8 +21,8 @@ from tests.benchmarks.quality.family import Base
 Changes = dict[str, Change]
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
-    "copy": {"method": "copy"},
-    "copy x1.3": {"method": "copy", "strength": 1.3},
+    "reuse": {"method": "reuse"},
+    "reuse x1.3": {"method": "reuse", "strength": 1.3},
     "lora-x": {"method": "lora-x"},
     "prolora": {"method": "prolora"},
     "rotation": {"method": "rotation"},

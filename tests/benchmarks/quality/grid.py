@@ -28,7 +28,7 @@ def draw_grid(shop: Workshop, cases: Sequence[Case], path: Path) -> None:
     """Make the pictures and write them as a PNG at ``path``."""
     from matplotlib.figure import Figure
 
-    columns = [NONE, ORIGINAL, *(name for name in COLUMNS if name not in (AUTO, "copy x1.3"))]
+    columns = [NONE, ORIGINAL, *(name for name in COLUMNS if name not in (AUTO, "reuse x1.3"))]
     figure = Figure(figsize=(1.1 * len(columns) * SHOWN / 2, 0.75 * len(cases)), dpi=110)
     axes = figure.subplots(len(cases), len(columns), squeeze=False)
     for row, case in zip(axes, cases, strict=True):

@@ -19,9 +19,9 @@ from tests.benchmarks.quality.family import Base
 from tests.benchmarks.quality.training import LORA_RANK, Workshop, loss_of, recipe_of
 
 SOURCE = "base"
-REUSE, RETRAINED = "copy", "retrained"
+REUSE, RETRAINED = "reuse", "retrained"
 FITTED = (PURSUIT, RECONSTRUCTION, BOTH, DISTILLATION)
-UNTRIED = ("copy x1.3", RETRAINED)
+UNTRIED = ("reuse x1.3", RETRAINED)
 """What the automatic choice does not know of."""
 
 HELD_OUT = 256

@@ -14,7 +14,7 @@ COLUMNS = (
     "prolora",
     "rotation",
     REUSE,
-    "copy x1.3",
+    "reuse x1.3",
     PURSUIT,
     RECONSTRUCTION,
     BOTH,
