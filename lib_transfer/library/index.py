@@ -151,10 +151,11 @@ class FileIndex:
         return found
 
 
-def _restored(facts: type[Facts], values: Any) -> Facts | None:
+def _restored(facts: type[Facts], remembered: Any) -> Facts | None:
     """The remembered facts, if they have this form."""
     try:
-        return facts(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        values: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in remembered.items()}
+        return facts(**values)
     except (AttributeError, TypeError):
         return None
 
