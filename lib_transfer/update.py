@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.linalg.dense import Spectrum
-from lib_transfer.linalg.factors import Factors, add, balanced
+from lib_transfer.linalg.factors import Factors, add, balanced, distance
 from lib_transfer.linalg.factors import norm as norm_of
 
 Rows = tuple[tuple[int, int], ...]
@@ -97,6 +97,19 @@ class Update:
             return math.hypot(norm_of(self.factors), 0.0 if self.bias is None else float(self.bias.norm()))
         parts = [tensor.double().square().sum() for tensor in (self.weight, self.bias) if tensor is not None]
         return math.sqrt(float(sum(parts)))
+
+    def distance(self, other: Factors) -> float:
+        """``||other - D||_F`` for the change ``D`` of the weight.
+
+        Args:
+            other: factors of a matrix of the same size, on the same device.
+
+        Raises:
+            ValueError: only the bias changes.
+        """
+        if self.factors is not None:
+            return distance(other, self.factors)
+        return float(torch.addmm(self.matrix(), other.up, other.down, beta=-1).double().norm())
 
     def rows(self, rows: Rows | None) -> Update:
         """What of the update of a fused weight is for the part that has these rows of it; None stands for all."""

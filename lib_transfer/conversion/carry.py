@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lib_transfer import methods as registry
-from lib_transfer.conversion.compact import Compact, compact
+from lib_transfer import methods
+from lib_transfer.conversion.compact import Form, form_of
 from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.plan import Obstacle, Pair
 from lib_transfer.conversion.relation import Relation, Relations
 from lib_transfer.conversion.report import Decision, ModuleReport
-from lib_transfer.conversion.shares import share_of, whole_shape, whole_weight
+from lib_transfer.conversion.shares import update_of, whole_shape
 from lib_transfer.errors import NumericError
 from lib_transfer.formats.algorithms.algorithm import by
 from lib_transfer.formats.finite import is_finite
-from lib_transfer.formats.update import Dense, LowRank, Norm, Update
 from lib_transfer.library.request import TransferRequest
-from lib_transfer.linalg import factors as linalg
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.methods import Method, Problem
+from lib_transfer.update import Update
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Settings:
     def of(cls, request: TransferRequest) -> Settings:
         """The settings of ``request``; those its method does not have take a value without effect."""
         return cls(
-            registry.get(request.method),
+            methods.get(request.method),
             Wanted(request.setting("energy"), request.setting("subspace_rank")),
             request.setting("threshold") or 0.0,
             request.setting("below") or "drop",
@@ -53,43 +52,42 @@ class Settings:
         )
 
 
-@dataclass(frozen=True)
-class Carried:
-    """What became of one pair: the report, and what is to be written of it (None: nothing).
-
-    Low-rank factors are balanced; the strength is folded into every form.
+@dataclass(frozen=True, eq=False)
+class ModuleResult:
+    """What became of one pair of the plan: the report, and what is written.
 
     Attributes:
-        pair: from the plan.
+        pair: the pair.
         report: what became of it.
-        update: what is to be written.
-        given: of a share of a fused weight: the update before the method.
-        rank: that the update was cut to; None for none.
-        ranked: whether the adapter's group was made with a rank.
+        update: what is to be written, with the strength in it and factors that share the singular values evenly; None
+            where nothing is, or once there are tensors.
+        before: the update before the method; None where no method was called.
+        tensors: the tensors of the output, by name; empty where the module is left out, or is a share of a fused weight
+            that another result's tensors are for.
     """
 
     pair: Pair
     report: ModuleReport
-    update: Factors | Dense | Norm | None = None
-    given: Factors | None = None
-    rank: int | None = None
-    ranked: bool = False
+    update: Update | None = None
+    before: Update | None = None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def is_share(self) -> bool:
-        """Whether the update is written as a part of a fused weight's."""
+        """Whether the update is to be written as a part of a fused weight's."""
         target = self.pair.target
         shared = target is not None and target.output is not None and target.output.rows is not None
         return shared and self.update is not None
 
 
-def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.device) -> Carried:
+def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.device) -> ModuleResult:
     """Transfer one pair.
 
     Args:
         pair: from the plan.
-        settings: of the request.
-        relate: asked only where the method needs to know the weights, or the update its source weight.
+        settings: those of the request.
+        relate: gives the relation of two weights, and the source's weights; asked only where the method needs the one, or
+            the update is made from the other.
         device: where the mathematics is done.
 
     Raises:
@@ -98,69 +96,56 @@ def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.devic
     group = pair.group
     about = functools.partial(ModuleReport, pair.name, pair.source.position, target=pair.elsewhere)
     if (misfit := group.misfit(whole_shape(pair.bound))) is not None:
-        obstacle = pair.obstacle or Obstacle("unsupported", misfit)
-        return Carried(pair, about(obstacle.decision, obstacle.reason))
-    base = whole_weight(pair.bound, relate.source_weight) if group.algorithm.needs_base else None
-    update = share_of(group.update(base), pair.bound[pair.share].rows)
-    about = functools.partial(about, norm_before=_norm(update))
-    if (unfit := pair.obstacle or _unfit(pair, update, settings)) is not None:
-        return Carried(pair, about(unfit.decision, unfit.reason))
-    if isinstance(update, Norm) or _stays_as_it_is(update, pair, settings.method):
-        assert not isinstance(update, LowRank)
+        unfit = pair.obstacle or Obstacle("unsupported", misfit)
+        return ModuleResult(pair, about(unfit.decision, unfit.reason))
+    update = update_of(group, pair.bound, relate.source_weight).rows(pair.bound[pair.share].rows)
+    if update.factors is not None:
+        # Hosts read no difference of the bias beside factors: the plan has reported it as not read.
+        update = dataclasses.replace(update, bias=None)
+    about = functools.partial(about, norm_before=update.norm())
+    if (obstacle := pair.obstacle or _obstacle(pair, update, settings)) is not None:
+        return ModuleResult(pair, about(obstacle.decision, obstacle.reason))
+    if _stays_as_it_is(update, pair, settings.method):
         return _carry_over(pair, update, settings.strength, about("carried over", "as it is"))
     assert pair.target is not None
     try:
-        given = compact(update, settings.rank, device)
+        update = update.to(device)
+        form = form_of(update, settings.rank)
         related = "subspaces" in settings.method.needs and pair.how != "same encoder"
         relation = relate(pair.source, pair.target) if related else None
-        decision, reason, result = _transfer(given.factors, pair, relation, settings)
+        assert form.update.factors is not None
+        decision, reason, result = _transfer(form.update.factors, pair, relation, settings)
     except torch.linalg.LinAlgError as error:
         raise NumericError(f"{pair.name}: a decomposition did not converge ({error}).") from error
-    if result is not None and given.note:
-        reason = f"{reason}, {given.note}"
+    if result is not None and form.note:
+        reason = f"{reason}, {form.note}"
     if group.algorithm.needs_base and not settings.method.needs_source:
         reason += ", computed with the target's weight because the source's is not known"
     report = about(decision, " ".join((reason, *update.notes)), similarity=relation.similarity if relation else None)
     if result is None:
-        return Carried(pair, report)
-    finished = _finish(pair, given, result, settings, report)
-    ranked = isinstance(update, LowRank) and update.ranked
-    return dataclasses.replace(finished, ranked=ranked) if finished.is_share else finished
+        return ModuleResult(pair, report)
+    return _finish(pair, update, form, result, settings.strength, report)
 
 
-def _stays_as_it_is(update: LowRank | Dense, pair: Pair, method: Method) -> bool:
-    """Whether this is no matter for the method: a bias, another kind of module, or plain reuse of stored numbers."""
-    if isinstance(update, LowRank):
-        return False
+def _stays_as_it_is(update: Update, pair: Pair, method: Method) -> bool:
+    """Whether the method has no part in this: a bias, another kind of module, or reuse of the very numbers of the file."""
     assert pair.target is not None
-    plain = update.stored and ("subspaces" not in method.needs or pair.how == "same encoder")
-    return update.weight is None or pair.target.kind not in method.kinds or plain
+    reused = update.stored and ("subspaces" not in method.needs or pair.how == "same encoder")
+    return update.factors is None and (update.weight is None or pair.target.kind not in method.kinds or reused)
 
 
-def _unfit(pair: Pair, update: Update, settings: Settings) -> Obstacle | None:
-    """What the update itself has against being carried."""
+def _obstacle(pair: Pair, update: Update, settings: Settings) -> Obstacle | None:
+    """What speaks against carrying the update, now that it is known."""
     assert pair.target is not None
     source, target, method = pair.source, pair.target, settings.method
-    if isinstance(update, LowRank):
-        shape: tuple[int, ...] = (update.up.shape[0], update.down.shape[1])
-        fits = shape == source.matrix_shape
-        known = target.kind in method.kinds
-    else:
-        shape = tuple(update.weight.shape) if update.weight is not None else ()
-        fits = update.weight is None or (
-            update.weight.shape[:1] == source.shape[:1] and update.weight.numel() == torch.Size(source.shape).numel()
-        )
-        fits = fits and (update.bias is None or update.bias.shape[0] == source.shape[0])
-        known = isinstance(update, Dense) or target.kind == "norm"
-    if not fits:
-        return Obstacle("unsupported", f"its shape {by(shape)} does not fit the source's {by(source.shape)}")
-    if not known:
+    if not update.fits(source.shape):
+        return Obstacle("unsupported", f"its shape {by(update.shape)} does not fit the source's {by(source.shape)}")
+    if update.factors is not None and target.kind not in method.kinds:
         return Obstacle("unsupported", f"this kind of update does not go with a {target.kind} module")
     alike = source.shape == target.shape or source.matrix_shape == target.matrix_shape
     if alike and pair.how != "forced":
         return None
-    mapped = settings.force and method.maps_dimensions
-    if mapped and not isinstance(update, Norm) and not _stays_as_it_is(update, pair, method):
+    if settings.force and method.maps_dimensions and not _stays_as_it_is(update, pair, method):
         return None
     what = (
         f"source {by(source.shape)} and target {by(target.shape)} differ" if not alike else "the models are unrelated"
@@ -195,48 +180,41 @@ def _transfer(
     return "transferred", reason, method.transfer(Problem(given, *relation.subspaces, left, right))
 
 
-def _finish(pair: Pair, given: Compact, result: Factors, settings: Settings, report: ModuleReport) -> Carried:
-    """Bring the result to the output rank and the strength, and measure it."""
-    before = report.norm_before or 0.0
-    output = result if given.whole else linalg.balanced(result, given.rank)
-    if not (is_finite(output.up) and is_finite(output.down)):
+def _finish(
+    pair: Pair, update: Update, form: Form, result: Factors, strength: float, report: ModuleReport
+) -> ModuleResult:
+    """Bring the method's result to the output's form, rank and strength, and measure it.
+
+    Args:
+        pair: the pair.
+        update: the whole update, with nothing cut off.
+        form: the form in which it went through the method.
+        result: what the method made of it.
+        strength: the factor on the output.
+        report: what is known of it so far.
+    """
+    output = Update(factors=result, bias=form.update.bias)
+    if not form.whole:
+        output = output.recompressed(form.rank)
+    assert output.factors is not None
+    if not all(map(is_finite, output.factors)):
         raise NumericError(f"{pair.name}: the result holds NaN or infinity.", hint="The module's weights are damaged.")
-    after = linalg.norm(output)
-    written: Factors | Dense
-    if given.whole:
-        bias = None if given.bias is None else given.bias * settings.strength
-        after = math.hypot(after, 0.0 if given.bias is None else float(given.bias.norm()))
-        written = Dense((output.up @ output.down * settings.strength).cpu(), bias)
-    else:
-        scaled = linalg.scale(output, settings.strength)
-        written = Factors(scaled.up.cpu(), scaled.down.cpu())
-    comparable = given.factors.shape == output.shape and before > 0
+    before, after = report.norm_before or 0.0, output.norm()
+    comparable = form.update.shape == output.shape and before > 0
     measured = dataclasses.replace(
         report,
-        rank_before=given.rank_before,
-        rank_after=None if given.whole else output.rank,
-        norm_after=abs(settings.strength) * after,
+        rank_before=form.rank_before,
+        rank_after=None if form.whole else output.rank,
+        norm_after=abs(strength) * after,
         energy_kept=(after / before) ** 2 if before > 0 else None,
-        change=given.distance(output) / before if comparable else None,
+        change=update.distance(output.factors) / before if comparable else None,
     )
-    before_method = Factors(given.factors.up.cpu(), given.factors.down.cpu())
-    return Carried(pair, measured, written, before_method, given.rank)
+    written = Update(weight=output.matrix(), bias=output.bias) if form.whole else output
+    return ModuleResult(pair, measured, written.scaled(strength).to("cpu"), form.update.to("cpu"))
 
 
-def _carry_over(pair: Pair, update: Dense | Norm, strength: float, report: ModuleReport) -> Carried:
+def _carry_over(pair: Pair, update: Update, strength: float, report: ModuleReport) -> ModuleResult:
     """A full, bias or normalisation difference: as it is, times the strength."""
-
-    def scaled(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor * strength
-
     after = abs(strength) * (report.norm_before or 0.0)
     report = dataclasses.replace(report, norm_after=after, energy_kept=1.0, change=0.0)
-    return Carried(pair, report, type(update)(scaled(update.weight), scaled(update.bias), update.notes))
-
-
-def _norm(update: Update) -> float:
-    """Frobenius norm of the whole change."""
-    if isinstance(update, LowRank):
-        return linalg.norm(Factors(update.up, update.down))
-    parts = [t.double().square().sum() for t in (update.weight, update.bias) if t is not None]
-    return math.sqrt(float(sum(parts)))
+    return ModuleResult(pair, report, update.scaled(strength))

@@ -1,4 +1,4 @@
-"""How a module's update goes through a method and is written: as factors of which rank, or whole.
+"""In which form an update goes through a method and is written: as factors of which rank, or as a full difference.
 
 An update that was made with a rank keeps it. One of another kind (LoHa, LoKr, DoRA, a full difference, ...) has none, or one
 that says little: it gets the smallest rank that keeps :data:`ENERGY` of its squared norm. It is cut to that rank before it
@@ -9,14 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from lib_transfer.formats.algorithms.algorithm import is_thin
-from lib_transfer.formats.update import Dense, LowRank
-from lib_transfer.linalg import factors as linalg
-from lib_transfer.linalg.dense import Spectrum, trivial
-from lib_transfer.linalg.factors import Factors
+from lib_transfer.linalg.dense import trivial
+from lib_transfer.linalg.factors import is_thin
+from lib_transfer.update import Update
 
 ENERGY = 0.99
 """What an update without a rank of its own keeps of its squared norm, where no rank is asked for."""
@@ -31,71 +26,47 @@ NO_BIAS = "the difference of the bias is left out, because hosts read none besid
 
 
 @dataclass(frozen=True)
-class Compact:
-    """An update as factors.
+class Form:
+    """The form in which an update goes through the method and is written.
 
     Attributes:
-        factors: float32, on the device; what goes through the method.
-        rank: of the output; None for everything that the method gives.
-        rank_before: of the update as it is in the adapter.
+        update: the update as factors, cut to what is to be kept of it, with the bias that is written beside them.
+        rank: the rank of the output; None for everything that the method gives.
+        rank_before: the rank of the update as it is in the adapter.
         whole: whether the result is written as a full difference (``.diff``) instead of factors.
-        note: for the report, a part of a sentence; may be empty.
-        bias: a difference of the bias that is written beside it.
-        given: the update with nothing cut off, as a matrix ``(out, in*kh*kw)`` or as factors.
+        note: a part of a sentence for the report; may be empty.
     """
 
-    factors: Factors
+    update: Update
     rank: int | None
     rank_before: int
-    given: Tensor | Factors
     whole: bool = False
     note: str = ""
-    bias: Tensor | None = None
-
-    def distance(self, result: Factors) -> float:
-        """``||result - given||_F``."""
-        if isinstance(self.given, Factors):
-            return linalg.distance(result, self.given)
-        return float(torch.addmm(self.given, result.up, result.down, beta=-1).double().norm())
 
 
-def compact(update: LowRank | Dense, rank: str | int, device: torch.device) -> Compact:
-    """``update``, which changes a weight, as factors for the asked ``rank``: ``same``, ``full`` or a number.
+def form_of(update: Update, rank: str | int) -> Form:
+    """The form of ``update``, which changes a weight, for the asked ``rank``: ``same``, ``full`` or a number.
 
     Everything is kept with ``full``, as a full difference where factors would take more room than that. With ``same`` a full
     difference of the adapter is one again where no rank up to :data:`LARGEST_RANK` is enough. With both it is one where a
     difference of the bias belongs to it: hosts read none beside factors.
     """
-    if isinstance(update, LowRank):
-        factors = Factors(update.up.to(device), update.down.to(device))
-        if update.ranked:
-            kept = None if rank == "full" else update.rank if rank == "same" else int(rank)
-            return Compact(factors, kept, update.rank, factors)
-        return _of(Spectrum(factors), rank, factors, factors)
-    assert update.weight is not None
-    matrix = update.weight.reshape(update.weight.shape[0], -1).to(device)
-    return _of(Spectrum(matrix), rank, matrix, trivial(matrix), stored=update.stored, bias=update.bias)
-
-
-def _of(
-    spectrum: Spectrum,
-    rank: str | int,
-    given: Tensor | Factors,
-    everything: Factors,
-    *,
-    stored: bool = False,
-    bias: Tensor | None = None,
-) -> Compact:
-    """The same for an update without a rank of its own; ``everything`` are factors of all of it."""
+    if update.rank is not None:
+        return Form(update, None if rank == "full" else update.rank if rank == "same" else int(rank), update.rank)
+    spectrum, biased = update.spectrum(), update.bias is not None
     before = max(spectrum.rank, 1)
     wanted = max(spectrum.rank_for_energy(ENERGY), 1)
-    thin = is_thin(before, *everything.shape) and bias is None
-    if (rank == "full" and not thin) or (rank == "same" and stored and (bias is not None or wanted > LARGEST_RANK)):
-        return Compact(everything, None, before, given, whole=True, note=WHOLE, bias=bias)
     if rank == "full":
-        return Compact(spectrum.factors(before), None, before, given)
+        whole = biased or not is_thin(before, *spectrum.shape)
+    else:
+        whole = rank == "same" and update.stored and (biased or wanted > LARGEST_RANK)
+    if whole:
+        everything = trivial(update.matrix()) if update.factors is None else update.factors
+        return Form(Update(factors=everything, bias=update.bias), None, before, whole=True, note=WHOLE)
+    if rank == "full":
+        return Form(Update(factors=spectrum.factors(before)), None, before)
     if rank == "same":
         kept, note = min(wanted, LARGEST_RANK), ENOUGH if wanted <= LARGEST_RANK else TOO_LITTLE
     else:
-        kept, note = int(rank), NO_BIAS if bias is not None else ""
-    return Compact(spectrum.factors(kept), kept, before, given, note=note)
+        kept, note = int(rank), NO_BIAS if biased else ""
+    return Form(Update(factors=spectrum.factors(kept)), kept, before, note=note)

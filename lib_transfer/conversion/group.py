@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.conversion import output
-from lib_transfer.conversion.carry import Settings, carry
+from lib_transfer.conversion.carry import ModuleResult, Settings, carry
 from lib_transfer.conversion.pairing import Pairing, pairing
 from lib_transfer.conversion.parallel import over_modules
 from lib_transfer.conversion.plan import Pair, plan
@@ -125,7 +125,7 @@ class Member:
         self.dtype = output.output_dtype(request.setting("dtype"), self.adapter)
         self._writes = writes
         self._spool = Spool(bases.folder)
-        self._pieces: list[output.Piece | None] = [None] * len(self.planned.pairs)
+        self._results: list[ModuleResult | None] = [None] * len(self.planned.pairs)
 
     @property
     def stamps(self) -> tuple[FileStamp, ...]:
@@ -133,16 +133,16 @@ class Member:
         return (*self.adapter.header.stamps, *self.bases.stamps)
 
     @property
-    def pieces(self) -> list[output.Piece]:
-        """The parts of the output, in the order of the adapter."""
-        return [piece for piece in self._pieces if piece is not None]
+    def results(self) -> list[ModuleResult]:
+        """What became of the pairs that were carried, in the order of the adapter."""
+        return [result for result in self._results if result is not None]
 
     def carry(self, place: int, settings: Settings, relate: Relations, device: torch.device) -> None:
         """Carry the pair at ``place`` of the plan, and make its part of the output at once, which is all that is kept."""
         try:
             carried = carry(self.planned.pairs[place], settings, relate, device)
-            piece = output.piece(carried, self.dtype, writes=self._writes)
-            self._pieces[place] = dataclasses.replace(piece, tensors=self._spool.keep(piece.tensors))
+            result = output.with_tensors(carried, self.dtype, writes=self._writes)
+            self._results[place] = dataclasses.replace(result, tensors=self._spool.keep(result.tensors))
         except NotEnoughMemoryError:
             raise
         except TransferError as error:
@@ -151,7 +151,7 @@ class Member:
     def join(self, settings: Settings) -> None:
         """Join the shares of fused weights, once every pair was carried."""
         if self.problem is None:
-            self._pieces = [*output.joined(self.pieces, self.bases.target, settings, self.dtype)]
+            self._results = [*output.joined(self.results, self.bases.target, settings, self.dtype)]
 
     def report(self) -> TransferReport:
         """The report, once every pair was carried.
@@ -163,10 +163,10 @@ class Member:
             raise self.problem
         return TransferReport(
             request=json.loads(self.request.to_json()),
-            method=registry.get(self.request.method).title,
+            method=methods.get(self.request.method).title,
             source_architecture=self.bases.source.architecture.title if self.bases.source else None,
             target_architecture=self.bases.target.architecture.title,
-            modules=tuple(piece.report for piece in self.pieces),
+            modules=tuple(result.report for result in self.results),
             unread=self.planned.unread,
             notes=differences(self.bases.source, self.bases.target) if self.bases.source else (),
         )

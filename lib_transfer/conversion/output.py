@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lib_transfer.architecture.module import Module
-from lib_transfer.conversion.carry import Carried, Settings
+from lib_transfer.conversion.carry import ModuleResult, Settings
 from lib_transfer.conversion.joining import join
 from lib_transfer.conversion.report import ModuleReport
 from lib_transfer.formats.adapter import Adapter, describe
@@ -18,10 +16,9 @@ from lib_transfer.formats.identity import legacy_a1111_hash
 from lib_transfer.formats.lora_tensors import lora_tensors
 from lib_transfer.formats.metadata import BaseFacts, ParentFacts, derived_metadata
 from lib_transfer.formats.unread import EMBEDDING
-from lib_transfer.formats.update import Dense, Norm
 from lib_transfer.library.base import Base
 from lib_transfer.library.request import TransferRequest
-from lib_transfer.linalg.factors import Factors
+from lib_transfer.update import Update
 from lib_transfer.version import VERSION
 
 DTYPES: Mapping[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -33,55 +30,41 @@ def output_dtype(setting: str | None, adapter: Adapter) -> torch.dtype:
     return DTYPES[setting or _OF_INPUT.get(describe(adapter).dtype, "fp16")]
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One module's part of the output.
+def with_tensors(result: ModuleResult, dtype: torch.dtype, *, writes: bool = True) -> ModuleResult:
+    """A result with its part of the output in place of the update; without tensors where nothing is to be written.
 
-    Attributes:
-        report: what became of the module.
-        module: of the target.
-        tensors: ready to be written; none where it is left out, or joined with others.
-        share: what is to be joined with the other parts of a fused weight, see :func:`joined`.
+    A share of a fused weight stays as it is: how much of it comes through is known when it is joined with the others.
     """
-
-    report: ModuleReport
-    module: Module | None
-    tensors: dict[str, Tensor]
-    share: Carried | None = None
+    if result.is_share:
+        return result
+    return _made(result, result.report, result.update if writes else None, dtype)
 
 
-def piece(carried: Carried, dtype: torch.dtype, *, writes: bool = True) -> Piece:
-    """The part of the output that one carried pair makes; without tensors where nothing is to be written.
-
-    A share of a fused weight is kept in any case: how much of it comes through is known when it is joined with the others.
-    """
-    module = carried.pair.target
-    if carried.is_share:
-        return Piece(carried.report, module, {}, carried)
-    return Piece(carried.report, module, tensors_of(module, carried.update, dtype) if writes else {})
-
-
-def joined(pieces: Sequence[Piece], target: Base, settings: Settings, dtype: torch.dtype) -> list[Piece]:
-    """The pieces, the shares of every fused weight joined: the first of them holds the tensors of all."""
+def joined(results: Sequence[ModuleResult], target: Base, settings: Settings, dtype: torch.dtype) -> list[ModuleResult]:
+    """The results, the shares of every fused weight joined: the first of them has the tensors of all."""
     shares: dict[str, list[int]] = {}
-    for number, it in enumerate(pieces):
-        if it.share is not None and it.module is not None:
-            shares.setdefault(str(it.module.output_name), []).append(number)
-    result = list(pieces)
+    for number, result in enumerate(results):
+        if result.is_share and result.pair.target is not None:
+            shares.setdefault(str(result.pair.target.output_name), []).append(number)
+    done = list(results)
     for numbers in shares.values():
-        parts = [part for n in numbers if (part := pieces[n].share) is not None]
-        whole = join(parts, target, settings)
-        for n, report in zip(numbers, whole.reports, strict=True):
-            result[n] = Piece(report, pieces[n].module, {})
-        first = result[numbers[0]]
-        result[numbers[0]] = dataclasses.replace(first, tensors=tensors_of(first.module, whole.update, dtype))
-    return result
+        whole, reports = join([results[n] for n in numbers], target, settings)
+        for place, (n, report) in enumerate(zip(numbers, reports, strict=True)):
+            done[n] = _made(results[n], report, whole if place == 0 else None, dtype)
+    return done
 
 
-def all_tensors(pieces: Sequence[Piece], target: Base, dtype: torch.dtype) -> dict[str, Tensor]:
+def _made(result: ModuleResult, report: ModuleReport, update: Update | None, dtype: torch.dtype) -> ModuleResult:
+    module = result.pair.target
+    tensors = tensors_of(module, update, dtype) if module is not None and update is not None else {}
+    return ModuleResult(result.pair, report, tensors=tensors)
+
+
+def all_tensors(results: Sequence[ModuleResult], target: Base, dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors of the whole output."""
-    tensors = {key: tensor for p in pieces for key, tensor in p.tensors.items()}
-    return tensors | missing_partners([p.module for p in pieces if p.tensors and p.module], target, dtype)
+    tensors = {key: tensor for result in results for key, tensor in result.tensors.items()}
+    written = [result.pair.target for result in results if result.tensors and result.pair.target]
+    return tensors | missing_partners(written, target, dtype)
 
 
 def embeddings(carried: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -96,23 +79,40 @@ def embeddings(carried: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]
 def metadata(
     request: TransferRequest,
     parent: Mapping[str, str],
-    pieces: Sequence[Piece],
+    ranks: Iterable[tuple[Module, int]],
     target: Base,
     report_json: str,
     stem: str,
 ) -> dict[str, str]:
-    """The metadata of the output named ``stem``, whose parent says ``parent`` of itself."""
+    """The metadata of an output.
+
+    Args:
+        request: what the output is the result of.
+        parent: the metadata of the adapter that it is made from.
+        ranks: the modules that low-rank factors are written for, each with their rank.
+        target: the base that the output is for.
+        report_json: what is to be said of it.
+        stem: the output's name without its ending.
+    """
+    by_kind: dict[bool, set[int]] = {False: set(), True: set()}
+    for module, rank in ranks:
+        by_kind[max(_kernel(module) or (1,)) > 1].add(rank)
     return derived_metadata(
         parent,
         stem=stem,
         base=base_facts(request, target),
         made_from=ParentFacts(request.adapter_name, request.adapter_sha256),
-        ranks=sorted(ranks(pieces, convolution=False)),
-        conv_ranks=sorted(ranks(pieces, convolution=True)),
+        ranks=sorted(by_kind[False]),
+        conv_ranks=sorted(by_kind[True]),
         request_json=request.to_json(),
         report_json=report_json,
         version=VERSION,
     )
+
+
+def ranks(results: Iterable[ModuleResult]) -> list[tuple[Module, int]]:
+    """The modules that low-rank factors were written for, each with their rank."""
+    return [(r.pair.target, r.report.rank_after) for r in results if r.pair.target and r.report.rank_after is not None]
 
 
 def base_facts(request: TransferRequest, target: Base) -> BaseFacts:
@@ -129,27 +129,28 @@ def base_facts(request: TransferRequest, target: Base) -> BaseFacts:
     )
 
 
-def tensors_of(module: Module | None, update: Factors | Dense | Norm | None, dtype: torch.dtype) -> dict[str, Tensor]:
-    """What is written of one module, under the name that both hosts load; empty where nothing is.
+def tensors_of(module: Module, update: Update, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What is written of one module, under the name that both hosts load; empty where they load nothing on it.
 
     A1111 reads a bias difference only beside ``diff``, and ``w_norm`` only beside ``b_norm``: a missing partner is
     written as zeros. A norm without a bias gets none: Forge looks for what it belongs to, and leaves out everything where
     that is missing too often.
     """
-    if module is None or module.output_name is None or update is None:
+    name, weight, bias = module.output_name, update.weight, update.bias
+    if name is None:
         return {}
-    name = module.output_name
-    if isinstance(update, Dense):
-        weight = torch.zeros(module.shape) if update.weight is None else update.weight.reshape(-1, *module.shape[1:])
-        named = {f"{name}.diff": weight, f"{name}.diff_b": update.bias}
-    elif isinstance(update, Norm):
-        given = update.weight if update.weight is not None else update.bias
-        assert given is not None
-        named = {f"{name}.w_norm": torch.zeros_like(given) if update.weight is None else update.weight}
+    if update.factors is not None:
+        return lora_tensors(name, *update.factors, _kernel(module), dtype)
+    named: dict[str, Tensor | None]
+    if module.kind == "norm" and not update.stored:
+        zeros = torch.zeros(module.shape)
+        named = {f"{name}.w_norm": zeros if weight is None else weight}
         if module.bias is not None:
-            named[f"{name}.b_norm"] = torch.zeros_like(given) if update.bias is None else update.bias
+            named[f"{name}.b_norm"] = zeros if bias is None else bias
     else:
-        return lora_tensors(name, update.up, update.down, _kernel(module), dtype)
+        rows = update.shape[0] if bias is None else bias.shape[0]
+        difference = torch.zeros(rows, *module.shape[1:]) if weight is None else weight.reshape(rows, *module.shape[1:])
+        named = {f"{name}.diff": difference, f"{name}.diff_b": bias}
     return {key: tensor.to(dtype).contiguous() for key, tensor in named.items() if tensor is not None}
 
 
@@ -166,15 +167,6 @@ def missing_partners(written: Iterable[Module], target: Base, dtype: torch.dtype
         out, into = module.matrix_shape
         zeros |= lora_tensors(str(module.output_name), torch.zeros(out, 1), torch.zeros(1, into), None, dtype)
     return zeros
-
-
-def ranks(pieces: Sequence[Piece], *, convolution: bool) -> set[int]:
-    """The ranks written for linear layers and 1x1 convolutions, or for larger convolutions."""
-    return {
-        p.report.rank_after
-        for p in pieces
-        if p.report.rank_after is not None and p.module and (max(_kernel(p.module) or (1,)) > 1) == convolution
-    }
 
 
 def _kernel(module: Module) -> tuple[int, int] | None:

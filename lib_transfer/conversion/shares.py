@@ -1,4 +1,4 @@
-"""Fused weights: an adapter may change at once what here are several modules, and hosts want it back in one piece.
+"""Fused weights: an adapter may change at once what are several modules here.
 
 Flux and SD3 keep the query, key and value projections of an attention (and in Flux's single blocks the first layer of the
 feed-forward) in one weight. They are decomposed and carried one by one, and joined again when they are written.
@@ -6,14 +6,14 @@ feed-forward) in one weight. They are decomposed and carried one by one, and joi
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from lib_transfer.architecture.module import Binding, Module, Rows
-from lib_transfer.formats.update import Dense, LowRank, Norm, Update
+from lib_transfer.architecture.module import Binding, Module
+from lib_transfer.formats.adapter import Group
+from lib_transfer.update import Update, place
 
 
 def whole_shape(bound: Sequence[Binding]) -> tuple[int, ...]:
@@ -32,37 +32,15 @@ def whole_weight(bound: Sequence[Binding], read: Callable[[Module], Tensor]) -> 
     return whole
 
 
-def place(whole: Tensor, rows: Rows | None, part: Tensor) -> None:
-    """Write ``part`` to where its rows lie in ``whole``."""
-    at = 0
-    for first, last in rows or ((0, whole.shape[0]),):
-        whole[first:last] = part[at : at + last - first]
-        at += last - first
+def update_of(group: Group, bound: Sequence[Binding], read: Callable[[Module], Tensor]) -> Update:
+    """The update of the whole weight that a group changes; it must not be a misfit for :func:`whole_shape`.
 
+    Args:
+        group: of the adapter.
+        bound: the modules that it changes.
+        read: reads a module's weight, float32 and in its own shape; asked only where the update is made from the weight.
 
-def take(whole: Tensor, rows: Rows | None) -> Tensor:
-    """The rows of ``whole``, in their order."""
-    if rows is None:
-        return whole
-    parts = [whole[first:last] for first, last in rows]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def share_of(update: Update, rows: Rows | None) -> Update:
-    """What of a group's update is for a module with these rows of it."""
-    if rows is None:
-        return update
-    if isinstance(update, LowRank):
-        extra = None if update.extra is None else _dense(update.extra, rows)
-        return dataclasses.replace(update, up=take(update.up, rows), extra=extra)
-    if isinstance(update, Dense):
-        return _dense(update, rows)
-    return Norm(_taken(update.weight, rows), _taken(update.bias, rows), update.notes)
-
-
-def _dense(update: Dense, rows: Rows) -> Dense:
-    return dataclasses.replace(update, weight=_taken(update.weight, rows), bias=_taken(update.bias, rows))
-
-
-def _taken(tensor: Tensor | None, rows: Rows) -> Tensor | None:
-    return None if tensor is None else take(tensor, rows)
+    Raises:
+        NumericError: a number does not fit in float32, or a weight holds NaN or infinity.
+    """
+    return group.update(whole_weight(bound, read) if group.algorithm.needs_base else None)

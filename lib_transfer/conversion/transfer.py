@@ -214,7 +214,7 @@ def _ending(member: Member, order: Order, replaced: Path | None, cache: Cache, p
 
 def _published(member: Member, order: Order, replaced: Path | None, progress: Progress) -> TransferResult:
     report = member.report()
-    if not any(piece.tensors for piece in member.pieces):
+    if not any(result.tensors for result in member.results):
         return TransferResult(None, "nothing carried", report)
     path = output_path(order.request, order.destination)
     if replaced and order.destination.file is None:
@@ -237,9 +237,11 @@ def _published(member: Member, order: Order, replaced: Path | None, progress: Pr
 def _write(member: Member, report: TransferReport, path: Path, replaced: Path | None) -> TransferResult:
     request, target = member.request, member.bases.target
     summary = json.dumps(report.summary(), sort_keys=True)
-    metadata = output.metadata(request, member.adapter.metadata, member.pieces, target, summary, path.stem)
+    metadata = output.metadata(
+        request, member.adapter.metadata, output.ranks(member.results), target, summary, path.stem
+    )
     sweep(path.parent)
-    tensors = output.all_tensors(member.pieces, target, member.dtype)
+    tensors = output.all_tensors(member.results, target, member.dtype)
     tensors |= output.embeddings(member.planned.embeddings)
     warnings = list(write_adapter(path, tensors, metadata, overwrite=replaced == path).warnings)
     if replaced is not None and replaced != path:

@@ -34,7 +34,7 @@ from lib_transfer.formats.unread import (
     family_of,
     twice,
 )
-from lib_transfer.formats.update import Update
+from lib_transfer.update import Update
 
 MAX_TENSORS = 20_000
 

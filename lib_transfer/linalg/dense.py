@@ -23,7 +23,7 @@ class Spectrum:
         given: the matrix, or factors of it; float32, finite.
 
     Attributes:
-        singular_values: descending.
+        singular_values: the singular values, descending.
     """
 
     def __init__(self, given: Tensor | Factors) -> None:
@@ -35,6 +35,11 @@ class Spectrum:
         self.singular_values, rows = decomposition.singular_values, decomposition.rows
         left = decomposition.side == "left"
         self._left, self._right = (rows.T, rows @ given) if left else (given @ rows.T, rows)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(out, in)``."""
+        return self._left.shape[0], self._right.shape[1]
 
     @property
     def rank(self) -> int:

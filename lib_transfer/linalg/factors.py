@@ -59,6 +59,11 @@ def distance(a: Factors, b: Factors) -> float:
     return norm(add(a, scale(b, -1.0)))
 
 
+def is_thin(rank: int, out: int, into: int) -> bool:
+    """Whether factors of this rank take no more room than the matrix ``(out, into)`` itself."""
+    return rank * (out + into) <= out * into
+
+
 def thin_svd(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
     """Singular value decomposition of ``up @ down`` from QR of both factors and a small SVD.
 

@@ -1,6 +1,6 @@
 """Running models: predict, put an adapter on and take it off exactly, look inside. Knows torch, and no WebUI."""
 
-from lib_transfer.models.apply import Change, applied
+from lib_transfer.models.apply import applied
 from lib_transfer.models.inputs import Inputs
 from lib_transfer.models.latents import LatentMap
 from lib_transfer.models.model import Model, TorchModel
@@ -10,7 +10,6 @@ from lib_transfer.models.sampling import sample
 from lib_transfer.models.schedule import Schedule
 
 __all__ = [
-    "Change",
     "Inputs",
     "LatentMap",
     "Model",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,76 +15,64 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib_transfer.errors import MismatchError
-from lib_transfer.linalg.factors import Factors
-from lib_transfer.models.place import Place, Rows
+from lib_transfer.models.place import Place
+from lib_transfer.update import Rows, Update, Updates
 
-
-@dataclass(frozen=True, eq=False)
-class Change:
-    """What an adapter does to one module.
-
-    Attributes:
-        weight: factors, or the difference itself as ``(out, in*kh*kw)``, in the weight's shape, or ``(features,)``;
-            None where only the bias changes.
-        bias: ``(out,)``, or None.
-    """
-
-    weight: Factors | Tensor | None
-    bias: Tensor | None = None
-
-
-Changes = Mapping[str, Change]
-"""What an adapter does to a model, by canonical name of the module."""
+Change = Update
+Changes = Updates
 
 Strength = Callable[[str], float]
-"""The factor on the change of a module, by its name."""
+"""The factor on the update of a module, by its name."""
 
 
 def whole(_: str) -> float:
-    """Every change as it is."""
+    """Every update as it is."""
     return 1.0
 
 
 @contextmanager
-def applied(at: Mapping[str, Place], changes: Changes, strength: Strength = whole) -> Iterator[None]:
+def applied(at: Mapping[str, Place], updates: Updates, strength: Strength = whole) -> Iterator[None]:
     """The model with an adapter on it, for as long as the context lasts; afterwards its weights are bit-identical.
 
     Args:
         at: the model's modules.
-        changes: of the adapter.
-        strength: the factor on each of them.
+        updates: the adapter.
+        strength: the factor on each of its updates.
 
     Raises:
-        MismatchError: the model has no such module, or a change does not fit it; nothing is changed then.
+        MismatchError: the model has no such module, or an update does not fit it; nothing is changed then.
     """
-    missing = sorted(set(changes) - set(at))
+    missing = sorted(set(updates) - set(at))
     if missing:
         raise MismatchError(f"The running model has no module {missing[0]} ({len(missing)} are missing).")
     with torch.no_grad(), ExitStack() as stack:
-        for name, change in changes.items():
+        for name, update in updates.items():
             place, factor = at[name], strength(name)
             if factor == 0.0:
                 continue
-            _check(name, place, change)
+            _check(name, place, update)
             if place.kind == "other":
-                stack.enter_context(_exchanged(place, change, factor))
+                stack.enter_context(_exchanged(place, update, factor))
             else:
-                handle = place.module.register_forward_hook(_Addition(place, change, factor))
+                handle = place.module.register_forward_hook(_Addition(place, update, factor))
                 stack.callback(handle.remove)
         yield
 
 
 class _Addition:
-    """A forward hook that adds ``strength * change`` to what a layer returns."""
+    """A forward hook that adds what an update makes of a layer's input, times a strength, to what the layer returns."""
 
-    def __init__(self, place: Place, change: Change, strength: float) -> None:
-        self._place, self._change, self._strength = place, change, strength
-        self._ready: dict[tuple[torch.dtype, torch.device], tuple[tuple[Tensor, ...], Tensor | None]] = {}
+    def __init__(self, place: Place, update: Update, strength: float) -> None:
+        self._place, self._update, self._strength = place, update, strength
+        self._ready: dict[tuple[torch.dtype, torch.device], Update] = {}
 
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...], returned: Tensor) -> Tensor:
         x = arguments[0]
-        weights, bias = self._for(x)
-        added = _layer(module, self._place.kind, weights, x) if weights else None
+        update = self._for(x)
+        bias, added = update.bias, None
+        if update.changes_weight:
+            weights = (update.matrix(),) if update.factors is None else (update.factors.down, update.factors.up)
+            added = _layer(module, self._place.kind, weights, x)
         if bias is not None:
             shaped = bias if self._place.kind == "linear" else bias[:, None, None]
             added = shaped if added is None else added + shaped
@@ -94,17 +81,12 @@ class _Addition:
         channel = -1 if self._place.kind == "linear" else -3
         return _plus(returned, added.to(returned.dtype), self._place.rows, channel)
 
-    def _for(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        """The change in the number format and on the device of ``x``; kept, because a layer is called often."""
+    def _for(self, x: Tensor) -> Update:
+        """The update in the number format and on the device of ``x``; kept, because a layer is called often."""
         key = (x.dtype, x.device)
         if key not in self._ready:
-            weight, bias = self._change.weight, self._change.bias
-            if isinstance(weight, Factors):
-                parts: tuple[Tensor, ...] = (weight.down, weight.up * self._strength)
-            else:
-                parts = () if weight is None else (weight.reshape(weight.shape[0], -1) * self._strength,)
-            moved = tuple(part.to(x.device, x.dtype) for part in parts)
-            self._ready[key] = (moved, None if bias is None else (bias * self._strength).to(x.device, x.dtype))
+            # Not before the layer is called: gradients with respect to the factors are to go through this.
+            self._ready[key] = self._update.scaled(self._strength).to(x.device, x.dtype)
         return self._ready[key]
 
 
@@ -136,11 +118,10 @@ def _plus(whole: Tensor, added: Tensor, rows: Rows | None, axis: int) -> Tensor:
 
 
 @contextmanager
-def _exchanged(place: Place, change: Change, strength: float) -> Iterator[None]:
-    given = change.weight
-    difference = given.up @ given.down if isinstance(given, Factors) else given
+def _exchanged(place: Place, update: Update, strength: float) -> Iterator[None]:
+    difference = update.matrix() if update.changes_weight else None
     with ExitStack() as stack:
-        for name, added in ((place.weight, difference), (place.bias, change.bias)):
+        for name, added in ((place.weight, difference), (place.bias, update.bias)):
             if added is not None:
                 parameter = getattr(place.module, name)
                 before = parameter.data
@@ -152,18 +133,17 @@ def _exchanged(place: Place, change: Change, strength: float) -> Iterator[None]:
         yield
 
 
-def _check(name: str, place: Place, change: Change) -> None:
-    """Raise unless the change has as many rows as the place, and the parameters that it is for are there."""
-    weight = getattr(place.module, place.weight, None)
+def _check(name: str, place: Place, update: Update) -> None:
+    """Raise unless the update has as many rows as the place, and the parameters that it is for are there."""
     for what, parameter, given in (
-        ("weight", weight, change.weight.up if isinstance(change.weight, Factors) else change.weight),
-        ("bias", getattr(place.module, place.bias, None), change.bias),
+        ("weight", getattr(place.module, place.weight, None), update.shape),
+        ("bias", getattr(place.module, place.bias, None), () if update.bias is None else update.bias.shape),
     ):
-        if given is None:
+        if not given:
             continue
         if parameter is None:
             raise MismatchError(f"{name} of the running model has no {what} to change.")
         rows = parameter.shape[0] if place.rows is None else sum(end - first for first, end in place.rows)
-        # A layer whose weight is kept in a code has another shape; what it returns tells then.
-        if given.shape[0] != rows and parameter.is_floating_point():
-            raise MismatchError(f"{name}: the {what}'s change has {given.shape[0]} rows and the running model {rows}.")
+        # The parameter of a quantised layer has another shape; what the layer returns tells then.
+        if given[0] != rows and parameter.is_floating_point():
+            raise MismatchError(f"{name}: the {what}'s change has {given[0]} rows and the running model {rows}.")

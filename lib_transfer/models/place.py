@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-Rows = tuple[tuple[int, int], ...]
+from lib_transfer.update import Rows
 
 
 @dataclass(frozen=True)

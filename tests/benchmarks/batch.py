@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import lib_transfer
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.architecture import modules, reference
 from lib_transfer.batches.convert import convert_all
 from lib_transfer.batches.costs import Costs
@@ -40,7 +40,6 @@ from lib_transfer.library.found import find
 from lib_transfer.library.index import FileIndex
 from lib_transfer.library.sources import described
 from lib_transfer.linalg import factors as linalg
-from lib_transfer.linalg.factors import Factors
 from lib_transfer.methods import Problem
 from lib_transfer.progress import Silent
 from lib_transfer.storage.cache import Cache
@@ -91,7 +90,7 @@ class Bench:
         batch = BatchRequest(
             described(self.target, self.target.name, hashes),
             "rotation",
-            registry.settings(registry.get("rotation"), {}),
+            methods.settings(methods.get("rotation"), {}),
             source=described(self.source, self.source.name, hashes),
             output=self.out,
             tree=(self.out,),
@@ -118,7 +117,7 @@ class Bench:
 
     def mathematics(self) -> tuple[float, float]:
         """Processor and clock seconds of thin products and recompressions alone, everything being in memory."""
-        how, cpu, clock = registry.get("rotation"), 0.0, 0.0
+        how, cpu, clock = methods.get("rotation"), 0.0, 0.0
         hashes = self.runtime.hashes
         with ExitStack() as stack:
             paths = (self.source, self.target)
@@ -224,8 +223,8 @@ def _in_memory(name: str, bases: list[Base], cache: Cache, adapters: list[Any]) 
     relate = Relations(bases[0], bases[1], Wanted(0.99, None), cache, torch.device("cpu"))
     relation = relate(module, bases[1].by_name[module.name])
     shared = (*relation.subspaces, *relation.principal)
-    updates = [groups[name].update() for groups in adapters]
-    return [Problem(Factors(update.up, update.down), *shared) for update in updates]
+    factors = [groups[name].update().factors for groups in adapters]
+    return [Problem(pair, *shared) for pair in factors if pair is not None]
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from lib_transfer.evaluation.changes import changes_of, copied
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.linalg.factors import Factors
-from lib_transfer.models import Change
+from lib_transfer.update import Update
 from tests import tiny
 
 CONV = "model.diffusion_model.input_blocks.1.0.in_layers.2"
@@ -23,10 +23,11 @@ TO_Q = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q"
 NORM = "model.diffusion_model.input_blocks.1.0.in_layers.0"
 
 
-def matrix(change: Change) -> Tensor:
-    weight = change.weight
-    assert weight is not None
-    return weight.up @ weight.down if isinstance(weight, Factors) else weight
+def matrix(update: Update) -> Tensor:
+    if update.factors is not None:
+        return update.factors.up @ update.factors.down
+    assert update.weight is not None
+    return update.weight
 
 
 def test_every_form_of_an_update_is_what_its_format_says(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_plain_reuse_keeps_what_has_the_same_name_and_shape(tmp_path: Path) -> N
         open_base(tmp_path / "wider.safetensors", "") as wider,
     ):
         linear = [module for module in base.modules if module.kind == "linear"]
-        changes = {m.name: Change(Factors(torch.ones(m.shape[0], 1), torch.ones(1, m.shape[1]))) for m in linear}
+        changes = {m.name: Update(Factors(torch.ones(m.shape[0], 1), torch.ones(1, m.shape[1]))) for m in linear}
         assert copied(changes, base, base) == changes
         kept = copied(changes, base, pruned)
         assert 0 < len(kept) < len(changes)

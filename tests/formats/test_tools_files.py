@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_transfer.formats.adapter import Adapter, read_adapter
-from lib_transfer.formats.update import Dense, LowRank, Norm, Update
+from lib_transfer.update import Update
 
 from .builders import random
 
@@ -95,7 +95,7 @@ class Oracle:
             assert group.misfit(tuple(base.shape)) is None
             update = group.update(base if group.algorithm.needs_base else None)
             assert relative(weight_of(update), change.flatten(1)) < LIMIT, path
-            extra = update.extra.bias if isinstance(update, LowRank) and update.extra is not None else None
+            extra = None if update.factors is None else update.bias
             if extra is not None or (bias is not None and bias.abs().max() > 1e-9):
                 assert bias is not None
                 assert extra is not None, path
@@ -103,11 +103,10 @@ class Oracle:
 
 
 def weight_of(update: Update) -> Tensor:
-    assert not isinstance(update, Norm)
-    if isinstance(update, Dense):
-        assert update.weight is not None
-        return update.weight.double().flatten(1)
-    return update.up.double() @ update.down.double()
+    if update.factors is not None:
+        return update.factors.up.double() @ update.factors.down.double()
+    assert update.weight is not None
+    return update.weight.double().flatten(1)
 
 
 def relative(got: Tensor, expected: Tensor) -> float:

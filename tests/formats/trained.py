@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_transfer.formats.adapter import Group, read_adapter
-from lib_transfer.formats.update import Dense, LowRank, Update
+from lib_transfer.update import Update
 
 from .builders import save
 
@@ -62,10 +62,9 @@ def group_of(tensors: dict[str, Tensor], tmp_path: Path, name: str = M) -> Group
 
 def delta(update: Update) -> Tensor:
     """The change of a weight as a matrix in float64."""
-    if isinstance(update, LowRank):
-        assert update.up.dtype == update.down.dtype == torch.float32
-        return update.up.double() @ update.down.double()
-    assert isinstance(update, Dense)
+    if update.factors is not None:
+        assert update.factors.up.dtype == update.factors.down.dtype == torch.float32
+        return update.factors.up.double() @ update.factors.down.double()
     assert update.weight is not None
     assert update.weight.dtype == torch.float32
     return update.weight.double().flatten(1)

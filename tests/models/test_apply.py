@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from lib_transfer.errors import MismatchError
 from lib_transfer.linalg.factors import Factors
-from lib_transfer.models import Change, Place, applied, places
+from lib_transfer.models import Place, applied, places
+from lib_transfer.update import Update
 
 
 class Net(nn.Module):
@@ -54,43 +56,46 @@ def low(out: int, into: int) -> Factors:
     return Factors(torch.randn(out, 2).double(), torch.randn(2, into).double())
 
 
-def changes() -> dict[str, Change]:
+def changes() -> dict[str, Update]:
     torch.manual_seed(4)
     return {
-        "strided": Change(low(8, 36)),
-        "pointwise": Change(torch.randn(8, 8, 1, 1).double(), torch.randn(8).double()),
-        "norm": Change(torch.randn(8).double(), torch.randn(8).double()),
-        "linear": Change(low(12, 8)),
-        "fused.q": Change(low(6, 12)),
-        "fused.k": Change(None, torch.randn(3).double()),
-        "narrow": Change(torch.randn(6, 9).double()),
-        "attention.v": Change(low(6, 6), torch.randn(6).double()),
-        "attention.q": Change(torch.randn(6, 6).double()),
-        "attention.out": Change(low(6, 6)),
-        "last": Change(torch.randn(6).double()),
+        "strided": Update(low(8, 36)),
+        "pointwise": Update(weight=torch.randn(8, 8, 1, 1).double(), bias=torch.randn(8).double()),
+        "norm": Update(weight=torch.randn(8).double(), bias=torch.randn(8).double()),
+        "linear": Update(low(12, 8)),
+        "fused.q": Update(low(6, 12)),
+        "fused.k": Update(bias=torch.randn(3).double()),
+        "narrow": Update(weight=torch.randn(6, 9).double()),
+        "attention.v": Update(low(6, 6), bias=torch.randn(6).double()),
+        "attention.q": Update(weight=torch.randn(6, 6).double()),
+        "attention.out": Update(low(6, 6)),
+        "last": Update(weight=torch.randn(6).double()),
     }
+
+
+def weight(update: Update) -> Tensor | None:
+    return update.weight if update.factors is None else update.factors.up @ update.factors.down
 
 
 def merged(strength: float) -> Net:
     """The oracle: weights with the changes added, by hand."""
     model, given = copy.deepcopy(net()), changes()
 
-    def add(parameter: nn.Parameter, change: Tensor | Factors | None, rows: list[int] | None = None) -> None:
+    def add(parameter: nn.Parameter, change: Tensor | None, rows: list[int] | None = None) -> None:
         if change is None:
             return
-        whole = change.up @ change.down if isinstance(change, Factors) else change
         index = slice(None) if rows is None else rows
-        parameter.data[index] += strength * whole.reshape(parameter.data[index].shape)
+        parameter.data[index] += strength * change.reshape(parameter.data[index].shape)
 
     for name in ("strided", "pointwise", "norm", "linear", "narrow", "last"):
-        add(getattr(model, name).weight, given[name].weight)
+        add(getattr(model, name).weight, weight(given[name]))
         add(getattr(model, name).bias, given[name].bias)
-    add(model.fused.weight, given["fused.q"].weight, [0, 1, 2, 6, 7, 8])
+    add(model.fused.weight, weight(given["fused.q"]), [0, 1, 2, 6, 7, 8])
     add(model.fused.bias, given["fused.k"].bias, [3, 4, 5])
-    add(model.attention.in_proj_weight, given["attention.v"].weight, list(range(12, 18)))
+    add(model.attention.in_proj_weight, weight(given["attention.v"]), list(range(12, 18)))
     add(model.attention.in_proj_bias, given["attention.v"].bias, list(range(12, 18)))
-    add(model.attention.in_proj_weight, given["attention.q"].weight, list(range(6)))
-    add(model.attention.out_proj.weight, given["attention.out"].weight)
+    add(model.attention.in_proj_weight, weight(given["attention.q"]), list(range(6)))
+    add(model.attention.out_proj.weight, weight(given["attention.out"]))
     return model
 
 
@@ -121,7 +126,7 @@ def test_no_bit_of_a_weight_is_changed_afterwards(dtype: torch.dtype) -> None:
     """Not even by what rounds: half precision, a change far larger than the weight, an error on the way."""
     model = net().to(dtype)
     tensors = {name: (p, p.data, p.data.clone()) for name, p in model.named_parameters()}
-    given = {name: Change(_times(c.weight, 1e4), c.bias) for name, c in changes().items()}
+    given = {name: dataclasses.replace(u.scaled(1e4), bias=u.bias) for name, u in changes().items()}
     with pytest.raises(ZeroDivisionError), applied(where(model), given):
         model.to(dtype)
         raise ZeroDivisionError
@@ -133,22 +138,16 @@ def test_no_bit_of_a_weight_is_changed_afterwards(dtype: torch.dtype) -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def _times(weight: Factors | Tensor | None, by: float) -> Factors | Tensor | None:
-    return (
-        Factors(weight.up * by, weight.down) if isinstance(weight, Factors) else None if weight is None else weight * by
-    )
-
-
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("elsewhere", Change(low(8, 8)), "no module elsewhere"),
-        ("linear", Change(low(11, 8)), "linear: the weight's change has 11 rows and the running model 12"),
-        ("fused.k", Change(low(6, 12)), "6 rows and the running model 3"),
-        ("linear", Change(None, torch.ones(12)), "linear of the running model has no bias"),
+        ("elsewhere", Update(low(8, 8)), "no module elsewhere"),
+        ("linear", Update(low(11, 8)), "linear: the weight's change has 11 rows and the running model 12"),
+        ("fused.k", Update(low(6, 12)), "6 rows and the running model 3"),
+        ("linear", Update(bias=torch.ones(12)), "linear of the running model has no bias"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_nothing_is_changed(name: str, change: Change, said: str) -> None:
+def test_what_does_not_fit_is_refused_and_nothing_is_changed(name: str, change: Update, said: str) -> None:
     model = net()
     before = [p.data.clone() for p in model.parameters()]
     with pytest.raises(MismatchError, match=said), applied(where(model), {"norm": changes()["norm"], name: change}):

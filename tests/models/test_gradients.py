@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lib_transfer.linalg.factors import Factors
-from lib_transfer.models import Change, applied, places
+from lib_transfer.models import applied, places
+from lib_transfer.update import Update
 from lib_transfer.webui.hosts.running.gradients import kept, ordinary, unchecked
 
 
@@ -47,7 +48,7 @@ class Block(nn.Module):
 def slope(block: Block, x: Tensor) -> Tensor:
     """The gradient of what a block returns for an adapter's ``up``."""
     up = torch.zeros(4, 1, requires_grad=True)
-    changes = {"layer": Change(Factors(up, torch.ones(1, 4)))}
+    changes = {"layer": Update(Factors(up, torch.ones(1, 4)))}
     with applied(places({"layer": block.layer}), changes), torch.enable_grad():
         [found] = torch.autograd.grad(block(x).sum(), [up])
     return found

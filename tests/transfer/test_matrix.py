@@ -18,12 +18,12 @@ from torch import Tensor
 
 from lib_transfer.conversion.pairing import pairing
 from lib_transfer.conversion.plan import plan
-from lib_transfer.conversion.shares import place, share_of, whole_weight
+from lib_transfer.conversion.shares import update_of
 from lib_transfer.conversion.sketches import Sketches
 from lib_transfer.conversion.weights import read_weight
 from lib_transfer.formats.adapter import read_adapter
-from lib_transfer.formats.update import Dense, LowRank, Norm
 from lib_transfer.library.base import Base, open_base
+from lib_transfer.update import place
 from tests import tiny
 
 WIDTH = 16
@@ -323,14 +323,9 @@ def test_read_onto_the_right_rows(
         for pair in planned.pairs:
             source = pair.source
             assert source.weight == key, (family, name.text)
-            update = share_of(
-                pair.group.update(whole_weight(pair.bound, lambda m: read_weight(opened.checkpoint, m))),
-                pair.bound[pair.share].rows,
-            )
-            assert not isinstance(update, Norm)
-            part = update.up @ update.down if isinstance(update, LowRank) else update.weight
-            assert isinstance(update, LowRank | Dense) and part is not None
-            place(got, source.rows, part.double().flatten(1))
+            update = update_of(pair.group, pair.bound, lambda m: read_weight(opened.checkpoint, m))
+            part = update.rows(pair.bound[pair.share].rows).matrix()
+            place(got, source.rows, part.double())
         expected = torch.zeros_like(got)
         expected[first:last] = change
         error = float((got - expected).norm() / expected.norm())

@@ -12,7 +12,7 @@ from torch import Tensor
 from lib_transfer.errors import NumericError
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.tensor_info import TensorInfo
-from lib_transfer.formats.update import Update
+from lib_transfer.update import Update
 
 MAX_RANK = 4096
 FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
@@ -108,11 +108,6 @@ def checked(tensor: Tensor) -> Tensor:
     if not is_finite(single):
         raise NumericError("The update holds numbers beyond the range of float32.")
     return single
-
-
-def is_thin(rank: int, out: int, into: int) -> bool:
-    """Whether factors of this rank take no more room than the matrix ``(out, into)`` itself."""
-    return rank * (out + into) <= out * into
 
 
 def by(shape: tuple[int, ...]) -> str:

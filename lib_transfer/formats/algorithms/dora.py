@@ -20,7 +20,7 @@ from torch import Tensor
 from lib_transfer.formats.algorithms.algorithm import Algorithm, Shaped, by, checked, not_floats
 from lib_transfer.formats.algorithms.lora import BIASES
 from lib_transfer.formats.tensor_info import TensorInfo
-from lib_transfer.formats.update import Dense, LowRank
+from lib_transfer.update import Update
 
 T = TypeVar("T")
 
@@ -70,19 +70,17 @@ class Dora(Algorithm):
             return f"its magnitude of shape {by(tuple(magnitude.shape))} does not fit the source's {by(shape)}"
         return self.inner.misfit(self._inside(tensors), shape)
 
-    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Dense:
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         assert base_weight is not None
         inner = self.inner.update(self._inside(tensors))
-        change = inner.up @ inner.down if isinstance(inner, LowRank) else inner.weight
-        assert change is not None
-        change = change.reshape(base_weight.shape)
+        change = inner.matrix().reshape(base_weight.shape)
         magnitude, axis = _magnitude(tensors, tuple(base_weight.shape))
         others = [dim for dim in range(change.dim()) if dim != axis]
         norm = torch.linalg.vector_norm(base_weight + change, dim=others, keepdim=True, dtype=torch.float64)
         factor = magnitude.double().reshape(norm.shape) / norm.clamp_min(torch.finfo(torch.float32).eps)
         # V * factor - W, without the cancellation of two nearly equal matrices.
         moved = (factor - 1).float() * base_weight
-        return Dense(checked(moved.addcmul_(factor.float(), change)), None, inner.notes)
+        return Update(weight=checked(moved.addcmul_(factor.float(), change)), notes=inner.notes)
 
     def _inside(self, tensors: Mapping[str, T]) -> dict[str, T]:
         return {suffix: tensor for suffix, tensor in tensors.items() if suffix in self.optional}

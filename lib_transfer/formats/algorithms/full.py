@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lib_transfer.formats.algorithms.algorithm import Algorithm, finite32, not_floats, vector
 from lib_transfer.formats.tensor_info import TensorInfo
-from lib_transfer.formats.update import Dense
+from lib_transfer.update import Update
 
 
 class Full(Algorithm):
@@ -27,6 +27,8 @@ class Full(Algorithm):
             return "The difference is empty."
         return not_floats(infos, self.signature)
 
-    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Dense:
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         weight = tensors.get("diff")
-        return Dense(None if weight is None else finite32(weight), vector(tensors.get("diff_b")), stored=True)
+        return Update(
+            weight=None if weight is None else finite32(weight), bias=vector(tensors.get("diff_b")), stored=True
+        )

@@ -20,7 +20,8 @@ from torch import Tensor
 from lib_transfer.formats.algorithms.algorithm import MAX_RANK, Algorithm, by, finite32, matrix, not_floats
 from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
 from lib_transfer.formats.tensor_info import TensorInfo
-from lib_transfer.formats.update import LowRank
+from lib_transfer.linalg.factors import Factors
+from lib_transfer.update import Update
 
 NAMES = ("a1.weight", "a2.weight", "b1.weight", "b2.weight")
 CORE = "bm.weight"
@@ -50,7 +51,7 @@ class Glora(Algorithm):
         own = (left_b.shape[0], left_a.shape[0], *kernel)
         return f"its shape {by(own)} does not fit the source's {by(shape)}"
 
-    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> LowRank:
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         assert base_weight is not None
         left_a, right_a, left_b, right_b = _ordered(tensors)
         scale, notes = scale_of(tensors, left_b.shape[1])
@@ -64,7 +65,7 @@ class Glora(Algorithm):
             beside_down = torch.einsum("rskl,si->rikl", finite32(tensors[CORE]), beside_down).flatten(1)
         up, down = torch.cat([behind_up, matrix(left_b)], 1), torch.cat([behind_down, beside_down])
         up, down = fold(scale, up, down)
-        return LowRank(up, down, None, up.shape[1], notes=notes, ranked=False)
+        return Update(factors=Factors(up, down), notes=notes)
 
 
 def _ordered(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, not_floats, vector
 from lib_transfer.formats.tensor_info import TensorInfo
-from lib_transfer.formats.update import Dense
+from lib_transfer.update import Update
 
 WEIGHT, ON_INPUT = "weight", "on_input"
 
@@ -43,13 +43,13 @@ class Ia3(Algorithm):
             return None
         return f"its {length} factors for {'inputs' if axis else 'outputs'} do not fit the source's {by(shape)}"
 
-    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Dense:
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         assert base_weight is not None
         factors = vector(tensors[WEIGHT])
         assert factors is not None
         shape = torch.ones(base_weight.dim(), dtype=torch.long)
         shape[_axis(tensors)] = -1
-        return Dense(checked(base_weight * factors.reshape(shape.tolist())), None)
+        return Update(weight=checked(base_weight * factors.reshape(shape.tolist())))
 
 
 def _axis(tensors: Mapping[str, Tensor]) -> int:

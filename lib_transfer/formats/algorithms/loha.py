@@ -23,13 +23,13 @@ from lib_transfer.formats.algorithms.algorithm import (
     Shaped,
     by,
     checked,
-    is_thin,
     matrix,
     not_floats,
 )
 from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
 from lib_transfer.formats.tensor_info import TensorInfo
-from lib_transfer.formats.update import Dense, LowRank
+from lib_transfer.linalg.factors import Factors, is_thin
+from lib_transfer.update import Update
 
 HALVES = ("1", "2")
 
@@ -61,16 +61,16 @@ class Loha(Algorithm):
         own = (shape[0], torch.Size(shape[1:]).numel())
         return None if own == (out, into) else f"its shape {by((out, into))} does not fit the source's {by(shape)}"
 
-    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> LowRank | Dense:
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         (left1, right1), (left2, right2) = (_half(tensors, half) for half in HALVES)
         scale, notes = scale_of(tensors, self.rank(tensors))
         out, into, rank = left1.shape[0], right1.shape[1], left1.shape[1] * left2.shape[1]
         if not is_thin(rank, out, into):
-            return Dense(checked((left1 @ right1) * (left2 @ right2) * scale), None, notes)
+            return Update(weight=checked((left1 @ right1) * (left2 @ right2) * scale), notes=notes)
         up = (left1[:, :, None] * left2[:, None, :]).flatten(1)
         down = (right1[:, None, :] * right2[None, :, :]).flatten(0, 1)
         up, down = fold(scale, up, down)
-        return LowRank(up, down, None, rank, notes=notes, ranked=False)
+        return Update(factors=Factors(up, down), notes=notes)
 
 
 def _half(tensors: Mapping[str, Tensor], half: str) -> tuple[Tensor, Tensor]:

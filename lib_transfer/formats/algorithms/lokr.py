@@ -26,13 +26,14 @@ from lib_transfer.formats.algorithms.algorithm import (
     by,
     checked,
     finite32,
-    is_thin,
     matrix,
     not_floats,
 )
 from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
 from lib_transfer.formats.tensor_info import TensorInfo
-from lib_transfer.formats.update import Dense, LowRank
+from lib_transfer.linalg.dense import trivial
+from lib_transfer.linalg.factors import Factors, is_thin
+from lib_transfer.update import Update
 
 Shape = tuple[int, ...]
 
@@ -69,27 +70,27 @@ class Lokr(Algorithm):
             None if own == (a * b, c * d) else f"its shape {by((a * b, c * d))} does not fit the source's {by(shape)}"
         )
 
-    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> LowRank | Dense:
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         scale, notes = scale_of(tensors, self.rank(tensors))
         (a1, b1), (a2, b2) = _first(tensors), _second(tensors)
         rank, out, into = a1.shape[1] * a2.shape[1], a1.shape[0] * a2.shape[0], b1.shape[1] * b2.shape[1]
         if not is_thin(rank, out, into):
-            return Dense(checked(_kron(a1 @ b1, a2 @ b2) * scale), None, notes)
+            return Update(weight=checked(_kron(a1 @ b1, a2 @ b2) * scale), notes=notes)
         up, down = fold(scale, _kron(a1, a2), _kron(b1, b2))
-        return LowRank(up, down, None, rank, notes=notes, ranked=False)
+        return Update(factors=Factors(up, down), notes=notes)
 
 
 def _first(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """``w1`` as a product of two matrices."""
     if "lokr_w1" in tensors:
-        return _split(matrix(tensors["lokr_w1"]))
+        return trivial(matrix(tensors["lokr_w1"]))
     return matrix(tensors["lokr_w1_a"]), matrix(tensors["lokr_w1_b"])
 
 
 def _second(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """``w2``, flattened, as a product of two matrices."""
     if "lokr_w2" in tensors:
-        return _split(matrix(tensors["lokr_w2"]))
+        return trivial(matrix(tensors["lokr_w2"]))
     a, b = matrix(tensors["lokr_w2_a"]), matrix(tensors["lokr_w2_b"])
     if "lokr_t2" not in tensors:
         return a, b
@@ -99,12 +100,6 @@ def _second(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 def _kron(a: Tensor, b: Tensor) -> Tensor:
     """The Kronecker product of two matrices; ``torch.kron`` fails on some that are not laid out row by row."""
     return (a[:, None, :, None] * b[None, :, None, :]).reshape(a.shape[0] * b.shape[0], a.shape[1] * b.shape[1])
-
-
-def _split(whole: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix as a product of itself and the identity of its shorter side: its rank cannot be larger."""
-    out, into = whole.shape
-    return (torch.eye(out), whole) if out <= into else (whole, torch.eye(into))
 
 
 def _sizes(shapes: Mapping[str, Shape]) -> tuple[tuple[int, int], tuple[int, int]]:

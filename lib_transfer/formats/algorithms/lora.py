@@ -35,7 +35,8 @@ from lib_transfer.formats.algorithms.algorithm import (
 from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
 from lib_transfer.formats.algorithms.sparse import SPARSE, sparse_correction, sparse_misfit, wrong_sparse
 from lib_transfer.formats.tensor_info import TensorInfo
-from lib_transfer.formats.update import Dense, LowRank
+from lib_transfer.linalg.factors import Factors
+from lib_transfer.update import Update
 
 UP, DOWN, MID = "lora_up.weight", "lora_down.weight", "lora_mid.weight"
 BIAS_UP, BIAS_DOWN, BIAS = "lora_up.bias", "lora_down.bias", "diff_b"
@@ -76,21 +77,16 @@ class Lora(Algorithm):
             return f"its shape {by(own)} does not fit the source's {by(shape)}"
         return sparse_misfit(tensors, shape)
 
-    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> LowRank | Dense:
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         up, down = finite32(tensors[UP]).flatten(1), finite32(tensors[DOWN])
         rank = self.rank(tensors)
-        kernel = _kernel(down)
         if MID in tensors:
-            mid = finite32(tensors[MID])
-            kernel = _kernel(mid)
-            down = torch.einsum("mnkl,nj->mjkl", mid, down.flatten(1))
+            down = torch.einsum("mnkl,nj->mjkl", finite32(tensors[MID]), down.flatten(1))
         scale, notes = scale_of(tensors, rank)
         up, down = fold(scale, up, down.flatten(1))
         if tensors.keys() >= SPARSE:
-            return Dense(checked(up @ down + sparse_correction(tensors)), None, notes)
-        bias = _bias(tensors, scale)
-        extra = None if bias is None else Dense(None, bias)
-        return LowRank(up, down, kernel, rank, extra, notes)
+            return Update(weight=checked(up @ down + sparse_correction(tensors)), notes=notes)
+        return Update(factors=Factors(up, down), bias=_bias(tensors, scale), rank=rank, notes=notes)
 
 
 def _bias(tensors: Mapping[str, Tensor], scale: float) -> Tensor | None:
@@ -129,7 +125,3 @@ def _wrong_biases(infos: Mapping[str, TensorInfo]) -> str | None:
     if RESHAPE in infos and (len(infos[RESHAPE].shape) != 1 or not infos[RESHAPE].dtype.startswith(("I", "U"))):
         return f"{RESHAPE} is no list of whole numbers."
     return None
-
-
-def _kernel(factor: Tensor) -> tuple[int, int] | None:
-    return (factor.shape[2], factor.shape[3]) if factor.dim() == 4 else None

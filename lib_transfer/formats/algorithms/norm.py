@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from lib_transfer.formats.algorithms.algorithm import Algorithm, not_floats, vector
+from lib_transfer.formats.algorithms.algorithm import Algorithm, by, not_floats, vector
 from lib_transfer.formats.tensor_info import TensorInfo
-from lib_transfer.formats.update import Norm
+from lib_transfer.update import Update
 
 
 class NormDifference(Algorithm):
@@ -28,5 +28,11 @@ class NormDifference(Algorithm):
             return f"w_norm and b_norm must be vectors of one length, but have {sorted(map(list, shapes))}."
         return not_floats(infos, self.signature)
 
-    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Norm:
-        return Norm(vector(tensors.get("w_norm")), vector(tensors.get("b_norm")))
+    def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
+        # Alone, a difference of the bias would pass for that of any layer with as many outputs.
+        if "w_norm" in tensors or len(shape) == 1:
+            return None
+        return f"it is for a normalisation, and the source's weight is {by(shape)}"
+
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
+        return Update(weight=vector(tensors.get("w_norm")), bias=vector(tensors.get("b_norm")))

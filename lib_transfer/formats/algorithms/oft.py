@@ -21,7 +21,7 @@ from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, no
 from lib_transfer.formats.algorithms.cayley import shift, skew
 from lib_transfer.formats.algorithms.scales import wrong_scale
 from lib_transfer.formats.tensor_info import TensorInfo
-from lib_transfer.formats.update import Dense
+from lib_transfer.update import Update
 
 BLOCKS, DIAGONAL, RESCALE = "oft_blocks", "oft_diag", "rescale"
 
@@ -60,10 +60,10 @@ class Oft(Algorithm):
             return None
         return f"its blocks of shape {by(tuple(blocks.shape))} do not fit the source's {by(shape)}"
 
-    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Dense:
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         assert base_weight is not None
         weight = base_weight.flatten(1)
-        return Dense(checked(_rescaled(self.turn(tensors, weight), tensors, weight)), None)
+        return Update(weight=checked(_rescaled(self.turn(tensors, weight), tensors, weight)))
 
     def turn(self, tensors: Mapping[str, Tensor], weight: Tensor) -> Tensor:
         """The change of ``weight`` ``(out, in*kh*kw)`` by the rotations alone."""

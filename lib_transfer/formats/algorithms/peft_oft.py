@@ -20,7 +20,7 @@ from torch import Tensor
 from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, not_floats
 from lib_transfer.formats.algorithms.cayley import shift
 from lib_transfer.formats.tensor_info import TensorInfo
-from lib_transfer.formats.update import Dense
+from lib_transfer.update import Update
 
 TRIANGLES, SCALED = "oft_R.weight", "oft_R.scaled_oft"
 #: What no tensor says, but the file's surroundings: the exact transform; made by OneTrainer.
@@ -52,7 +52,7 @@ class PeftOft(Algorithm):
             return None
         return f"its {blocks} blocks of {_size(length)} inputs do not fit the source's {by(shape)}"
 
-    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Dense:
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         assert base_weight is not None
         triangles = tensors[TRIANGLES].double()
         size = _size(triangles.shape[1])
@@ -69,7 +69,7 @@ class PeftOft(Algorithm):
         weight = base_weight.flatten(1)
         rotations = turned.float().expand(weight.shape[1] // size, size, size)
         change = torch.einsum("obi,bji->obj", weight.reshape(len(weight), -1, size), rotations)
-        return Dense(checked(change.reshape(weight.shape)), None)
+        return Update(weight=checked(change.reshape(weight.shape)))
 
 
 def _size(length: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, finite32, not_floats
 from lib_transfer.formats.tensor_info import TensorInfo
-from lib_transfer.formats.update import Dense, Norm
+from lib_transfer.update import Update
 
 WEIGHT, SCALE = "set_weight", "scale"
 
@@ -41,10 +41,9 @@ class Replacement(Algorithm):
         own = tuple(_value(tensors).shape)
         return None if own == shape else f"its shape {by(own)} does not fit the source's {by(shape)}"
 
-    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Dense | Norm:
+    def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         assert base_weight is not None
-        change = checked(finite32(_value(tensors)) - base_weight)
-        return Norm(change, None) if change.dim() == 1 else Dense(change, None)
+        return Update(weight=checked(finite32(_value(tensors)) - base_weight))
 
 
 def _value(tensors: Mapping[str, Tensor]) -> Tensor:

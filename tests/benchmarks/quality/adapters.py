@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,11 @@ from torch import Tensor
 import lib_transfer
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.formats.lora_tensors import lora_tensors
-from lib_transfer.formats.update import LowRank
 from lib_transfer.formats.writer import write_adapter
-from lib_transfer.linalg.factors import Factors
-from lib_transfer.models import Change
+from lib_transfer.update import Update, Updates
 from tests.benchmarks.quality.family import Base
 
-Changes = dict[str, Change]
+Changes = dict[str, Update]
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "reuse": {"method": "reuse"},
@@ -53,19 +52,17 @@ def read(path: Path, base: Base) -> Changes:
     changes = {}
     with open_adapter(path) as adapter:
         for name, group in adapter.groups.items():
-            update = group.update()
-            assert isinstance(update, LowRank)
-            changes[named[name].name] = Change(Factors(update.up, update.down))
+            changes[named[name].name] = dataclasses.replace(group.update(), bias=None)
     return changes
 
 
-def write(path: Path, changes: Mapping[str, Change], base: Base) -> None:
+def write(path: Path, changes: Updates, base: Base) -> None:
     """Write what :func:`read` reads."""
     found = base.found()
     tensors: dict[str, Tensor] = {}
     for name, change in changes.items():
         module, _ = found[name]
-        assert isinstance(change.weight, Factors)
+        assert change.factors is not None
         assert module.output_name is not None
-        tensors |= lora_tensors(module.output_name, change.weight.up, change.weight.down, None, torch.float32)
+        tensors |= lora_tensors(module.output_name, *change.factors, None, torch.float32)
     write_adapter(path, tensors, {"ss_network_module": "networks.lora"}, overwrite=True)

@@ -12,8 +12,9 @@ import torch
 
 from lib_transfer.evaluation import Choice, Match, Plan, choose, groups, study
 from lib_transfer.evaluation.study import BOTH, DISTILLATION, PURSUIT, RECONSTRUCTION
-from lib_transfer.models import Change, Model, applied
+from lib_transfer.models import Model, applied
 from lib_transfer.progress import Silent
+from lib_transfer.update import Updates
 from tests.benchmarks.quality import adapters, pictures
 from tests.benchmarks.quality.family import Base
 from tests.benchmarks.quality.training import LORA_RANK, Workshop, loss_of, recipe_of
@@ -133,7 +134,7 @@ def _judged(shop: Workshop, pair: str, style: str) -> Case:
 
 
 @torch.no_grad()
-def loss(shop: Workshop, name: str, base: Base, changes: Mapping[str, Change], style: str) -> float:
+def loss(shop: Workshop, name: str, base: Base, changes: Updates, style: str) -> float:
     """The denoising loss of the base ``name`` with an adapter, on held-out pictures of its domain in the style."""
     generator = shop.generator(f"held out {style}")
     shown = pictures.draw(HELD_OUT, generator, recipe_of(name).domain, style)
