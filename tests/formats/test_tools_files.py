@@ -163,7 +163,7 @@ def test_peft_saves_it_beside_the_tensors(config: str, tmp_path: Path) -> None:
     # Under another name the configuration may be that of another file.
     renamed = read_adapter(path.rename(tmp_path / "renamed.safetensors"))
     group = renamed.groups[next(iter(renamed.groups))]
-    assert not group.given
+    assert group.scale is None
 
 
 @pytest.mark.parametrize(
