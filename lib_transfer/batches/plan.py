@@ -223,4 +223,4 @@ class _Decisions:
 
 def _kin(*titles: str) -> set[str]:
     """What the architectures of these titles stem from: those that stem from one have weights that correspond."""
-    return {architecture.kin for architecture in architectures() if architecture.title in titles}
+    return {architecture.family for architecture in architectures() if architecture.title in titles}

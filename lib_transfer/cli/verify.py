@@ -132,7 +132,7 @@ def _side(source: Base, target: Base, pixels: int | None) -> tuple[int, str]:
     # Halved three times in the UNet, and once in the autoencoder for each of three levels.
     if pixels is not None and pixels % 64:
         raise RequestError(f"Pictures of {pixels} pixels cannot be made.", hint="Choose a multiple of 64.")
-    one, other = (LATENT_SPACE[base.architecture.kin] for base in (source, target))
+    one, other = (LATENT_SPACE[base.architecture.family] for base in (source, target))
     if one != other:
         raise RequestError(
             f"{source.path.name} and {target.path.name} have different autoencoders, which are not run here.",

@@ -82,7 +82,7 @@ def compare(source: Path, target: Path, wanted: Wanted, *, runtime: Runtime, pro
     """
     with ExitStack() as stack:
         one, other = (stack.enter_context(open_base(p, runtime.hashes.sha256(p))) for p in (source, target))
-        if one.architecture.kin != other.architecture.kin:
+        if one.architecture.family != other.architecture.family:
             raise MismatchError(
                 f"{source.name} is {one.architecture.title}, {target.name} is {other.architecture.title}: "
                 "their weights do not correspond."

@@ -77,7 +77,7 @@ def family_of(base: Base) -> Family:
     Raises:
         UnsupportedError: such a model, or such a variant of it, cannot be run here.
     """
-    family = FAMILIES.get(base.architecture.kin)
+    family = FAMILIES.get(base.architecture.family)
     if family is None:
         raise UnsupportedError(
             f"{base.architecture.title} cannot be run without a WebUI.",
@@ -135,7 +135,7 @@ def _built(base: Base, family: Family, device: torch.device, side: int | None) -
         ),
         (4, side, side),
         blocks={UNET + path: block for path, block in network.transformer_blocks().items()},
-        latent_space=LATENT_SPACE[base.architecture.kin],
+        latent_space=LATENT_SPACE[base.architecture.family],
         differentiable=True,
     )
 
