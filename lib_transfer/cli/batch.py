@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from lib_transfer import methods as registry
 from lib_transfer.batches.cluster import connected, on_cluster
@@ -37,9 +37,8 @@ from lib_transfer.library.sources import described, installed
 from lib_transfer.storage.hashes import Hashes
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("batch", help="transfer every LoRA of a folder")
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders with LoRAs")
     again = "; again for a text encoder in a file of its own"
     parser.add_argument(

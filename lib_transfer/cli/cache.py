@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from lib_transfer.cli import terminal
 from lib_transfer.storage.cache import Cache
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("cache", help="show, check or empty the cache of decompositions")
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
     parser.add_argument("action", choices=("info", "check", "clear"))
     terminal.add_cache_folder(parser)
     parser.set_defaults(run=run)

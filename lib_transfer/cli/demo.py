@@ -18,9 +18,8 @@ from lib_transfer.library.destination import Destination
 METHODS = ("rotation", "prolora")
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("demo", help="make small checkpoints and LoRAs, transfer them, show the reports")
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
     parser.add_argument("--dir", type=Path, default=Path("demo"), help="where to put everything (demo)")
     parser.add_argument("--ui", action="store_true", help="open the tab on these files instead (needs gradio)")
     ui.add_server(parser)

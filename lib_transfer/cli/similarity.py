@@ -13,9 +13,8 @@ from lib_transfer.conversion.heatmap import draw, save
 from lib_transfer.conversion.similarity import compare
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("similarity", help="compare the subspaces of two checkpoints")
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
     parser.add_argument("--source", type=Path, metavar="CKPT", required=True)
     parser.add_argument("--target", type=Path, metavar="CKPT", required=True)
     parser.add_argument("--energy", metavar="F", help="subspace rank by energy (default 0.99)")

@@ -20,9 +20,8 @@ from lib_transfer.methods import METHODS, Parameter, Value
 from lib_transfer.version import SCHEMA
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("transfer", help="transfer a LoRA from one checkpoint to another")
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
     parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="the LoRA (.safetensors, .pt)")
     again = "; again for a text encoder in a file of its own"
     parser.add_argument(

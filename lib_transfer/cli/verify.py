@@ -32,9 +32,8 @@ from lib_transfer.library.destination import Destination, need_folder, output_pa
 from lib_transfer.library.request import TransferRequest
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("verify", help="run both models: does a transferred LoRA do what the original does?")
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
     parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="the original LoRA")
     again = "; again for a text encoder in a file of its own"
     for flag, text in (("--source", "the checkpoint it was trained on"), ("--target", "the other checkpoint")):
