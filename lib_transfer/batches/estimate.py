@@ -75,7 +75,7 @@ def estimate(plan: BatchPlan, tasks: list[Task], costs: Costs, runtime: Runtime,
     files = 4 * sum(item.size for item in plan.items) / READING
     covered = {work.module.name: work.module for item in chosen for work in costs.work(item)}.values()
     shared = cold = 0.0
-    if "subspaces" in plan.batch.how.needs:
+    if "subspaces" in plan.settings.how.needs:
         shared = len(tasks) * sum(_reading(module) for module in covered)
         cold = sum(_computing(m, speed) for m in _unknown(plan, covered, runtime.cache))
     at_a_time = min(workers * runtime.threads, len(tasks) * runtime.threads)
@@ -107,7 +107,7 @@ def _carrying(work: Work, plan: BatchPlan, speed: Speed) -> float:
     """One module of one adapter, everything being in the cache: thin products with bases and weights of both sides."""
     out, into = work.module.matrix_shape
     short, rank = min(out, into), min(work.rank, TYPICAL_RANK)
-    products = 2 * rank * (4 * out * into + 16 * short * short) if "subspaces" in plan.batch.how.needs else 0
+    products = 2 * rank * (4 * out * into + 16 * short * short) if "subspaces" in plan.settings.how.needs else 0
     return PER_MODULE + products * speed.product
 
 
@@ -127,7 +127,7 @@ def _computing(module: Module, speed: Speed) -> float:
 def _unknown(plan: BatchPlan, covered: Iterable[Module], cache: Cache) -> list[Module]:
     """The modules of every base whose weights are not decomposed yet, once for each base."""
     bases = {item.source.path: item.source for item in plan.items if item.source is not None}
-    bases[plan.batch.target.path] = plan.batch.target
+    bases[plan.target.path] = plan.target
     names = [module.name for module in covered]
     found: list[Module] = []
     for checkpoint in bases.values():
@@ -139,7 +139,7 @@ def _unknown(plan: BatchPlan, covered: Iterable[Module], cache: Cache) -> list[M
 
 
 def _free(plan: BatchPlan) -> int | None:
-    folder = plan.batch.output or next((item.path.parent for item in plan.items), None)
+    folder = plan.settings.output or next((item.path.parent for item in plan.items), None)
     while folder is not None and not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:

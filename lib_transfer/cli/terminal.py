@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from lib_transfer.conversion.run import Runtime
 from lib_transfer.errors import RequestError
 from lib_transfer.formats.publish import write_bytes
-from lib_transfer.progress import duration
+from lib_transfer.progress import PUBLISHING, duration, remaining
 from lib_transfer.storage.cache import FOLDER_VARIABLE
 
 _MODEL_FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
@@ -63,14 +63,17 @@ class Bar:
             if self._done == self._total:
                 self._line.clear()
 
+    def publishing(self) -> None:
+        """The output is being written."""
+        self._line.draw(1.0, PUBLISHING, None)
+
     def cancelled(self) -> bool:
         """Never: Ctrl-C interrupts the main thread."""
         return False
 
     def _draw(self, what: str) -> None:
         share = self._done / max(self._total, 1)
-        elapsed = time.monotonic() - self._began
-        left = elapsed / share - elapsed if share > 0 else None
+        left = remaining(share, time.monotonic() - self._began)
         self._line.draw(share, f"{self._done}/{self._total}  {self._what}  {what[-50:]}", left)
 
 

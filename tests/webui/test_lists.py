@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lib_transfer.errors import RequestError
+from lib_transfer.library.checkpoints import find
 from lib_transfer.library.index import AdapterFacts, FileIndex
-from lib_transfer.library.source_checkpoint import find
 from lib_transfer.webui.host.host import Checkpoint, files
 from lib_transfer.webui.host.settings import parameters
 from lib_transfer.webui.hosts.standalone import Standalone

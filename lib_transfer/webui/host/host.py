@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lib_transfer.library.source_checkpoint import Checkpoint
+from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.webui.host.host import settings
 
 if TYPE_CHECKING:

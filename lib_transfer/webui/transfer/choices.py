@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 
 from lib_transfer.errors import RequestError
+from lib_transfer.library.checkpoints import find
 from lib_transfer.library.index import AdapterFacts, FileIndex
-from lib_transfer.library.source_checkpoint import find
 from lib_transfer.webui.host.host import Checkpoint, Host
 from lib_transfer.webui.transfer.form import ACTIVE, target_of
 from lib_transfer.webui.transfer.html import error, note
