@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from lib_transfer.errors import CancelledError
-from lib_transfer.progress import WRITING
 from lib_transfer.webui.host.settings import PREFIX, settings
 from lib_transfer.webui.hosts.program import Program as Host
 from lib_transfer.webui.shell import extension
@@ -175,7 +174,7 @@ def test_building_the_tab_imports_no_engine(tmp_path: Path) -> None:
             extension.add_settings()
             extension.tabs()
             took = time.process_time() - began
-        torch = [name for name in sys.modules if name.startswith(("lib_transfer.conversion.transfer", "lib_transfer.linalg."))]
+        torch = [name for name in sys.modules if name.startswith(("lib_transfer.conversion.jobs", "lib_transfer.linalg."))]
         print(1000 * took, "torch" in sys.modules, torch)
         """
     )
@@ -191,7 +190,7 @@ def test_a_stop_while_the_output_is_written_waits_for_it() -> None:
     job = Job("transfer", ("one",))
     job.go()
     job.begin(0)
-    job.start(1, WRITING)
+    job.publishing()
     job.interrupt()
     assert job.state == "stopping"
     job.finish("done")
@@ -205,7 +204,7 @@ def test_nothing_begins_to_be_written_after_a_stop() -> None:
     job.interrupt()
     assert job.state == "stopped"
     with pytest.raises(CancelledError):
-        job.start(1, WRITING)
+        job.publishing()
 
 
 def test_forges_additional_modules_are_the_text_encoders_that_lie_beside(program: Program, tmp_path: Path) -> None:

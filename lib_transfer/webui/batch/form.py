@@ -6,24 +6,21 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lib_transfer.errors import RequestError
+from lib_transfer.library.adapters import Found, placed
+from lib_transfer.library.checkpoints import Checkpoint
+from lib_transfer.library.decide import TransferSettings
 from lib_transfer.library.index import AdapterFacts
 from lib_transfer.webui.host.host import Host, files
-from lib_transfer.webui.host.settings import KEEP_BOTH, LEAVE, REPLACE
-from lib_transfer.webui.transfer.form import chosen_names, method_of, output_folder, settings_of, source_of, target_of
-
-if TYPE_CHECKING:
-    from lib_transfer.batches.request import BatchRequest, Existing
-    from lib_transfer.library.found import Found
+from lib_transfer.webui.transfer.form import Order, chosen_names, method_of, settings_of, source_of, target_of
+from lib_transfer.webui.transfer.work import settings_for
 
 EVERYWHERE = "All LoRA folders"
 CHOSEN = "The LoRAs chosen under Transfer"
 ANY_BASE = "Any base"
 ANY_ALGORITHM = "Any algorithm"
-
-_EXISTING: dict[str, Existing] = {LEAVE: "skip", REPLACE: "overwrite", KEEP_BOTH: "both"}
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,20 @@ class Asked:
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """What is to be done: the files, what is asked for all of them, and which of them count by what their headers say."""
+    """What is to be done: the files, what is asked for all of them, and which of them count by what their headers say.
+
+    Attributes:
+        found: the files that the folder and the name select.
+        target: the checkpoint that they are to work on.
+        settings: how they are transferred.
+        transferred: whether transferred LoRAs are carried on, too.
+        base, algorithm: the filters that depend on what a file contains; "" for none.
+    """
 
     found: tuple[Found, ...]
-    batch: BatchRequest
+    target: Checkpoint
+    settings: TransferSettings
+    transferred: bool
     base: str
     algorithm: str
 
@@ -63,22 +70,9 @@ def batch_order(asked: Asked, host: Host) -> BatchOrder:
     Raises:
         RequestError: something is missing, gone or out of range; the message says what to do.
     """
-    from lib_transfer.batches.request import BatchRequest  # noqa: PLC0415
-    from lib_transfer.library.found import placed  # noqa: PLC0415 - torch is imported when it is used
-
     method = method_of(asked.method)
-    batch = BatchRequest(
-        target=target_of(asked.target, host),
-        method=method.id,
-        settings=settings_of(method, asked.values),
-        source=source_of(asked.source, host),
-        installed=tuple(host.checkpoints().values()),
-        output=output_folder(host),
-        template=str(host.setting("template")),
-        existing=_EXISTING[str(host.setting("exists"))],
-        tree=host.adapter_folders(),
-        copies=asked.folder == CHOSEN,
-    )
+    target = target_of(asked.target, host)
+    order = Order({}, target, source_of(asked.source, host), method, settings_of(method, asked.values))
     names = _within(asked, files.adapters(host.adapter_folders()))
     pattern = asked.name.strip() if isinstance(asked.name, str) else ""
     matching = {name: path for name, path in names.items() if _matches(name, pattern)}
@@ -86,7 +80,8 @@ def batch_order(asked: Asked, host: Host) -> BatchOrder:
         raise RequestError("No LoRA was found.", hint="Choose another folder, or other filters.")
     base = asked.base if isinstance(asked.base, str) and asked.base != ANY_BASE else ""
     algorithm = asked.algorithm if isinstance(asked.algorithm, str) and asked.algorithm != ANY_ALGORITHM else ""
-    return BatchOrder(tuple(placed(matching, host.adapter_folders())), batch, base, algorithm)
+    found = tuple(placed(matching, host.adapter_folders()))
+    return BatchOrder(found, target, settings_for(order, host), asked.folder == CHOSEN, base, algorithm)
 
 
 def folders(names: Mapping[str, Path]) -> list[str]:

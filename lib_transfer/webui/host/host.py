@@ -33,7 +33,7 @@ class Active:
     fallback: bool = False
 
 
-class Turn(Protocol):
+class QueueSlot(Protocol):
     """A turn in the program's queue for the GPU, while it lasts."""
 
     def show(self, job: int, jobs: int, step: int, steps: int, text: str) -> None:
@@ -105,7 +105,7 @@ class Host(ABC):
         """Files were written or removed in the folders: the program should list them again."""
 
     @abstractmethod
-    def gpu_turn(self, task: str) -> AbstractContextManager[Turn]:
+    def gpu_turn(self, task: str) -> AbstractContextManager[QueueSlot]:
         """Wait for a turn in the program's queue, and hold it."""
 
     def listed_adapter(self, name: str) -> Path | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib_transfer.webui.compare.scene import Scene
-from lib_transfer.webui.host.host import Active, Checkpoint, Host, Opener, Turn, files
+from lib_transfer.webui.host.host import Active, Checkpoint, Host, Opener, QueueSlot, files
 from lib_transfer.webui.host.settings import PREFIX
 from lib_transfer.webui.hosts import drawing
 from lib_transfer.webui.hosts.loading import way_of_loading
@@ -147,7 +147,7 @@ class Program(Host):
         return running.borrowed(size, self.encoders())
 
     @contextmanager
-    def within_generation(self, text: str) -> Iterator[Turn]:
+    def within_generation(self, text: str) -> Iterator[QueueSlot]:
         """Use the progress bar and the interrupt of the generation that is under way; its own numbers come back after."""
         state = _module("shared").state
         kept = {name: getattr(state, name, None) for name in _PROGRESS}
@@ -160,7 +160,7 @@ class Program(Host):
                 setattr(state, name, value)
 
     @contextmanager
-    def gpu_turn(self, task: str) -> Iterator[Turn]:
+    def gpu_turn(self, task: str) -> Iterator[QueueSlot]:
         """Hold the WebUI's queue: no picture is made meanwhile, its progress bar is ours, and so is its interrupt."""
         shared, progress, queue = _module("shared"), _module("progress"), _module("call_queue")
         progress.add_task_to_queue(task)

@@ -15,7 +15,7 @@ from lib_transfer.formats.identity import legacy_a1111_hash, stamp
 from lib_transfer.formats.publish import write_bytes
 from lib_transfer.storage.cache import default_folder
 from lib_transfer.storage.hashes import Hashes
-from lib_transfer.webui.host.host import Active, Checkpoint, Host, Turn
+from lib_transfer.webui.host.host import Active, Checkpoint, Host, QueueSlot
 
 _CHECKPOINTS = (".safetensors", ".ckpt", ".gguf")
 
@@ -101,7 +101,7 @@ class Standalone(Host):
         """Nobody else keeps a list."""
 
     @contextmanager
-    def gpu_turn(self, task: str) -> Iterator[Turn]:
+    def gpu_turn(self, task: str) -> Iterator[QueueSlot]:
         """There is no queue but our own, so the turn comes at once."""
         yield _NoTurn()
 

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal
 
+from lib_transfer.batches.watch import SilentWatch
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError
-from lib_transfer.progress import WRITING
-from lib_transfer.webui.host.host import Turn
+from lib_transfer.progress import PUBLISHING, remaining
+from lib_transfer.webui.host.host import QueueSlot
 
 if TYPE_CHECKING:
     from lib_transfer.webui.compare.work import Shown
@@ -36,7 +37,7 @@ class Job:
 
     Args:
         kind: what is done.
-        names: of the LoRAs, in order, and of what else is done one after another.
+        names: the names of the LoRAs, in order, and of what else is done one after another.
     """
 
     def __init__(self, kind: Kind, names: tuple[str, ...]) -> None:
@@ -44,7 +45,7 @@ class Job:
         self.kind = kind
         self.names = names
         self.state: State = "waiting"
-        self.turn: Turn | None = None
+        self.turn: QueueSlot | None = None
         self.on_gpu = False
         self.failure = ""
         self.outcomes: list[Outcome] = []
@@ -53,7 +54,7 @@ class Job:
         self._lock = threading.Lock()
         self._text, self._step, self._steps = "", 0, 0
         self._began = 0.0
-        self._stop, self._skip, self._writing = False, False, False
+        self._stop, self._skip, self._publishing = False, False, False
 
     # The engine's side.
 
@@ -66,14 +67,25 @@ class Job:
         with self._lock:
             if self._stop or self._skip:
                 raise CancelledError
-            self._text, self._step, self._steps = what, 0, total
-            self._writing = what == WRITING
+            self._text, self._step, self._steps, self._publishing = what, 0, total, False
         self._show()
 
     def step(self, what: str) -> None:
         """One step is done."""
         with self._lock:
             self._step += 1
+        self._show()
+
+    def publishing(self) -> None:
+        """The output is being written: from here on a stop waits for it.
+
+        Raises:
+            CancelledError: as :meth:`start`.
+        """
+        with self._lock:
+            if self._stop or self._skip:
+                raise CancelledError
+            self._text, self._step, self._steps, self._publishing = PUBLISHING, 0, 0, True
         self._show()
 
     def cancelled(self) -> bool:
@@ -107,7 +119,7 @@ class Job:
         with self._lock:
             if self._stop:
                 raise CancelledError
-            self.current, self._skip, self._writing = number, False, False
+            self.current, self._skip, self._publishing = number, False, False
             self._text, self._step, self._steps = "reading the files", 0, 0
             self._began = self._began or time.monotonic()
 
@@ -128,14 +140,14 @@ class Job:
         with self._lock:
             if self.active:
                 self._stop = True
-                self.state = "stopping" if self._writing else "stopped"
+                self.state = "stopping" if self._publishing else "stopped"
                 if self.turn is not None:
                     self.turn.stop()
 
     def skip(self) -> None:
         """Leave out the LoRA that is being worked on."""
         with self._lock:
-            self._skip = self.state == "running" and not self._writing
+            self._skip = self.state == "running" and not self._publishing
 
     def now(self) -> tuple[float, str, float | None]:
         """How much is done (0 to 1), at what, and the seconds left where they can be told."""
@@ -143,9 +155,9 @@ class Job:
             inner = self._step / self._steps if self._steps else 0.0
             if self.state == "done":
                 return 1.0, "", None
-            share = min((self.current + (1.0 if self._writing else inner)) / max(len(self.names), 1), 1.0)
+            share = min((self.current + (1.0 if self._publishing else inner)) / max(len(self.names), 1), 1.0)
             elapsed = time.monotonic() - self._began if self._began else 0.0
-            left = elapsed / share - elapsed if share > 0.02 and elapsed > 1 else None
+            left = remaining(share, elapsed)
             text = f"{self._text}, module {self._step} of {self._steps}" if self._steps > 1 else self._text
             return share, "skipping this LoRA" if self._skip else text, left
 
@@ -173,6 +185,25 @@ class Job:
             turn.show(self.current, len(self.names), self._step, self._steps, self._text)
 
 
+class JobWatch(SilentWatch):
+    """A job of the tab as the watch of a group that is converted in this process."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def stretch(self, worker: int, total: int, what: str) -> None:
+        self._job.start(total, what)
+
+    def step(self, worker: int) -> None:
+        self._job.step("")
+
+    def publishing(self, worker: int) -> None:
+        self._job.publishing()
+
+    def cancelled(self) -> bool:
+        return self._job.cancelled()
+
+
 class Board:
     """Every job, the one that runs and those that wait for it. Jobs of several windows run one after another."""
 
@@ -186,7 +217,7 @@ class Board:
         return self._jobs.get(job_id) if isinstance(job_id, str) else None
 
     def start(
-        self, job: Job, work: Callable[[Job], None], turn: Callable[[], AbstractContextManager[Turn]] | None
+        self, job: Job, work: Callable[[Job], None], turn: Callable[[], AbstractContextManager[QueueSlot]] | None
     ) -> None:
         """Run ``work`` in a thread as soon as no other job runs, and, where ``turn`` is given, in that turn."""
         with self._lock:
@@ -198,7 +229,7 @@ class Board:
         threading.Thread(target=self._run, args=(job, work, turn), name="transfer-lora-job", daemon=True).start()
 
     def _run(
-        self, job: Job, work: Callable[[Job], None], turn: Callable[[], AbstractContextManager[Turn]] | None
+        self, job: Job, work: Callable[[Job], None], turn: Callable[[], AbstractContextManager[QueueSlot]] | None
     ) -> None:
         with self._one_at_a_time:
             try:

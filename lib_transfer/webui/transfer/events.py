@@ -17,7 +17,7 @@ from lib_transfer.library.index import FileIndex
 from lib_transfer.webui.host.host import Checkpoint, Host, files
 from lib_transfer.webui.shell import controls, preview, status
 from lib_transfer.webui.shell.jobs import Board, Job, Kind
-from lib_transfer.webui.shell.once import Once
+from lib_transfer.webui.shell.keyed_lock import KeyedLock
 from lib_transfer.webui.transfer import html as results
 from lib_transfer.webui.transfer.choices import Panels
 from lib_transfer.webui.transfer.form import ACTIVE, AUTOMATIC, Asked, chosen_names, method_of, order
@@ -60,7 +60,7 @@ class Desk:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.board = Board()
-        self.once = Once()
+        self.once = KeyedLock()
         self.index = FileIndex(host.cache_folder())
         self.panels = Panels(host, self.index)
 
