@@ -1,8 +1,8 @@
 # The WebUI runs every file in this folder; all there is to know is in lib_transfer/webui.
 from modules import script_callbacks, scripts
 
+from lib_transfer.webui.app import extension
 from lib_transfer.webui.prompt.script import Hooks
-from lib_transfer.webui.shell import extension
 
 script_callbacks.on_ui_tabs(extension.tabs)
 script_callbacks.on_ui_settings(extension.add_settings)

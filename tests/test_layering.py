@@ -186,7 +186,7 @@ def test_nothing_unpickles_evaluates_prints_or_swallows_everything() -> None:
         ("conversion/new.py", "import lib_transfer.cli.main"),
         ("conversion/new.py", "from lib_transfer.api import request"),
         ("cli/main.py", "from lib_transfer.webui import tab"),
-        ("api.py", "import importlib\nimportlib.import_module('lib_transfer.webui.shell.tab')"),
+        ("api.py", "import importlib\nimportlib.import_module('lib_transfer.webui.app.tab')"),
         ("errors.py", "from lib_transfer.version import VERSION"),
         ("progress.py", "import torch"),
     ],

@@ -44,7 +44,7 @@ def serve(models_dir: Path, options: argparse.Namespace, cache_folder: Path | No
         RequestError: gradio is not installed, or the folder is not laid out like a WebUI's.
     """
     try:
-        from lib_transfer.webui.shell import server  # noqa: PLC0415 - gradio is needed for this command alone
+        from lib_transfer.webui.app import server  # noqa: PLC0415 - gradio is needed for this command alone
     except ModuleNotFoundError as error:
         raise RequestError(
             f"The page needs gradio, and {error.name} is not installed.",

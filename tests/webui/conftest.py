@@ -87,10 +87,10 @@ def free_port() -> int:
 @pytest.fixture(params=[False, True], ids=["a1111", "forge"])
 def program(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
     """A stand-in for each program, and nothing left of an earlier one."""
-    from lib_transfer.webui.shell import extension
+    from lib_transfer.webui.app import extension
 
     def forget() -> None:
-        extension.desk.cache_clear()
+        extension.events.cache_clear()
         extension.prompts.cache_clear()
 
     forget()

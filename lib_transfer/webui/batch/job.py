@@ -13,13 +13,13 @@ class BatchJob(Job):
 
     Attributes:
         report: the plan and what has become of it; None while it is made.
-        said: what there is to say at the end, as HTML.
+        said: sentences to show at the end.
     """
 
     def __init__(self, *, converts: bool) -> None:
         super().__init__("batch" if converts else "plan", ())
         self.report: BatchReport | None = None
-        self.said = ""
+        self.said: list[str] = []
         self._tally: Tally | None = None
         self._left: set[str] = set()
 
@@ -54,9 +54,9 @@ class BatchJob(Job):
         share, _, left = super().now()
         return share, f"{self._text}, {self._step} of {self._steps}" if self._steps else self._text, left
 
-    def done(self) -> str:
-        """What there is to say at the end."""
-        return self.said
+    def done(self) -> tuple[str, ...]:
+        """Sentences to show at the end."""
+        return tuple(self.said)
 
     def leave_out(self, name: object) -> None:
         """Leave out a LoRA that nothing has become of yet."""

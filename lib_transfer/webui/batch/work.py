@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
-from html import escape
 
 from lib_transfer.batches.convert import convert
 from lib_transfer.batches.costs import Costs
@@ -20,7 +19,6 @@ from lib_transfer.webui.batch.form import BatchOrder
 from lib_transfer.webui.batch.job import BatchJob
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.jobs import Job
-from lib_transfer.webui.transfer import html as results
 from lib_transfer.webui.transfer.work import gpu_memory, library_of, runtime
 
 logger = logging.getLogger("transfer_lora")
@@ -47,10 +45,10 @@ class BatchWork:
         except CancelledError:
             raise
         except TransferError as error:
-            job.said = results.error(error.message, error.hint)
+            job.problem = (error.message, error.hint)
         finally:
             if job.kind == "batch" and job.report is not None:
-                job.said += f"<p>{escape(f'Done: {job.report.words}.')}</p>"
+                job.said.append(f"Done: {job.report.words}.")
             if any(outcome.status == "written" for outcome in job.outcomes):
                 self.host.adapters_changed()
 
@@ -72,9 +70,7 @@ class BatchWork:
         if job.kind == "plan":
             takes = estimate(planned, groups, costs, run, workers=1)
             job.report = report
-            job.said = "".join(
-                f"<p>{escape(said)}</p>" for said in (report.headline, *([str(takes)] if groups else []))
-            )
+            job.said += [report.headline, *([str(takes)] if groups else [])]
             return
         watch = job.planned(report)
         on_gpu = run.torch_device.type == "cuda"

@@ -8,16 +8,15 @@ from pathlib import Path
 
 from lib_transfer.errors import CancelledError, RequestError, TransferError, internal
 from lib_transfer.library.adapters import Found
-from lib_transfer.library.checkpoints import doubts
+from lib_transfer.library.checkpoints import Checkpoint, doubts
 from lib_transfer.library.decide import Convert, Failed, LeftOut, decide
 from lib_transfer.library.index import FileIndex
 from lib_transfer.library.job import Job as TransferJob
 from lib_transfer.library.library import Library
 from lib_transfer.library.outputs import Outputs
-from lib_transfer.webui.host.host import Checkpoint, QueueSlot
+from lib_transfer.webui.host.host import Host, QueueSlot
 from lib_transfer.webui.host.settings import USE_ORIGINAL
-from lib_transfer.webui.hosts.program import Program
-from lib_transfer.webui.prompt.wish import Wish
+from lib_transfer.webui.prompt.overrides import Overrides
 from lib_transfer.webui.shell.jobs import Job
 from lib_transfer.webui.shell.keyed_lock import KeyedLock
 from lib_transfer.webui.transfer.form import Order
@@ -50,30 +49,31 @@ class Resolved:
 class Resolver:
     """Finds transferred LoRAs and makes missing ones, within generations of ``host``."""
 
-    def __init__(self, host: Program, index: FileIndex, lock: KeyedLock) -> None:
-        self._host = host
+    def __init__(self, host: Host, index: FileIndex, lock: KeyedLock) -> None:
+        assert host.prompting is not None
+        self._host, self._prompting = host, host.prompting
         self._index = index
         self._lock = lock
         self._outputs = Outputs(index)
         self._nothing: set[str] = set()
 
-    def resolve(self, name: str, target: Checkpoint, wish: Wish) -> Resolved:
+    def resolve(self, name: str, target: Checkpoint, overrides: Overrides) -> Resolved:
         """What ``name`` stands for when pictures are made with ``target``.
 
         Raises:
             CancelledError: the generation was interrupted meanwhile.
         """
-        path = self._host.adapter_named(name)
+        path = self._prompting.adapter_named(name)
         if path is None:
             return Resolved(name, "", problem=f"There is no LoRA named {name}, so its tag was taken out of the prompt.")
-        if wish.use == "off":
+        if overrides.use == "off":
             return Resolved(name, "")
         # The WebUI knows a LoRA by its name alone; the person may have written the folder too.
         original = Resolved(name, name if self._host.listed_adapter(name) else path.stem)
-        if wish.use == "original":
+        if overrides.use == "original":
             return original
         try:
-            return self._transferred(original, path, target, wish)
+            return self._transferred(original, path, target, overrides)
         except CancelledError:
             raise
         except TransferError as error:
@@ -82,14 +82,14 @@ class Resolver:
             logger.exception("Transfer LoRA: %r failed", name)
             return _instead(original, internal(error).message)
 
-    def _transferred(self, original: Resolved, path: Path, target: Checkpoint, wish: Wish) -> Resolved:
+    def _transferred(self, original: Resolved, path: Path, target: Checkpoint, overrides: Overrides) -> Resolved:
         """The transferred LoRA; the original where ``target`` is what it was trained on.
 
         Raises:
             TransferError: there is no transferred LoRA, and why.
         """
-        order = Order({original.name: path}, target, None, *wish.how(self._host))
-        with self._host.within_generation(f"looking for the copy of {original.name}") as turn:
+        order = Order({original.name: path}, target, None, *overrides.how(self._host))
+        with self._prompting.within_generation(f"looking for the copy of {original.name}") as turn:
             library = library_of(self._host, self._index, turn.interrupted, self._outputs)
             adapter = Found(original.name, path)
             decision = decide(adapter, target, settings_for(order, self._host), library, thorough=True)

@@ -12,16 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lib_transfer.batches.watch import SilentWatch
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError
 from lib_transfer.progress import PUBLISHING, remaining
 from lib_transfer.webui.host.host import QueueSlot
-
-if TYPE_CHECKING:
-    from lib_transfer.webui.compare.work import Shown
 
 State = Literal["waiting", "running", "stopping", "done", "stopped", "failed"]
 Kind = Literal["transfer", "analyse", "compare", "plan", "batch", "verify"]
@@ -38,6 +35,9 @@ class Job:
     Args:
         kind: what is done.
         names: the names of the LoRAs, in order, and of what else is done one after another.
+
+    Attributes:
+        problem: why there is no result: a message, and what to do about it.
     """
 
     def __init__(self, kind: Kind, names: tuple[str, ...]) -> None:
@@ -49,7 +49,7 @@ class Job:
         self.on_gpu = False
         self.failure = ""
         self.outcomes: list[Outcome] = []
-        self.pictures: list[Shown] = []
+        self.problem: tuple[str, str] | None = None
         self.current = 0
         self._lock = threading.Lock()
         self._text, self._step, self._steps = "", 0, 0
@@ -164,15 +164,19 @@ class Job:
     @property
     def parts(self) -> int:
         """Grows whenever there is something new to show."""
-        return len(self.outcomes) + len(self.pictures)
+        return len(self.outcomes)
 
-    def done(self) -> str:
-        """What there is to say at the end, as HTML; "" for what became of each LoRA."""
-        return ""
+    def also(self) -> tuple[str, ...]:
+        """What else was made besides LoRAs, for the sentence at the end."""
+        return ()
 
-    def halted(self) -> str:
-        """What there is to say when it was stopped, as HTML; "" for how many LoRAs had been written."""
-        return ""
+    def done(self) -> tuple[str, ...]:
+        """Sentences to show at the end; none to show how many LoRAs came to which result."""
+        return ()
+
+    def halted(self) -> tuple[str, ...]:
+        """Sentences to show when the job was stopped; none to show how many LoRAs had been written."""
+        return ()
 
     def finish(self, state: State) -> None:
         """The thread is through."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, RequestError, TransferError
 from lib_transfer.library.checkpoints import Checkpoint, find
-from lib_transfer.webui.host.host import Host, files
+from lib_transfer.webui.host import files
+from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.transfer.form import output_folder
 from lib_transfer.webui.transfer.work import runtime
 from lib_transfer.webui.verify.job import Verified, VerifyJob
@@ -124,13 +125,13 @@ class Verification:
         with ExitStack() as stack:
             of_source, of_target = (stack.enter_context(self._base(c)) for c in (subject.source, subject.target))
             given = gathered(wanted, of_source, of_target)
-            space = self.host.latent_space(of_target)
+            space = self.host.models.latent_space(of_target)
             if self.improve:
                 plan = improving(wanted, given, of_target, space)
                 place = self._place(plan, job)
             else:
                 plan, place = verifying(wanted, given, space), None
-            with self.host.models(self.size) as open_model:
+            with self.host.models.opener(self.size) as open_model:
                 found = study(
                     lambda: open_model(source),
                     lambda: open_model(target),

@@ -1,0 +1,62 @@
+"""The tab: the layouts of the views put together, and their events connected."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from lib_transfer.webui.batch import view as batch
+from lib_transfer.webui.batch.events import BatchEvents
+from lib_transfer.webui.compare import view as compare
+from lib_transfer.webui.compare.events import CompareEvents
+from lib_transfer.webui.shell.events import TabEvents
+from lib_transfer.webui.shell.form import Form
+from lib_transfer.webui.shell.gradio_compat import HIDDEN, blocks, elem_id
+from lib_transfer.webui.transfer import view as transfer
+from lib_transfer.webui.transfer.events import TransferEvents
+from lib_transfer.webui.verify import view as verify
+from lib_transfer.webui.verify.events import VerifyEvents
+
+TITLE = "Transfer LoRA"
+ELEM_ID = "transfer_lora"
+
+
+def tab(events: TabEvents) -> gr.Blocks:
+    """The tab. Building it lists no folder and reads no file: the page asks for lists when the tab is first looked at."""
+    form = Form()
+    with blocks() as page, gr.Column(elem_id=elem_id("root")):
+        with gr.Row(elem_id=elem_id("columns")):
+            with gr.Column(elem_id=elem_id("inputs"), min_width=320):
+                _inputs(form, events)
+            with gr.Column(elem_id=elem_id("results"), min_width=320):
+                with gr.Column(elem_id=elem_id("transfer_results")):
+                    transfer.overview(form)
+                    verify.panel(form, events.host)
+                    transfer.details(form)
+                batch.results(form)
+        _signals(form)
+        transfer.wire(form, TransferEvents(events))
+        compare.wire(form, CompareEvents(events))
+        verify.wire(form, VerifyEvents(events))
+        batch.wire(form, BatchEvents(events))
+    return page
+
+
+def _inputs(form: Form, events: TabEvents) -> None:
+    with gr.Tabs(elem_id=elem_id("views")):
+        with gr.TabItem("Transfer", elem_id=elem_id("view_transfer")):
+            transfer.adapters(form)
+        with gr.TabItem("Batch", elem_id=elem_id("view_batch")):
+            batch.which(form)
+    transfer.request(form, events.host)
+    transfer.buttons(form)
+    batch.buttons(form)
+    compare.panel(form, events.host)
+
+
+def _signals(form: Form) -> None:
+    """The controls that our JavaScript writes into and presses."""
+    with gr.Column(elem_classes=[HIDDEN]):
+        for name in ("job", "card"):
+            form.add(gr.Textbox, name, label=name, value="")
+        for name in ("open", "poll", "show", "look", "from_card"):
+            form.add(gr.Button, name, value=name)
