@@ -10,6 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from lib_transfer.errors import RequestError
+from lib_transfer.webui.verify.form import CONTROLS, VerifyOrder, verify_order
 from tests.webui import models
 from tests.webui.conftest import Server
 from tests.webui.driver import Tab
