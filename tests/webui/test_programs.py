@@ -221,7 +221,7 @@ def test_forges_additional_modules_are_the_text_encoders_that_lie_beside(program
     info = program.add(
         tiny.save(tmp_path / "unet.safetensors", {k: w for k, w in weights.items() if k.startswith(unet)})
     )
-    checkpoint = host.checkpoint_of(info)
+    checkpoint = host.prompting.checkpoint_of(info)
     assert host.files_of(checkpoint) == (checkpoint.path,)
     program.opts.data["forge_additional_modules"] = [str(path) for path in (*paths.values(), tmp_path / "gone")]
     assert host.files_of(checkpoint) == (checkpoint.path, paths["clip_l"])

@@ -24,7 +24,7 @@ from lib_transfer.webui.shell.form import Form, FormValues
 from lib_transfer.webui.shell.gradio_compat import blocks, on
 from lib_transfer.webui.shell.html import guarded, note, render
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def app(host: Standalone) -> gr.Blocks:

@@ -89,7 +89,7 @@ class Program(Host):
     def adapters_changed(self) -> None:
         """Let the Lora extension list its files again, if it is on; our JavaScript refreshes the page's cards."""
         with contextlib.suppress(ImportError):
-            networks = importlib.importmodule("networks")
+            networks = importlib.import_module("networks")
             try:
                 networks.list_available_networks()
             except Exception:
