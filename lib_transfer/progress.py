@@ -1,4 +1,4 @@
-"""How a long job tells what it is doing, and learns that it should stop; times in words."""
+"""How a long job tells what it is doing, and learns that it should stop."""
 
 from __future__ import annotations
 
@@ -51,13 +51,6 @@ def check(progress: Progress) -> None:
     """Raise :class:`CancelledError` if the person asked to stop."""
     if progress.cancelled():
         raise CancelledError
-
-
-def duration(seconds: float) -> str:
-    """A time in seconds, in words."""
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def remaining(share: float, elapsed: float) -> float | None:

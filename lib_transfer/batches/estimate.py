@@ -17,8 +17,8 @@ from lib_transfer.batches.task import Task
 from lib_transfer.conversion.run import Runtime, one_thread_each
 from lib_transfer.conversion.subspaces import Weight, is_known
 from lib_transfer.errors import TransferError
+from lib_transfer.formatting import duration, size
 from lib_transfer.library.base import open_base
-from lib_transfer.progress import duration
 from lib_transfer.storage.cache import Cache
 
 READING = 1.5e9
@@ -49,8 +49,8 @@ class Estimate:
     free: int | None
 
     def __str__(self) -> str:
-        free = "" if self.free is None else f", of {_size(self.free)} that are free"
-        said = f"About {duration(self.seconds)}, and at most {_size(self.disk)} of disk{free}."
+        free = "" if self.free is None else f", of {size(self.free)} that are free"
+        said = f"About {duration(self.seconds)}, and at most {size(self.disk)} of disk{free}."
         short = self.free is not None and self.disk > self.free
         return f"{said} That may be too little room; what fits will be written." if short else said
 
@@ -146,7 +146,3 @@ def _free(plan: BatchPlan) -> int | None:
         return shutil.disk_usage(folder).free if folder is not None else None
     except OSError:
         return None
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

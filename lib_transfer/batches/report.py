@@ -14,6 +14,7 @@ from typing import Any
 from lib_transfer.batches.plan import BatchPlan
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.conversion.report import modules_written
+from lib_transfer.formatting import for_spreadsheet
 from lib_transfer.version import SCHEMA
 
 COLUMNS = (
@@ -125,13 +126,8 @@ class BatchReport:
         table = csv.writer(text)
         table.writerow(COLUMNS)
         for row in self.rows():
-            table.writerow([plain(" ".join(v) if isinstance(v, list) else v) for v in row.values()])
+            table.writerow([for_spreadsheet(" ".join(v) if isinstance(v, list) else v) for v in row.values()])
         return text.getvalue()
-
-
-def plain(value: Any) -> Any:
-    """``value``, and a text so that no spreadsheet takes it for a formula: names come from files."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def is_csv(path: Path) -> bool:

@@ -62,8 +62,8 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--recursive", action="store_true", help="sub-folders too; their layout is kept")
     for flag, which in (("--include", "only LoRAs that match"), ("--exclude", "no LoRAs that match")):
-        text = f"{which} the pattern: a file name or a path below DIR, with * and ?; may be repeated"
-        parser.add_argument(flag, metavar="GLOB", action="append", default=[], help=text)
+        text = f"{which} the pattern, for the file name or the path below DIR: * matches any text, ? any one character"
+        parser.add_argument(flag, metavar="GLOB", action="append", default=[], help=f"{text}; may be repeated")
     add_method(parser)
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="the folder to write to (each LoRA's own)")
     parser.add_argument(
@@ -98,7 +98,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    terminal.check_report_path(options.report)
+    terminal.check_reports(options)
     runtime = _everywhere(options)
     found = find(options.folders, recursive=options.recursive, include=options.include, exclude=options.exclude)
     if not found:

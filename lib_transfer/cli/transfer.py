@@ -38,16 +38,14 @@ def add_to(commands: Any) -> None:
     output.add_argument("--output-dir", type=Path, metavar="DIR", help="the folder to write to (the LoRA's own)")
     parser.add_argument("--overwrite", action="store_true", help="replace an output of ours that differs")
     parser.add_argument("--dry-run", action="store_true", help="report what would come through, write no LoRA")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON (- for stdout)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw blocks against roles as PNG")
+    terminal.add_reports(parser, "the whole report", plot=True)
     terminal.add_runtime(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    terminal.check_report_path(options.json)
-    terminal.check_report_path(options.plot)
+    terminal.check_reports(options)
     runtime = terminal.runtime(options)
     job = api.request(
         options.adapter,

@@ -63,14 +63,14 @@ def add_to(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--rank", type=_positive, default=RANK, metavar="N", help=f"of a reconstruction ({RANK})")
     parser.add_argument("--overwrite", action="store_true", help="replace an output of ours")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found as JSON (- for stdout)")
+    terminal.add_reports(parser, "what was found")
     terminal.add_runtime(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; 2 where no transferred LoRA comes through."""
-    terminal.check_report_path(options.json)
+    terminal.check_reports(options)
     runtime, out = terminal.runtime(options), terminal.talk(options.json)
     job = api.request(options.adapter, source=options.source, target=options.target, runtime=runtime)
     destination = None if options.improve is None else Destination(file=options.improve, overwrite=options.overwrite)

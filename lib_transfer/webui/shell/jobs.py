@@ -16,7 +16,7 @@ from typing import Literal
 
 from lib_transfer.batches.watch import SilentWatch
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.errors import CancelledError
+from lib_transfer.errors import CancelledError, internal
 from lib_transfer.progress import PUBLISHING, remaining
 from lib_transfer.webui.host.host import QueueSlot
 
@@ -47,7 +47,6 @@ class Job:
         self.state: State = "waiting"
         self.turn: QueueSlot | None = None
         self.on_gpu = False
-        self.failure = ""
         self.outcomes: list[Outcome] = []
         self.problem: tuple[str, str] | None = None
         self.current = 0
@@ -246,7 +245,8 @@ class Board:
                 job.finish("stopped")
             except Exception as error:
                 logger.exception("Transfer LoRA: the job failed")
-                job.failure = f"{type(error).__name__}: {error}"
+                ours = internal(error)
+                job.problem = (ours.message, ours.hint)
                 job.finish("failed")
             finally:
                 job.turn = None
