@@ -137,7 +137,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path],
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         running.append(process)
         url = f"http://127.0.0.1:{port}/"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not _answers(url + "config"):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
