@@ -14,11 +14,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lib_transfer"
 
 # Layer -> the layers below it that it may use. `top` is the package itself: `import lib_transfer`.
-BASIC = {"errors", "progress", "version", "linalg", "update", "methods", "formats", "architecture"}
+BASIC = {"errors", "formatting", "progress", "version", "linalg", "update", "methods", "formats", "architecture"}
 BELOW_MODELS = {"storage", "library", "conversion", *BASIC}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
+    "formatting": set(),
     "progress": {"errors"},
     "linalg": set(),
     "update": {"linalg"},
@@ -37,6 +38,18 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"top", "api", "demo", "batches", "models", "evaluation", *BELOW_MODELS},
     "__main__": {"cli"},
     "webui": {"top", "api", "demo", "cli", "batches", "models", "evaluation", *BELOW_MODELS},
+}
+# Folder within webui -> the folders within webui that it may use. `app` puts everything together.
+WEBUI: dict[str, set[str]] = {
+    "host": set(),
+    "hosts": {"host"},
+    "shell": {"host"},
+    "transfer": {"host", "shell"},
+    "prompt": {"host", "shell", "transfer"},
+    "batch": {"host", "shell", "transfer"},
+    "compare": {"host", "shell", "transfer", "prompt"},
+    "verify": {"host", "shell", "transfer"},
+    "app": {"host", "hosts", "shell", "transfer", "prompt", "batch", "compare", "verify"},
 }
 # What is not ours, beside the standard library; the webui may import what its hosts bring.
 THIRD_PARTY: dict[str, set[str]] = {
@@ -122,6 +135,20 @@ def trespasses(relative: str, tree: ast.AST) -> list[str]:
     return found
 
 
+def trespasses_in_webui(relative: str, tree: ast.AST) -> list[str]:
+    """Imports of ``relative``, a path within ``webui``, that its folder does not allow; types count too."""
+    folder = relative.split("/", maxsplit=1)[0]
+    package = ".".join(("lib_transfer", "webui", *relative.split("/")[:-1]))
+    found = []
+    for module in imported(tree, package):
+        parts = module.split(".")
+        if parts[:2] == ["lib_transfer", "webui"]:
+            target = parts[2] if len(parts) > 2 else "webui"
+            if target != folder and target not in WEBUI[folder]:
+                found.append(f"{relative} imports {module}")
+    return found
+
+
 def misdeeds(relative: str, tree: ast.AST) -> list[str]:
     """What no file does, whatever its layer."""
     found = [f"imports {m}" for m in imported(tree, "lib_transfer") if m.split(".")[0] in PICKLES]
@@ -154,10 +181,52 @@ def test_a_layer_imports_only_from_those_below_it() -> None:
     assert found == []
 
 
-def test_the_table_has_no_way_back() -> None:
+def test_every_folder_of_the_webui_has_its_place_in_the_table() -> None:
+    files = [path.relative_to(PACKAGE / "webui") for path in (PACKAGE / "webui").rglob("*.py")]
+    assert {path.parts[0] for path in files if len(path.parts) > 1} == set(WEBUI)
+    assert [path for path in files if len(path.parts) == 1] == [Path("__init__.py")]
+
+
+def test_a_folder_of_the_webui_imports_only_from_those_below_it() -> None:
+    root = PACKAGE / "webui"
+    found = [
+        t
+        for p in root.rglob("*.py")
+        if p.parent != root
+        for t in trespasses_in_webui(p.relative_to(root).as_posix(), ast.parse(p.read_text()))
+    ]
+    assert found == []
+
+
+def test_every_view_has_the_same_files() -> None:
+    for view in ("transfer", "batch", "compare", "verify"):
+        files = {path.stem for path in (PACKAGE / "webui" / view).glob("*.py")}
+        assert {"view", "form", "events", "work", "html"} <= files, view
+
+
+@pytest.mark.parametrize(
+    ("relative", "code"),
+    [
+        ("host/new.py", "from lib_transfer.webui.shell.jobs import Job"),
+        ("hosts/running/new.py", "from lib_transfer.webui.compare.form import Scene"),
+        (
+            "shell/new.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lib_transfer.webui.compare import work",
+        ),
+        ("prompt/new.py", "from ..hosts.program import Program"),
+        ("batch/new.py", "from lib_transfer import webui"),
+        ("verify/new.py", "from lib_transfer.webui.app.tab import tab"),
+    ],
+)
+def test_a_trespass_in_the_webui_is_seen(relative: str, code: str) -> None:
+    assert trespasses_in_webui(relative, ast.parse(code))
+
+
+@pytest.mark.parametrize("table", [ALLOWED, WEBUI], ids=["layers", "webui"])
+def test_the_table_has_no_way_back(table: dict[str, set[str]]) -> None:
     done: set[str] = set()
-    while len(done) < len(ALLOWED):
-        ready = {layer for layer, below in ALLOWED.items() if layer not in done and below <= done}
+    while len(done) < len(table):
+        ready = {layer for layer, below in table.items() if layer not in done and below <= done}
         assert ready, "the layers import each other in a circle"
         done |= ready
 

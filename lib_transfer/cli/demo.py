@@ -10,8 +10,8 @@ from lib_transfer import demo
 from lib_transfer.api import request
 from lib_transfer.cli import terminal, ui
 from lib_transfer.conversion.heatmap import draw, save, transfer_panels
+from lib_transfer.conversion.jobs import transfer
 from lib_transfer.conversion.runtime import Runtime
-from lib_transfer.conversion.transfer import transfer
 from lib_transfer.errors import RequestError
 from lib_transfer.library.destination import Destination
 
@@ -39,8 +39,8 @@ def run(options: argparse.Namespace) -> int:
     jobs += [(files.style, files.pruned, "rotation"), (files.locon, files.fine_tune, "rotation")]
     for adapter, target, method in jobs:
         print(f"\n=== {adapter.stem}: from {files.base.stem} to {target.stem} by {method} ===")
-        asked = request(adapter, source=files.base, target=target, method=method, runtime=runtime)
-        result = transfer(asked, Destination(overwrite=True), runtime=runtime, progress=terminal.Bar())
+        job = request(adapter, source=files.base, target=target, method=method, runtime=runtime)
+        result = transfer(job, Destination(overwrite=True), runtime=runtime, progress=terminal.Bar())
         if result.report is not None:
             print(result.report.to_text())
             _plot(folder / f"{adapter.stem}-{target.stem}-{method}.png", result.report)

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from lib_transfer.errors import CancelledError, StorageError, TransferError
+from lib_transfer.errors import CancelledError, StorageError, TransferError, internal
 from lib_transfer.version import VERSION
 
 COMMANDS = {
@@ -64,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _fail(f"Error: {error}", StorageError.exit_code)
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
-        return _fail("This is an error in Transfer LoRA itself; please report it with the lines above.", 1)
+        return _fail(str(internal(error)), 1)
 
 
 def _need_packages() -> None:

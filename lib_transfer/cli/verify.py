@@ -10,14 +10,15 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lib_transfer import api
 from lib_transfer import methods as registry
 from lib_transfer.cli import terminal
+from lib_transfer.conversion.jobs import transfer
 from lib_transfer.conversion.runtime import Runtime
-from lib_transfer.conversion.transfer import transfer
 from lib_transfer.conversion.variants import usual_size
 from lib_transfer.errors import RequestError
 from lib_transfer.evaluation import Study, study
@@ -28,8 +29,8 @@ from lib_transfer.evaluation.verification import INPUTS, Wanted, cost_of, gather
 from lib_transfer.formats.annotate import annotate, of_ours
 from lib_transfer.formats.metadata import MATCH
 from lib_transfer.library.base import Base, open_base
-from lib_transfer.library.destination import Destination, need_folder, output_path, to_replace
-from lib_transfer.library.request import TransferRequest
+from lib_transfer.library.destination import Destination, need_folder, to_replace
+from lib_transfer.library.job import Job
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -61,20 +62,20 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--rank", type=_positive, default=RANK, metavar="N", help=f"of a reconstruction ({RANK})")
     parser.add_argument("--overwrite", action="store_true", help="replace an output of ours")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found as JSON (- for stdout)")
+    terminal.add_reports(parser, "what was found")
     terminal.add_runtime(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; 2 where no transferred LoRA comes through."""
-    terminal.check_report_path(options.json)
+    terminal.check_reports(options)
     runtime, out = terminal.runtime(options), terminal.talk(options.json)
-    request = api.request(options.adapter, source=options.source, target=options.target, runtime=runtime)
+    job = api.request(options.adapter, source=options.source, target=options.target, runtime=runtime)
     destination = None if options.improve is None else Destination(file=options.improve, overwrite=options.overwrite)
     if destination is not None:
         # Said before hours of running rather than after.
-        path = output_path(request, destination)
+        path = replace(job, destination=destination).output
         to_replace(path, destination)
         need_folder(path.parent)
     noted = options.transferred if options.note else []
@@ -83,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         source, target = (stack.enter_context(_base(paths, runtime)) for paths in (options.source, options.target))
         side, space = _side(source, target, options.size)
-        files = options.transferred or [stack.enter_context(_made(request, runtime))]
+        files = options.transferred or [stack.enter_context(_made(job, runtime))]
         wanted = Wanted(options.adapter, {p.name: p for p in files}, options.prompt, options.inputs, options.seed)
         given = gathered(wanted, source, target)
         plan = verifying(wanted, given, space)
@@ -105,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         for path in noted:
             annotate(path, {MATCH: json.dumps(found.facts(), sort_keys=True)})
         if destination is not None and found.choice.name is not None:
-            written = save(found, request_of(request, plan, side), destination, given, target)
+            written = save(found, Job(request_of(job.request, plan, side), job.files, destination), given, target)
             print(f"Written: {written}", file=out)
     if options.json:
         terminal.write_json(options.json, found.facts())
@@ -141,11 +142,11 @@ def _side(source: Base, target: Base, pixels: int | None) -> tuple[int, str]:
 
 
 @contextmanager
-def _made(request: TransferRequest, runtime: Runtime) -> Iterator[Path]:
+def _made(job: Job, runtime: Runtime) -> Iterator[Path]:
     """What the default method makes of the LoRA, for as long as it is looked at."""
     with tempfile.TemporaryDirectory(prefix="transfer-lora-") as folder:
         file = Path(folder) / f"{registry.DEFAULT}.safetensors"
-        result = transfer(request, Destination(file=file), runtime=runtime, progress=terminal.Bar())
+        result = transfer(job, Destination(file=file), runtime=runtime, progress=terminal.Bar())
         if result.path is None:
             raise RequestError("Nothing of the LoRA could be carried to the target, so there is nothing to verify.")
         yield result.path

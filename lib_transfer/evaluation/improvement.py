@@ -11,7 +11,8 @@ from lib_transfer.evaluation.study import Plan, Study
 from lib_transfer.evaluation.verification import Gathered, Wanted
 from lib_transfer.evaluation.writing import write
 from lib_transfer.library.base import Base
-from lib_transfer.library.destination import Destination, output_path, to_replace
+from lib_transfer.library.destination import to_replace
+from lib_transfer.library.job import Job
 from lib_transfer.library.request import TransferRequest
 from lib_transfer.methods import Value
 
@@ -53,15 +54,12 @@ def improving(wanted: Wanted, found: Gathered, target: Base, latent_space: str, 
     )
 
 
-def save(
-    found: Study, request: TransferRequest, destination: Destination, given: Gathered, target: Base
-) -> Path | None:
+def save(found: Study, job: Job, given: Gathered, target: Base) -> Path | None:
     """Write the adapter that a study chose, with what was measured in its metadata; None where it chose none.
 
     Args:
         found: the study.
-        request: from :func:`request_of`.
-        destination: where it goes.
+        job: with the request from :func:`request_of`, and where the output goes.
         given: what was compared, for the original's metadata.
         target: the base that it is for.
 
@@ -71,10 +69,10 @@ def save(
     name = found.choice.name
     if name is None:
         return None
-    path = output_path(request, destination)
-    over = to_replace(path, destination) == path
+    path = job.output
+    over = to_replace(path, job.destination) == path
     changes = found.changes[name]
-    return write(changes, request, given.metadata, target, found.facts(), path, given.dtype, overwrite=over).path
+    return write(changes, job.request, given.metadata, target, found.facts(), path, given.dtype, overwrite=over).path
 
 
 def request_of(transfer: TransferRequest, plan: Plan, size: int) -> TransferRequest:

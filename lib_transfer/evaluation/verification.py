@@ -15,10 +15,10 @@ from lib_transfer.evaluation.changes import changes_of, copied
 from lib_transfer.evaluation.prompts import prompts_of
 from lib_transfer.evaluation.study import Plan
 from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.formatting import duration
 from lib_transfer.library.base import Base
 from lib_transfer.models.apply import Changes
 from lib_transfer.models.sampling import STEPS
-from lib_transfer.progress import duration
 
 REUSE = "plain reuse"
 """The original as it is, on the target."""

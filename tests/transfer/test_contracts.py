@@ -308,7 +308,7 @@ def test_the_same_request_is_already_done_and_gives_the_same_bytes(
     assert first.path is not None
     kept = first.path.read_bytes()
 
-    def request(cache: lib_transfer.Runtime) -> lib_transfer.TransferRequest:
+    def request(cache: lib_transfer.Runtime) -> lib_transfer.Job:
         return lib_transfer.request(
             parent, source=files["sd1-source"], target=files["sd1-target"], energy=0.9, runtime=cache
         )

@@ -90,7 +90,7 @@ def program(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     from lib_transfer.webui.app import extension
 
     def forget() -> None:
-        extension.desk.cache_clear()
+        extension.events.cache_clear()
         extension.prompts.cache_clear()
 
     forget()
@@ -137,7 +137,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path],
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         running.append(process)
         url = f"http://127.0.0.1:{port}/"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not _answers(url + "config"):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()

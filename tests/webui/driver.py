@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Error, Locator, Page
 
-WAIT = 60_000  # milliseconds, for a busy machine; everything here is waited for, nothing is slept for
+WAIT = 300_000  # milliseconds, for a busy machine; everything here is waited for, nothing is slept for
 
 
 class Tab:

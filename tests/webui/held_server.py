@@ -24,40 +24,42 @@ from lib_transfer.cli.main import main
 from lib_transfer.conversion import group
 from lib_transfer.library.base import open_base
 from lib_transfer.models import Schedule, TorchModel, places
-from lib_transfer.webui.app import server
 from lib_transfer.webui.hosts.standalone import Standalone
 
 
-class Painter(Standalone):
+class Painter:
     """Makes pictures."""
 
-    hold: Path
-
-    def draws(self):
-        return True
+    def __init__(self, hold):
+        self.hold = hold
 
     def samplers(self):
         return ("Euler", "Heun")
 
-    def draw(self, scene, prompt, checkpoint):
+    def draw(self, picture, checkpoint):
         while self.hold.exists():
             time.sleep(0.01)
-        made_of = json.dumps([prompt, scene.negative, scene.sampler, scene.seed, scene.steps, checkpoint.name])
+        words = [picture.prompt, picture.negative, picture.sampler, picture.seed, picture.steps, checkpoint.name]
+        made_of = json.dumps(words)
         with self.hold.with_suffix(".drawn").open("a") as log:
             log.write(made_of + "\n")
         colour = hashlib.sha256(made_of.encode()).digest()[:3]
         file = io.BytesIO()
-        Image.new("RGB", (scene.width, scene.height), tuple(colour)).save(file, "JPEG", quality=95)
+        Image.new("RGB", (picture.width, picture.height), tuple(colour)).save(file, "JPEG", quality=95)
         return file.getvalue()
 
-    def runs(self):
-        return True
+
+class Runner:
+    """Runs models."""
+
+    def __init__(self, hold):
+        self.hold = hold
 
     def latent_space(self, base):
         return "held"
 
     @contextmanager
-    def models(self, size):
+    def opener(self, size):
         @contextmanager
         def open_model(path):
             self._log(path.name)
@@ -105,6 +107,5 @@ if __name__ == "__main__":
         return carry(*arguments)
 
     group.carry = held
-    Painter.hold = hold
-    server.Standalone = Painter
+    Standalone.pictures, Standalone.models = Painter(hold), Runner(hold)
     sys.exit(main(sys.argv[2:]))

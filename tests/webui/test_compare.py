@@ -1,4 +1,4 @@
-"""Compare: the same prompt and seed without a LoRA, with it and with its copy; in a browser, and what a program is asked for."""
+"""Compare: one prompt and seed without a LoRA, with it and with the transferred one; in a browser and at the program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from lib_transfer.errors import RequestError
-from lib_transfer.webui.compare.form import Scene, scene
+from lib_transfer.webui.compare.form import Scene, scene, scene_controls
 from lib_transfer.webui.hosts.program import Program as Host
 from tests.webui import models
 from tests.webui.conftest import Server
@@ -47,7 +47,7 @@ def test_three_pictures_differ_in_the_lora_alone(tab: Tab, server: Server) -> No
     assert {tuple(made[1:]) for made in said} == {("", "Euler", 7, 20, models.TUNED)}
     figures = tab.part("pictures").locator("figure")
     figures.nth(2).locator("img").wait_for()
-    titles = ["Without compared", "With compared as it is", "With its copy for tuned"]
+    titles = ["Without compared", "With compared as it is", "With compared transferred to tuned"]
     assert [text.split("\n")[0] for text in figures.locator("figcaption").all_inner_texts()] == titles
     assert figures.locator("img").first.evaluate("picture => picture.naturalWidth") == 64
     boxes = [figures.nth(number).bounding_box() for number in range(3)]
@@ -112,7 +112,7 @@ def test_the_settings_of_txt2img_can_be_taken(tab: Tab) -> None:
             document.querySelector("#transfer_lora_root").dataset.prompt = "yes";
         }"""
     )
-    tab.part("comparison").get_by_text("Take the settings of txt2img").click()
+    tab.part("comparison").get_by_text("Use the settings of txt2img").click()
     tab.wait("document.querySelector('#transfer_lora_prompt textarea').value === 'a <b>dog</b>'")
     values = {
         name: tab.part(name).locator(inner).first.input_value()
@@ -185,12 +185,12 @@ SCENE = Scene("a cat", "blurry", "Euler", 9, 5.0, 64, 72, 3, 1.0)
 def test_the_program_is_asked_for_a_picture_that_it_does_not_keep(painter: list[Any], tmp_path: Path) -> None:
     host = Host()
     [checkpoint] = host.checkpoints().values()
-    assert (host.draws(), host.samplers()) == (True, ("Euler",))
-    picture = Image.open(io.BytesIO(host.draw(SCENE, "a dog", checkpoint)))
+    assert host.pictures.samplers() == ("Euler",)
+    picture = Image.open(io.BytesIO(host.pictures.draw(SCENE, checkpoint)))
     assert (picture.format, picture.size) == ("JPEG", (64, 72))
     [p] = painter
     assert (p.prompt, p.negative_prompt, p.seed, p.sampler_name, p.steps, p.cfg_scale) == (
-        "a dog",
+        "a cat",
         "blurry",
         3,
         "Euler",
@@ -205,21 +205,32 @@ def test_without_a_picture_there_is_a_sentence(painter: list[Any], program: Prog
     [checkpoint] = Host().checkpoints().values()
     program.state.interrupted = True
     with pytest.raises(RequestError, match="interrupted"):
-        Host().draw(SCENE, "a dog", checkpoint)
+        Host().pictures.draw(SCENE, checkpoint)
     program.infos.clear()
     with pytest.raises(RequestError, match="not in the WebUI's list"):
-        Host().draw(SCENE, "a dog", checkpoint)
+        Host().pictures.draw(SCENE, checkpoint)
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
-    [(0, None), (0, "x" * 20_001), (1, 3), (2, "os.system"), (3, 0), (3, "many"), (5, None), (6, 10_000), (8, 2**40)],
+    ("name", "value"),
+    [
+        ("prompt", None),
+        ("prompt", "x" * 20_001),
+        ("negative", 3),
+        ("sampler", "os.system"),
+        ("steps", 0),
+        ("steps", "many"),
+        ("weight", None),
+        ("width", 10_000),
+        ("seed", 2**40),
+    ],
 )
-def test_values_of_a_scene_are_checked(painter: list[Any], place: int, value: object) -> None:
-    values = ["a cat", "", "Euler", 20, 7, 1, 513, 512, -1]
-    good = scene(values, Host())
+def test_values_of_a_scene_are_checked(painter: list[Any], name: str, value: object) -> None:
+    values = dict(zip(scene_controls(), ("a cat", "", "Euler", 20, 7, 1, 513, 512, -1), strict=True))
+    pictures = Host().pictures
+    good = scene(values, pictures)
     assert (good.width, good.height) == (512, 512)
-    assert 0 <= good.drawn().seed < 2**32
-    values[place] = value
+    assert 0 <= good.seeded().seed < 2**32
+    values[name] = value
     with pytest.raises(RequestError):
-        scene(values, Host())
+        scene(values, pictures)

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from lib_transfer.errors import RequestError
+from lib_transfer.library.checkpoints import find
 from lib_transfer.library.index import AdapterFacts, FileIndex
-from lib_transfer.library.source_checkpoint import find
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.host import Checkpoint
 from lib_transfer.webui.host.settings import parameters
 from lib_transfer.webui.hosts.standalone import Standalone
-from lib_transfer.webui.transfer.form import Asked, order
+from lib_transfer.webui.transfer.form import order
 from tests.webui import models
 from tests.webui.conftest import ROOT
 
@@ -104,19 +104,23 @@ def test_values_from_a_browser_are_looked_up(tmp_path: Path) -> None:
     models.checkpoints(tmp_path)
     models.lora(tmp_path, "one")
     host = Standalone(tmp_path, tmp_path / "cache")
-    values = [None] * len(parameters())
-    good = Asked(["one"], models.TUNED, "Found automatically", "Rotation", values)
+    values = {parameter.name: None for parameter in parameters()}
+
+    def asked(adapters: object, target: object, source: object, method: object, **more: object) -> dict[str, object]:
+        return {"adapters": adapters, "target": target, "source": source, "method": method, **values, **more}
+
+    good = asked(["one"], models.TUNED, "Found automatically", "Rotation")
     assert list(order(good, host).adapters) == ["one"]
     outside = tmp_path / "Stable-diffusion" / models.BASE
     for bad in (
-        Asked(["../Stable-diffusion/base"], models.TUNED, "", "Rotation", values),
-        Asked([str(outside)], models.TUNED, "", "Rotation", values),
-        Asked(["one"], str(outside), "", "Rotation", values),
-        Asked(["one"], "../x", "", "Rotation", values),
-        Asked(["one"], models.TUNED, "/etc/passwd", "Rotation", values),
-        Asked(["one"], models.TUNED, "", "os.system", values),
-        Asked("one", models.TUNED, "", "Rotation", values),
-        Asked(["one"], models.TUNED, "", "Rotation", [["x"], *values[1:]]),
+        asked(["../Stable-diffusion/base"], models.TUNED, "", "Rotation"),
+        asked([str(outside)], models.TUNED, "", "Rotation"),
+        asked(["one"], str(outside), "", "Rotation"),
+        asked(["one"], "../x", "", "Rotation"),
+        asked(["one"], models.TUNED, "/etc/passwd", "Rotation"),
+        asked(["one"], models.TUNED, "", "os.system"),
+        asked("one", models.TUNED, "", "Rotation"),
+        asked(["one"], models.TUNED, "", "Rotation", energy=["x"]),
     ):
         with pytest.raises(RequestError):
             order(bad, host)

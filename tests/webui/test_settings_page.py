@@ -41,7 +41,7 @@ def test_template_and_folder_are_shown_kept_and_obeyed_and_copies_can_be_removed
     setting(tab, "template").fill("{target}-{lora}")
     setting(tab, "output_folder").fill("../made/ here")
     tab.page.locator("#settings_submit").click()
-    tab.page.locator("#settings_result").first.get_by_text("Settings were stored.").wait_for()
+    tab.page.locator("#settings_result").first.get_by_text("The settings were stored.").wait_for()
 
     # Another window, as after a restart: what counts is what was stored.
     other = window(own.url).ready()
@@ -60,13 +60,13 @@ def test_template_and_folder_are_shown_kept_and_obeyed_and_copies_can_be_removed
     assert "exists" in other.rows()[0][1]
 
     tab.press("account")
-    tab.part("housekeeping").get_by_text("1 transferred copies take").wait_for()
+    tab.part("housekeeping").get_by_text("1 transferred LoRA takes").wait_for()
     tab.press("remove_copies")
     tab.part("housekeeping").get_by_text("tick the box first").wait_for()
     assert made in own.files()
     tab.part("sure").locator("input").check()
     tab.press("remove_copies")
-    tab.part("housekeeping").get_by_text("1 transferred copies were removed.").wait_for()
+    tab.part("housekeeping").get_by_text("1 transferred LoRA was removed.").wait_for()
     assert own.files() == {"mine.safetensors"}
     tab.press("clear_cache")
     tab.part("housekeeping").get_by_text("were freed").wait_for()

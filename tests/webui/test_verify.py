@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from lib_transfer.errors import RequestError
-from lib_transfer.webui.verify.view import asked
+from lib_transfer.webui.verify.form import CONTROLS, VerifyOrder, verify_order
 from tests.webui import models
 from tests.webui.conftest import Server
 from tests.webui.driver import Tab
@@ -157,8 +157,9 @@ def test_what_cannot_be_verified_is_said(window: Window, server: Server) -> None
 )
 def test_values_out_of_their_range_are_refused(values: tuple[object, ...]) -> None:
     with pytest.raises(RequestError):
-        asked(*values)
+        verify_order(dict(zip(CONTROLS, values, strict=True)))
 
 
 def test_prompts_are_lines() -> None:
-    assert asked(" a cat \n\n a dog\n", 4.0, 512, True) == (("a cat", "a dog"), 4, 512, True)
+    values = dict(zip(CONTROLS, (" a cat \n\n a dog\n", 4.0, 512, True), strict=True))
+    assert verify_order(values) == VerifyOrder(("a cat", "a dog"), 4, 512, True)

@@ -1,4 +1,4 @@
-"""What the WebUI calls: the tab, the settings, the housekeeping below them, and what prompts and pictures need."""
+"""What the WebUI calls: builds the tab and the settings, and connects prompts and infotexts."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from lib_transfer.webui.prompt import axes, infotext
 from lib_transfer.webui.prompt.generation import Prompts
 from lib_transfer.webui.prompt.resolution import Resolver
 from lib_transfer.webui.shell.controls import kind_of, shown
+from lib_transfer.webui.shell.events import TabEvents
 from lib_transfer.webui.shell.gradio_compat import within_a_page
-from lib_transfer.webui.transfer.events import Desk
 
 logger = logging.getLogger("transfer_lora")
 
 
 @functools.cache
-def desk() -> Desk:
-    """The one desk of this process. "Reload UI" makes a new tab, and finds its jobs again."""
-    return Desk(Program())
+def events() -> TabEvents:
+    """The events of this process. "Reload UI" makes a new tab, which finds its jobs again."""
+    return TabEvents(Program())
 
 
 def tabs() -> list[tuple[Any, str, str]]:
     """For ``on_ui_tabs``."""
-    return [(tab(desk()), TITLE, ELEM_ID)]
+    return [(tab(events()), TITLE, ELEM_ID)]
 
 
 @functools.cache
 def prompts() -> Prompts:
-    """Who writes the prompts of this process's generations anew."""
-    at = desk()
+    """The object that rewrites the prompts of this process's generations."""
+    at = events()
     return Prompts(at.host, Resolver(at.host, at.index, at.once))
 
 
@@ -44,7 +44,7 @@ def infotext_pasted(_: str, parameters: dict[str, Any]) -> None:
 
 
 def add_axes() -> None:
-    """For ``on_ui_settings``, which comes before the plot makes its list of axes, with and without a page."""
+    """For ``on_ui_settings``, which is called before the plot lists its axes, with and without a page."""
     axes.add()
 
 
@@ -67,9 +67,9 @@ def add_settings() -> None:
 
 
 def after_component(component: Any, **options: Any) -> None:
-    """For ``on_after_component``: what the settings page has beside settings is put behind the setting it belongs to."""
+    """For ``on_after_component``: adds the name preview and the housekeeping behind the settings they belong to."""
     elem_id = options.get("elem_id") if within_a_page() else None
     if elem_id == f"setting_{PREFIX}template":
         name_preview(component)
     elif elem_id == f"setting_{PREFIX}{settings()[-1].key}":
-        Housekeeping(desk()).build()
+        Housekeeping(events()).build()

@@ -1,4 +1,4 @@
-"""The standalone server: the very same tab in plain gradio, without a WebUI."""
+"""The standalone server: the same tab in plain gradio, without a WebUI."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ import os
 from pathlib import Path
 from typing import Any
 
-# Before gradio is imported: it would tell its makers of the start otherwise.
+# Set before gradio is imported, which would otherwise report the start to its makers.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import gradio as gr
+import gradio.routes
+from markupsafe import Markup
 
 from lib_transfer.webui.app.housekeeping import Housekeeping, name_preview
 from lib_transfer.webui.app.tab import ELEM_ID, TITLE, tab
 from lib_transfer.webui.host.settings import NOT_SET, PREFIX, settings
 from lib_transfer.webui.hosts.standalone import Standalone
 from lib_transfer.webui.shell.controls import setting_control
+from lib_transfer.webui.shell.events import TabEvents
+from lib_transfer.webui.shell.form import Form, FormValues
 from lib_transfer.webui.shell.gradio_compat import blocks, on
-from lib_transfer.webui.transfer import html as results
-from lib_transfer.webui.transfer.events import Desk, told
+from lib_transfer.webui.shell.html import guarded, note, render
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def app(host: Standalone) -> gr.Blocks:
     """The page: a list of checkpoints where a WebUI has its own, the tab, and the settings."""
-    desk = Desk(host)
-    # Made first, as WebUIs do: a page that is made within another is part of it already.
-    transfer = tab(desk)
-    # Fonts of the system: a page that asks for fonts on the internet would tell others of every visit.
+    events = TabEvents(host)
+    # Built first, as WebUIs do: a page that is built inside another becomes part of it at once.
+    transfer = tab(events)
+    # Fonts of the system, because loading fonts from the internet would report every visit to others.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     with blocks(title=TITLE, theme=theme) as page:
         checkpoint = gr.Dropdown(
@@ -43,31 +46,32 @@ def app(host: Standalone) -> gr.Blocks:
             with gr.TabItem(TITLE, id=ELEM_ID, elem_id=f"tab_{ELEM_ID}"):
                 transfer.render()
             with gr.TabItem("Settings", id="settings", elem_id="tab_settings"):
-                _settings_page(desk, host)
+                _settings_page(events, host)
     return page
 
 
-def _settings_page(desk: Desk, host: Standalone) -> None:
-    made = []
+def _settings_page(events: TabEvents, host: Standalone) -> None:
+    form = Form()
     for setting in settings():
         control = setting_control(setting, host.setting(setting.key), f"setting_{PREFIX}{setting.key}")
-        made.append(control)
+        form.put(setting.key, control)
         if setting.key == "template":
             name_preview(control)
     apply = gr.Button(value="Apply settings", variant="primary", elem_id="settings_submit")
-    said = gr.HTML("", elem_id="settings_result")
+    form.put("result", gr.HTML("", elem_id="settings_result"))
 
-    @told
-    def store(*values: Any) -> str:
-        given = {s.key: None if v == NOT_SET else v for s, v in zip(settings(), values, strict=True)}
-        host.store(given)
-        refused = [s.label for s in settings() if given[s.key] is not None and host.setting(s.key) != given[s.key]]
-        return results.note(
-            "Settings were stored." + (f" Not allowed, so left: {', '.join(refused)}." if refused else "")
-        )
+    def store(values: FormValues) -> dict[str, Any]:
+        return {"result": guarded(_stored)(host, values)}
 
-    on(apply.click, store, made, [said])
-    Housekeeping(desk).build()
+    form.on(apply.click, store, [setting.key for setting in settings()], ["result"])
+    Housekeeping(events).build()
+
+
+def _stored(host: Standalone, values: FormValues) -> Markup:
+    given = {key: None if value == NOT_SET else value for key, value in values.items()}
+    host.store(given)
+    refused = [s.label for s in settings() if given[s.key] is not None and host.setting(s.key) != given[s.key]]
+    return note("The settings were stored." + (f" Not valid, so not used: {', '.join(refused)}." if refused else ""))
 
 
 def serve(models_dir: Path, *, cache_folder: Path | None, port: int | None, browser: bool) -> None:
@@ -89,14 +93,12 @@ def serve(models_dir: Path, *, cache_folder: Path | None, port: int | None, brow
 
 
 def _inject_like_a_webui() -> None:
-    """Put our javascript and style into every page, where a WebUI puts an extension's.
+    """Put our JavaScript and style into every page, where a WebUI puts those of an extension.
 
-    Neither gradio 3.41 nor 4.40 has a way to add a script file to a page that works on both.
+    gradio has no way of adding a script file that works on both 3.41 and 4.40.
     """
-    import gradio.routes  # noqa: PLC0415
-
-    head = "".join(_script(path) for path in sorted((ROOT / "javascript").glob("*.js")))
-    style = f'<link rel="stylesheet" href="{_address(ROOT / "style.css")}">'
+    scripts = [_address(path) for path in sorted((ROOT / "javascript").glob("*.js"))]
+    head, style = render("scripts", scripts=scripts), render("style", address=_address(ROOT / "style.css"))
     original = gradio.routes.templates.TemplateResponse
 
     def response(*args: Any, **options: Any) -> Any:
@@ -108,10 +110,6 @@ def _inject_like_a_webui() -> None:
         return made
 
     gradio.routes.templates.TemplateResponse = response
-
-
-def _script(path: Path) -> str:
-    return f'<script type="text/javascript" src="{_address(path)}"></script>'
 
 
 def _address(path: Path) -> str:

@@ -1,93 +1,93 @@
-"""What is asked of a batch: folders and filters looked up in the program's own lists; no path is ever taken."""
+"""What a batch is asked for: folders and filters, looked up in the program's own lists; a path is never accepted."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lib_transfer.errors import RequestError
+from lib_transfer.library.adapters import Found, placed
+from lib_transfer.library.checkpoints import Checkpoint
+from lib_transfer.library.decide import TransferSettings
 from lib_transfer.library.index import AdapterFacts
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.host import Host
-from lib_transfer.webui.host.settings import KEEP_BOTH, LEAVE, REPLACE
-from lib_transfer.webui.transfer.form import chosen_names, method_of, output_folder, settings_of, source_of, target_of
-
-if TYPE_CHECKING:
-    from lib_transfer.batches.request import BatchRequest, Existing
-    from lib_transfer.library.found import Found
+from lib_transfer.webui.shell.form import FormValues
+from lib_transfer.webui.transfer.form import (
+    Order,
+    chosen_names,
+    method_of,
+    order_controls,
+    settings_of,
+    source_of,
+    target_of,
+)
+from lib_transfer.webui.transfer.work import settings_for
 
 EVERYWHERE = "All LoRA folders"
 CHOSEN = "The LoRAs chosen under Transfer"
 ANY_BASE = "Any base"
 ANY_ALGORITHM = "Any algorithm"
 
-_EXISTING: dict[str, Existing] = {LEAVE: "skip", REPLACE: "overwrite", KEEP_BOTH: "both"}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The values of the controls, as the browser gives them; ``adapters`` are those chosen in the Transfer view."""
-
-    folder: object
-    deeper: object
-    base: object
-    algorithm: object
-    name: object
-    adapters: object
-    target: object
-    source: object
-    method: object
-    values: Sequence[Any]
-
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """What is to be done: the files, what is asked for all of them, and which of them count by what their headers say."""
+    """What is to be done.
+
+    Attributes:
+        found: the files that the folder and the name select.
+        target: the checkpoint that they are to work on.
+        settings: how they are transferred.
+        transferred: whether transferred LoRAs are carried on, too.
+        base, algorithm: the filters that depend on what a file contains; "" for none.
+    """
 
     found: tuple[Found, ...]
-    batch: BatchRequest
+    target: Checkpoint
+    settings: TransferSettings
+    transferred: bool
     base: str
     algorithm: str
 
     def wanted(self, facts: AdapterFacts) -> bool:
-        """Whether a file with these facts counts; one that cannot be read does, unless a filter is set."""
+        """Whether a file with these facts is part of the batch. An unreadable file is, unless a filter is set."""
         fits = not self.base or self.base in facts.architectures
         return fits and (not self.algorithm or self.algorithm in facts.algorithms)
 
 
-def batch_order(asked: Asked, host: Host) -> BatchOrder:
-    """What the controls ask for.
+def batch_controls() -> tuple[str, ...]:
+    """The names of the controls that a batch is read from."""
+    return ("batch_folder", "batch_deeper", "batch_base", "batch_algorithm", "batch_name", *order_controls())
+
+
+def batch_order(values: FormValues, host: Host) -> BatchOrder:
+    """What the controls of :func:`batch_controls` ask for.
 
     Raises:
         RequestError: something is missing, gone or out of range; the message says what to do.
     """
-    from lib_transfer.batches.request import BatchRequest  # noqa: PLC0415
-    from lib_transfer.library.found import placed  # noqa: PLC0415 - torch is imported when it is used
-
-    method = method_of(asked.method)
-    batch = BatchRequest(
-        target=target_of(asked.target, host),
-        method=method.id,
-        settings=settings_of(method, asked.values),
-        source=source_of(asked.source, host),
-        installed=tuple(host.checkpoints().values()),
-        output=output_folder(host),
-        template=str(host.setting("template")),
-        existing=_EXISTING[str(host.setting("exists"))],
-        tree=host.adapter_folders(),
-        copies=asked.folder == CHOSEN,
-    )
-    names = _within(asked, files.adapters(host.adapter_folders()))
-    pattern = asked.name.strip() if isinstance(asked.name, str) else ""
+    method, target = method_of(values["method"]), target_of(values["target"], host)
+    asked = Order({}, target, source_of(values["source"], host), method, settings_of(method, values))
+    pattern = _text(values["batch_name"]).strip()
+    names = _within(values, files.adapters(host.adapter_folders()))
     matching = {name: path for name, path in names.items() if _matches(name, pattern)}
     if not matching:
         raise RequestError("No LoRA was found.", hint="Choose another folder, or other filters.")
-    base = asked.base if isinstance(asked.base, str) and asked.base != ANY_BASE else ""
-    algorithm = asked.algorithm if isinstance(asked.algorithm, str) and asked.algorithm != ANY_ALGORITHM else ""
-    return BatchOrder(tuple(placed(matching, host.adapter_folders())), batch, base, algorithm)
+    return BatchOrder(
+        tuple(placed(matching, host.adapter_folders())),
+        asked.target,
+        settings_for(asked, host),
+        transferred=values["batch_folder"] == CHOSEN,
+        base=_text(values["batch_base"], ANY_BASE),
+        algorithm=_text(values["batch_algorithm"], ANY_ALGORITHM),
+    )
+
+
+def _text(value: object, anything: str = "") -> str:
+    """A text from a browser; "" for what is no text, or is the choice that stands for anything."""
+    return value if isinstance(value, str) and value != anything else ""
 
 
 def folders(names: Mapping[str, Path]) -> list[str]:
@@ -96,21 +96,22 @@ def folders(names: Mapping[str, Path]) -> list[str]:
     return sorted((f"{folder}/" for folder in found), key=str.casefold)
 
 
-def _within(asked: Asked, names: Mapping[str, Path]) -> dict[str, Path]:
-    """The LoRAs of the folder that was asked for, or those that were chosen."""
-    if asked.folder == CHOSEN:
-        chosen = chosen_names(asked.adapters, names)
+def _within(values: FormValues, names: Mapping[str, Path]) -> dict[str, Path]:
+    """The LoRAs of the chosen folder, or those chosen under Transfer."""
+    asked = values["batch_folder"]
+    if asked == CHOSEN:
+        chosen = chosen_names(values["adapters"], names)
         if not chosen:
             raise RequestError("No LoRA is chosen.", hint="Choose some under Transfer, or a folder here.")
         return {name: names[name] for name in sorted(chosen, key=str.casefold)}
-    folder = "" if asked.folder == EVERYWHERE or not asked.folder else asked.folder
+    folder = "" if asked == EVERYWHERE or not asked else asked
     if not isinstance(folder, str) or (folder and folder not in folders(names)):
         raise RequestError(
             f"The folder {str(folder)[:200]} is not in the LoRA folder any more.",
             hint="Press the refresh button beside the list and choose again.",
         )
     below = {name: path for name, path in names.items() if name.startswith(folder)}
-    return {name: path for name, path in below.items() if asked.deeper or "/" not in name[len(folder) :]}
+    return {name: path for name, path in below.items() if values["batch_deeper"] or "/" not in name[len(folder) :]}
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -1,101 +1,81 @@
-"""The Batch view: what stands where, and which event does what. Target, source and method are those of the whole tab."""
+"""The layout of the Batch view. Target, source and method are those of the Transfer view."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
-from typing import Any
 
 import gradio as gr
 
-from lib_transfer.webui.batch import html as table
-from lib_transfer.webui.batch.events import BatchDesk
-from lib_transfer.webui.batch.form import ANY_ALGORITHM, ANY_BASE, EVERYWHERE
+from lib_transfer.webui.batch import html
+from lib_transfer.webui.batch.events import BatchEvents
+from lib_transfer.webui.batch.form import ANY_ALGORITHM, ANY_BASE, EVERYWHERE, batch_controls
 from lib_transfer.webui.shell import status
-from lib_transfer.webui.shell.gradio_compat import HIDDEN, control, elem_id, on
-from lib_transfer.webui.transfer.events import Desk
+from lib_transfer.webui.shell.form import Form
+from lib_transfer.webui.shell.gradio_compat import HIDDEN, elem_id
 
 
-@dataclass
-class BatchView:
-    """The controls of the view, by name."""
-
-    parts: dict[str, Any] = field(default_factory=dict)
-
-    def which(self) -> None:
-        """The controls that say which LoRAs, in the page that is being built."""
-        with gr.Row(elem_id=elem_id("batch_folder_row")):
-            self._add(
-                gr.Dropdown,
-                "folder",
-                label="Folder",
-                info="the LoRAs to transfer: all, those of one folder, or a selection",
-                choices=[EVERYWHERE],
-                value=EVERYWHERE,
-            )
-            self._add(gr.Button, "refresh", value="Refresh", size="sm", min_width=90, scale=0)
-        self._add(
-            gr.Checkbox, "deeper", label="Sub-folders too", info="their layout is kept in the output folder", value=True
+def which(form: Form) -> None:
+    """The controls that say which LoRAs to transfer."""
+    with gr.Row(elem_id=elem_id("batch_folder_row")):
+        form.add(
+            gr.Dropdown,
+            "batch_folder",
+            label="Folder",
+            info="The LoRAs to transfer: all, those of one folder, or those chosen under Transfer.",
+            choices=[EVERYWHERE],
+            value=EVERYWHERE,
         )
-        with gr.Row():
-            self._filter("base", "Base", "only LoRAs for this architecture", ANY_BASE)
-            self._filter("algorithm", "Algorithm", "only LoRAs written in this one", ANY_ALGORITHM)
-        self._add(
-            gr.Textbox,
-            "name",
-            label="Name",
-            info="only LoRAs with this in their name; * and ? stand for any signs",
-            value="",
-        )
+        form.add(gr.Button, "batch_refresh", value="Refresh", size="sm", min_width=90, scale=0)
+    info = "Also transfer the LoRAs in its sub-folders. The output folder gets the same sub-folders."
+    form.add(gr.Checkbox, "batch_deeper", label="Include sub-folders", info=info, value=True)
+    with gr.Row():
+        for name, label, info, anything in (
+            ("batch_base", "Base", "Only LoRAs for this base model.", ANY_BASE),
+            ("batch_algorithm", "Algorithm", "Only LoRAs of this algorithm.", ANY_ALGORITHM),
+        ):
+            form.add(gr.Dropdown, name, label=label, info=info, choices=[anything], value=anything, min_width=140)
+    info = "Only LoRAs whose name contains this text. * matches any text, ? any one character."
+    form.add(gr.Textbox, "batch_name", label="Name", info=info, value="")
 
-    def buttons(self) -> None:
-        """What starts and stops a batch."""
-        with gr.Row(elem_id=elem_id("batch_buttons")):
-            self._add(gr.Button, "run", value="Run", variant="primary")
-            self._add(gr.Button, "plan", value="Plan")
-            self._add(gr.Button, "interrupt", value="Interrupt", variant="stop")
 
-    def outputs(self) -> None:
-        """What a batch comes to."""
-        with gr.Column(elem_id=elem_id("batch_results")):
-            self._add(gr.HTML, "status", value=status.IDLE)
-            self._add(
-                gr.Textbox,
-                "filter",
-                label="Show only",
-                info="rows with this in them; press a heading to sort by it",
-                value="",
-            )
-            self._add(gr.HTML, "rows", value=table.EMPTY)
-            with gr.Row(elem_id=elem_id("batch_save_row")):
-                self._add(gr.Button, "csv", value="Save as CSV", size="sm")
-                self._add(gr.Button, "json", value="Save as JSON", size="sm")
-            self._add(gr.HTML, "saved", value="")
-            with gr.Column(elem_classes=[HIDDEN]):
-                for name in ("job", "skipped"):
-                    self._add(gr.Textbox, name, label=f"batch_{name}", value="")
-                for name in ("open", "poll", "show", "skip"):
-                    self._add(gr.Button, name, value=f"batch_{name}")
+def buttons(form: Form) -> None:
+    """What starts and stops a batch."""
+    with gr.Row(elem_id=elem_id("batch_buttons")):
+        form.add(gr.Button, "batch_run", value="Run", variant="primary")
+        form.add(gr.Button, "batch_plan", value="Plan")
+        form.add(gr.Button, "batch_interrupt", value="Interrupt", variant="stop")
 
-    def wire(self, desk: Desk, asked: list[Any]) -> None:
-        """Connect the events; ``asked`` are the tab's controls: the LoRAs chosen, target, source, method and its settings."""
-        events, part, job = BatchDesk(desk), self.parts, self.parts["job"]
-        lists = [part["folder"], part["base"], part["algorithm"]]
-        for trigger in (part["refresh"].click, part["open"].click):
-            on(trigger, events.opened, lists, lists)
-        which = [part[name] for name in ("folder", "deeper", "base", "algorithm", "name")]
-        started = [job, part["status"], part["rows"], part["saved"]]
-        for button, converts in ((part["plan"], False), (part["run"], True)):
-            on(button.click, functools.partial(events.start, converts), [job, *which, *asked], started)
-        on(part["interrupt"].click, events.interrupt, [job], [part["status"]])
-        on(part["poll"].click, events.poll, [job], [part["status"]])
-        on(part["show"].click, events.rows, [job], [part["rows"]])
-        on(part["skip"].click, events.skip, [job, part["skipped"]], [part["rows"]])
-        for kind in ("csv", "json"):
-            on(part[kind].click, functools.partial(events.saved, kind), [job], [part["saved"]])
 
-    def _add(self, kind: Any, name: str, **options: Any) -> None:
-        self.parts[name] = control(kind, f"batch_{name}", **options)
+def results(form: Form) -> None:
+    """The status and the table of a batch, and what our JavaScript writes into and presses."""
+    with gr.Column(elem_id=elem_id("batch_results")):
+        form.add(gr.HTML, "batch_status", value=status.idle())
+        info = "Only rows that contain this text. Click a heading to sort by it."
+        form.add(gr.Textbox, "batch_filter", label="Show only", info=info, value="")
+        form.add(gr.HTML, "batch_rows", value=html.empty())
+        with gr.Row(elem_id=elem_id("batch_save_row")):
+            form.add(gr.Button, "batch_csv", value="Save as CSV", size="sm")
+            form.add(gr.Button, "batch_json", value="Save as JSON", size="sm")
+        form.add(gr.HTML, "batch_saved", value="")
+        with gr.Column(elem_classes=[HIDDEN]):
+            for name in ("batch_job", "batch_skipped"):
+                form.add(gr.Textbox, name, label=name, value="")
+            for name in ("batch_open", "batch_poll", "batch_show", "batch_skip"):
+                form.add(gr.Button, name, value=name)
 
-    def _filter(self, name: str, label: str, info: str, anything: str) -> None:
-        self._add(gr.Dropdown, name, label=label, info=info, choices=[anything], value=anything, min_width=140)
+
+def wire(form: Form, events: BatchEvents) -> None:
+    """Connect the events of the view."""
+    lists = ("batch_folder", "batch_base", "batch_algorithm")
+    for name in ("batch_refresh", "batch_open"):
+        form.on(form[name].click, events.opened, lists, lists)
+    started = ("batch_job", "batch_status", "batch_rows", "batch_saved")
+    for name, converts in (("batch_plan", False), ("batch_run", True)):
+        start = functools.partial(events.start, converts)
+        form.on(form[name].click, start, ("batch_job", *batch_controls()), started)
+    events.wire_job(form, poll="batch_poll", interrupt="batch_interrupt")
+    form.on(form["batch_show"].click, events.rows, ("batch_job",), ("batch_rows",))
+    form.on(form["batch_skip"].click, events.skip, ("batch_job", "batch_skipped"), ("batch_rows",))
+    for kind in ("csv", "json"):
+        saved = functools.partial(events.saved, kind)
+        form.on(form[f"batch_{kind}"].click, saved, ("batch_job",), ("batch_saved",))

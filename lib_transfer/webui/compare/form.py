@@ -1,53 +1,42 @@
-"""What the pictures of a comparison have in common, declared once: the controls and the checks are both made from this."""
+"""What the pictures of a comparison have in common, declared once: the controls and the checks are made from it."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lib_transfer import methods as registry
 from lib_transfer.errors import RequestError
 from lib_transfer.methods import Parameter
-from lib_transfer.webui.host.host import Host
+from lib_transfer.webui.host.abilities import Picture, Pictures
 from lib_transfer.webui.prompt.tags import EVERY, Tag, replaced
+from lib_transfer.webui.shell.form import FormValues
 
 LONGEST = 20_000
-"""Characters of a prompt; what is longer comes from no page of ours."""
+"""The most characters of a prompt; a longer one does not come from our page."""
 
 _SEEDS = 2**32
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What every picture of a comparison has in common.
+class Scene(Picture):
+    """What all pictures of a comparison have in common.
 
     Attributes:
-        prompt, negative: as written.
-        sampler: as the program names it.
-        steps, cfg, width, height: as in txt2img; sizes in pixels.
-        seed: of every picture.
-        weight: of the LoRA, where the prompt does not say it.
+        weight: the weight of the LoRA where the prompt does not give one.
     """
 
-    prompt: str
-    negative: str
-    sampler: str
-    steps: int
-    cfg: float
-    width: int
-    height: int
-    seed: int
     weight: float
 
-    def prompt_with(self, named: Callable[[str], bool], use: str) -> str:
-        """The prompt with one LoRA being ``use``: in the tags that name it, else in one more; "" for without.
+    def using(self, named: Callable[[str], bool], use: str) -> Scene:
+        """The scene with the name ``use`` in place of a LoRA in the prompt; "" to leave the LoRA out.
 
-        A tag of ours that names another LoRA stands for that one itself: pictures are to differ in one thing.
+        A prompt without a tag for the LoRA gets one. A tag of ours for another LoRA becomes an ordinary tag for the
+        original, so that the pictures differ in one thing only.
 
         Args:
-            named: whether a name in a tag is that of the LoRA.
+            named: whether a name in a tag means the LoRA.
             use: the name to write.
         """
         found = False
@@ -59,52 +48,72 @@ class Scene:
             found = True
             return tag.written(tag.program_kind, use) if use else ""
 
-        written = replaced(self.prompt, EVERY, new)
-        return written if found or not use else f"{written} <lora:{use}:{self.weight:g}>".strip()
+        prompt = replaced(self.prompt, EVERY, new)
+        if use and not found:
+            prompt = f"{prompt} <lora:{use}:{self.weight:g}>".strip()
+        return replace(self, prompt=prompt)
 
-    def drawn(self) -> Scene:
-        """The scene with a seed that is decided, where it is left to chance."""
+    def seeded(self) -> Scene:
+        """The scene with a random seed in place of a negative one."""
         return replace(self, seed=random.randrange(_SEEDS)) if self.seed < 0 else self
 
 
 @dataclass(frozen=True)
 class Field:
-    """A number of a scene, with its control's label."""
+    """A number of a scene, with the label of its control."""
 
     label: str
     parameter: Parameter
+
+    @property
+    def name(self) -> str:
+        """The name of the control, and of the scene's attribute."""
+        return self.parameter.name
 
 
 def _whole(name: str, label: str, text: str, default: int, low: int, high: int) -> Field:
     return Field(label, Parameter(name, "whole", default, text, minimum=low, maximum=high))
 
 
-FIELDS = (
-    _whole("steps", "Steps", "of sampling", 20, 1, 150),
-    Field("CFG scale", Parameter("cfg", "number", 7.0, "of the prompt", minimum=1, maximum=30)),
-    Field("LoRA weight", Parameter("weight", "number", 1.0, "where not said", minimum=-4, maximum=4)),
-    _whole("width", "Width", "in pixels", 512, 64, 2048),
-    _whole("height", "Height", "in pixels", 512, 64, 2048),
-    _whole("seed", "Seed", "of all; -1: random", -1, -1, _SEEDS - 1),
+def _number(name: str, label: str, text: str, default: float, low: float, high: float) -> Field:
+    return Field(label, Parameter(name, "number", default, text, minimum=low, maximum=high))
+
+
+SAMPLING = (
+    _whole("steps", "Steps", "Sampling steps.", 20, 1, 150),
+    _number("cfg", "CFG scale", "How closely to follow the prompt.", 7.0, 1, 30),
+    _number("weight", "LoRA weight", "Used if the prompt has no tag.", 1.0, -4, 4),
 )
-"""The numbers, in the order of the controls; prompt, negative prompt and sampler come before them."""
+SIZE = (
+    _whole("width", "Width", "Pixels.", 512, 64, 2048),
+    _whole("height", "Height", "Pixels.", 512, 64, 2048),
+    _whole("seed", "Seed", "The same for all; -1: random.", -1, -1, _SEEDS - 1),
+)
+TEXTS = ("prompt", "negative", "sampler")
+"""The controls of a scene that are no numbers."""
 
 
-def scene(values: Sequence[Any], host: Host) -> Scene:
-    """The scene of the controls' values, which come from a browser.
+def fields() -> tuple[Field, ...]:
+    """The numbers of a scene."""
+    return (*SAMPLING, *SIZE)
+
+
+def scene_controls() -> tuple[str, ...]:
+    """The names of the controls that a scene is read from."""
+    return (*TEXTS, *(field.name for field in fields()))
+
+
+def scene(values: FormValues, pictures: Pictures) -> Scene:
+    """The scene that the controls of :func:`scene_controls` describe; the values come from a browser.
 
     Raises:
-        RequestError: one is missing, of the wrong kind or out of its range.
+        RequestError: a value is missing, of the wrong type or out of its range.
     """
-    prompt, negative, sampler, *numbers = values
-    for text in (prompt, negative):
-        if not isinstance(text, str) or len(text) > LONGEST:
-            raise RequestError("The prompt is no text, or longer than any model reads.")
-    if sampler not in host.samplers():
-        raise RequestError(f"There is no sampler {str(sampler)[:60]}.", hint="Choose one under Sampler.")
-    checked = {
-        field.parameter.name: registry.checked(field.parameter, value)
-        for field, value in zip(FIELDS, numbers, strict=True)
-    }
-    size = {name: checked[name] // 8 * 8 for name in ("width", "height")}
-    return Scene(prompt, negative, sampler, **{**checked, **size})
+    for name in ("prompt", "negative"):
+        if not isinstance(values[name], str) or len(values[name]) > LONGEST:
+            raise RequestError("The prompt is not a text, or it is too long.")
+    if values["sampler"] not in pictures.samplers():
+        raise RequestError(f"There is no sampler {str(values['sampler'])[:60]}.", hint="Choose one under Sampler.")
+    numbers = {field.name: registry.checked(field.parameter, values[field.name]) for field in fields()}
+    size = {name: numbers[name] // 8 * 8 for name in ("width", "height")}
+    return Scene(**{name: values[name] for name in TEXTS}, **{**numbers, **size})

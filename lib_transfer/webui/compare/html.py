@@ -5,54 +5,45 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from html import escape
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
 
 from lib_transfer.webui.compare.work import Shown
-from lib_transfer.webui.transfer.html import error, note
-
-ABOUT = (
-    "The difference is the mean over all pixels, of 255. It says that pictures differ, not which one is better: that is for "
-    "your eyes."
-)
+from lib_transfer.webui.shell.html import render
 
 
-def gallery(pictures: Sequence[Shown]) -> str:
-    """Every LoRA's pictures side by side."""
+def gallery(pictures: Sequence[Shown]) -> Markup | str:
+    """The pictures of every LoRA side by side."""
     if not pictures:
         return ""
     loras = dict.fromkeys(picture.lora for picture in pictures)
-    rows = "".join(_row([picture for picture in pictures if picture.lora == lora]) for lora in loras)
-    return f'<div class="transfer-lora-comparison"><h4>Seed {pictures[0].seed}</h4>{rows}{note(ABOUT)}</div>'
+    rows = [[picture for picture in pictures if picture.lora == lora] for lora in loras]
+    return render("comparison", seed=pictures[0].seed, rows=[[_figure(p, row) for p in row] for row in rows])
 
 
-def _row(pictures: Sequence[Shown]) -> str:
-    figures = "".join(_figure(picture, pictures) for picture in pictures)
-    return f'<div class="transfer-lora-row">{figures}</div>'
-
-
-def _figure(picture: Shown, row: Sequence[Shown]) -> str:
-    title = escape(picture.title[:1].upper() + picture.title[1:])
-    if picture.problem:
-        return f"<figure>{error(picture.problem)}<figcaption>{title}</figcaption></figure>"
-    address = "data:image/jpeg;base64," + base64.b64encode(picture.jpeg).decode()
-    said = "".join(f"<br>{escape(text)}" for text in _differences(picture, row))
-    link = f'<a download="{escape(picture.use or "without")}.jpg" href="{address}">Save</a>'
-    return (
-        f'<figure><img src="{address}" alt="{title}"><figcaption><b>{title}</b>{said}<br>{link}</figcaption></figure>'
-    )
+def _figure(picture: Shown, row: Sequence[Shown]) -> dict[str, Any]:
+    return {
+        "title": picture.title[:1].upper() + picture.title[1:],
+        "problem": picture.problem,
+        "address": "data:image/jpeg;base64," + base64.b64encode(picture.jpeg).decode(),
+        "stem": picture.use or "without",
+        "differences": _differences(picture, row) if picture.jpeg else [],
+    }
 
 
 def _differences(picture: Shown, row: Sequence[Shown]) -> list[str]:
-    """How far a picture is from the others that come before it in its row."""
+    """How much a picture differs from those before it in its row."""
     before = [other for other in row[: row.index(picture)] if other.jpeg]
-    words = {other.use: "from that with the original" if other.use else "from that without" for other in before}
+    words = {
+        other.use: "from the picture with the original" if other.use else "from the one without" for other in before
+    }
     return [f"differs by {_difference(picture.jpeg, other.jpeg):.1f} {words[other.use]}" for other in before]
 
 
 def _difference(one: bytes, other: bytes) -> float:
-    """The mean difference of two pictures of one size, of 255."""
-    import numpy as np  # noqa: PLC0415 - the page is built without them
-    from PIL import Image  # noqa: PLC0415
-
+    """The mean absolute difference of two pictures of one size, between 0 and 255."""
     first, second = (np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).astype(float) for jpeg in (one, other))
     return float(np.abs(first - second).mean()) if first.shape == second.shape else 255.0

@@ -1,4 +1,4 @@
-"""The work of a comparison: the copies that are missing, then the pictures."""
+"""The work of a comparison: the transferred LoRAs that are missing, then the pictures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lib_transfer.errors import CancelledError
 from lib_transfer.webui.compare.form import Scene
+from lib_transfer.webui.host.abilities import Pictures
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.jobs import Job
 from lib_transfer.webui.transfer.form import Order
@@ -22,12 +23,12 @@ class Shown:
     """One picture of a comparison.
 
     Attributes:
-        lora: the LoRA that it is about.
-        title: what is in it.
-        use: the name that stands in the prompt in that LoRA's place; "" where it is left out.
-        seed: it was made with.
-        jpeg: the picture, as a file.
-        problem: why there is none.
+        lora: the name of the LoRA that the picture is about.
+        title: what the picture shows.
+        use: the name that stands in the prompt in place of the LoRA; "" where it is left out.
+        seed: the seed of the picture.
+        jpeg: the picture as a file.
+        problem: why there is no picture.
     """
 
     lora: str
@@ -38,61 +39,91 @@ class Shown:
     problem: str = ""
 
 
-def steps(names: tuple[str, ...]) -> tuple[str, ...]:
-    """What a comparison goes through, for its progress: each LoRA, then each picture."""
-    return (*names, *(f"{name} {part}" for name in names for part in ("without", "original", "copy")))
+class CompareJob(Job):
+    """One press of Compare.
+
+    Args:
+        loras: the names of the LoRAs.
+
+    Attributes:
+        pictures: the pictures that have been made.
+    """
+
+    def __init__(self, loras: tuple[str, ...]) -> None:
+        pictures = (f"{name} {part}" for name in loras for part in ("without", "original", "transferred"))
+        super().__init__("compare", (*loras, *pictures))
+        self.pictures: list[Shown] = []
+
+    @property
+    def parts(self) -> int:
+        """Grows whenever there is something new to show."""
+        return super().parts + len(self.pictures)
+
+    def also(self) -> tuple[str, ...]:
+        """How many pictures were made."""
+        count = len(self.pictures)
+        return (f"{count} picture{'' if count == 1 else 's'}",) if count else ()
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Three pictures of a scene for every LoRA of an order: without it, with it, and with its copy."""
+    """Three pictures of a scene for every LoRA: without it, with the original, and with the transferred LoRA.
+
+    Attributes:
+        order: the LoRAs and what they are transferred to.
+        scene: what the pictures have in common.
+        host, pictures: the program, and its ability to make pictures.
+        work: makes the transferred LoRAs that are missing.
+    """
 
     order: Order
     scene: Scene
     host: Host
+    pictures: Pictures
     work: Work
 
-    def __call__(self, job: Job) -> None:
-        """Make the copies that are missing, then the pictures.
+    def __call__(self, job: CompareJob) -> None:
+        """Transfer what is missing, then make the pictures.
 
         Raises:
             CancelledError: the job was stopped.
         """
         self.work(job)
-        scene = self.scene.drawn()
+        scene = self.scene.seeded()
         done: dict[str, Shown] = {}
         for number, shown in enumerate(self._wanted(job, scene), start=len(self.order.adapters)):
             job.begin(number)
             job.start(1, f"the picture {shown.title}")
-            prompt = scene.prompt_with(self._naming(shown.lora, job), shown.use)
-            if prompt not in done:
-                done[prompt] = self._drawn(shown, scene, prompt)
+            used = scene.using(self._naming(shown.lora, job), shown.use)
+            if used.prompt not in done:
+                done[used.prompt] = self._drawn(shown, used)
             job.cancelled()
             if job.interrupted:
                 raise CancelledError
-            job.pictures.append(replace(shown, jpeg=done[prompt].jpeg, problem=done[prompt].problem))
+            job.pictures.append(replace(shown, jpeg=done[used.prompt].jpeg, problem=done[used.prompt].problem))
 
     def _wanted(self, job: Job, scene: Scene) -> Iterator[Shown]:
-        copies = self._copies(job)
+        transferred = self._transferred(job)
         for name, path in self.order.adapters.items():
             yield Shown(name, f"without {name}", "", scene.seed)
             yield Shown(name, f"with {name} as it is", path.stem, scene.seed)
-            if name in copies:
-                yield Shown(name, f"with its copy for {self.order.target.path.stem}", copies[name].stem, scene.seed)
+            if name in transferred:
+                title = f"with {name} transferred to {self.order.target.path.stem}"
+                yield Shown(name, title, transferred[name].stem, scene.seed)
 
     def _naming(self, lora: str, job: Job) -> Callable[[str], bool]:
-        """Whether a name in the prompt means ``lora``: by file name or alias, or by that of its copy."""
-        paths = {self.order.adapters[lora], self._copies(job).get(lora)}
+        """Whether a name in the prompt means ``lora``: its file name or alias, or that of the transferred LoRA."""
+        paths = {self.order.adapters[lora], self._transferred(job).get(lora)} - {None}
         names = {lora, *(path.stem for path in paths if path is not None)}
-        return lambda name: name in names or self.host.listed_adapter(name) in paths - {None}
+        return lambda name: name in names or self.host.listed_adapter(name) in paths
 
-    def _copies(self, job: Job) -> dict[str, Path]:
+    def _transferred(self, job: Job) -> dict[str, Path]:
         return {outcome.name: outcome.path for outcome in job.outcomes if outcome.path is not None}
 
-    def _drawn(self, shown: Shown, scene: Scene, prompt: str) -> Shown:
+    def _drawn(self, shown: Shown, scene: Scene) -> Shown:
         try:
-            return replace(shown, jpeg=self.host.draw(scene, prompt, self.order.target))
+            return replace(shown, jpeg=self.pictures.draw(scene, self.order.target))
         except Exception as error:
-            # The program's own code, and that of every other extension in it.
+            # This runs the program's own code and that of all other extensions.
             logger.exception("Transfer LoRA: the WebUI could not make a picture")
             return replace(shown, problem=f"The WebUI could not make this picture: {type(error).__name__}: {error}")

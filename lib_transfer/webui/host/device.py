@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 
 @contextmanager
 def limited(gigabytes: float) -> Iterator[None]:
-    """Let this process take at most that much more GPU memory than it holds now.
+    """Limit this process to so many gigabytes of GPU memory more than it holds now; the limit ends with the block.
 
-    The limit is the process's own, so it may be set only while no picture is being made; it is taken back at the end.
+    The limit holds for the whole process, so it may be set only while no picture is being made.
     """
-    import torch  # noqa: PLC0415 - the tab is built without it
-
     _, total = torch.cuda.mem_get_info()
     share = (torch.cuda.memory_reserved() + gigabytes * 2**30) / total
     torch.cuda.set_per_process_memory_fraction(min(share, 1.0))

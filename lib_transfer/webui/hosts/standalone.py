@@ -13,9 +13,11 @@ from typing import Any
 from lib_transfer.errors import RequestError, TransferError
 from lib_transfer.formats.identity import legacy_a1111_hash, stamp
 from lib_transfer.formats.publish import write_bytes
+from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.storage.cache import default_folder
 from lib_transfer.storage.hashes import Hashes
-from lib_transfer.webui.host.host import Active, Checkpoint, Host, Turn
+from lib_transfer.webui.host.abilities import QueueSlot
+from lib_transfer.webui.host.host import Active, Host
 
 _CHECKPOINTS = (".safetensors", ".ckpt", ".gguf")
 
@@ -25,7 +27,7 @@ class Standalone(Host):
 
     Args:
         models_dir: the folder that a WebUI calls ``models``.
-        cache_folder: for decompositions, the file index and our settings; None for the engine's own choice.
+        cache_folder: the folder for decompositions, the file index and our settings; None for the usual one.
 
     Raises:
         RequestError: ``models_dir`` has no such folders.
@@ -53,11 +55,11 @@ class Standalone(Host):
         return self._adapter_folders
 
     def checkpoints(self) -> Mapping[str, Checkpoint]:
-        """Those found at the last look."""
+        """The checkpoints found by the last scan."""
         return dict(self._checkpoints)
 
     def rescan_checkpoints(self) -> None:
-        """Look into the folder again."""
+        """Scan the folder again."""
         hashes = Hashes(self._cache_folder)
         found: dict[str, Checkpoint] = {}
         for path in sorted(self._checkpoint_folder.rglob("*")):
@@ -67,7 +69,7 @@ class Standalone(Host):
         self._checkpoints = found
 
     def active(self) -> Active:
-        """The one chosen at the top of the page; the first one where that is gone."""
+        """The checkpoint selected at the top of the page; the first one where that is gone."""
         if self._chosen in self._checkpoints:
             return Active(self._checkpoints[self._chosen], self._chosen)
         first = next(iter(self._checkpoints.values()), None)
@@ -79,11 +81,11 @@ class Standalone(Host):
             self._chosen = name
 
     def stored(self, key: str) -> Any:
-        """From the settings file."""
+        """The value in the settings file."""
         return self._stored.get(key)
 
     def store(self, values: Mapping[str, Any]) -> None:
-        """Keep settings.
+        """Store all settings.
 
         Raises:
             StorageError: the file cannot be written.
@@ -94,16 +96,16 @@ class Standalone(Host):
             write_bytes(self._settings_file, json.dumps(self._stored, indent=1).encode(), overwrite=True)
 
     def default_cache_folder(self) -> Path:
-        """The one given, or the engine's own choice."""
+        """The folder that was given, or the usual one."""
         return self._cache_folder
 
     def adapters_changed(self) -> None:
-        """Nobody else keeps a list."""
+        """Nothing to do: no other program keeps a list."""
 
     @contextmanager
-    def gpu_turn(self, task: str) -> Iterator[Turn]:
-        """There is no queue but our own, so the turn comes at once."""
-        yield _NoTurn()
+    def gpu_turn(self, task: str) -> Iterator[QueueSlot]:
+        """Return at once: there is no queue but our own."""
+        yield _FreeSlot()
 
     def _load(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError):
@@ -121,19 +123,19 @@ class Standalone(Host):
             return None
 
 
-class _NoTurn:
-    """The turn of a program that has no queue, no progress bar and no interrupt of its own."""
+class _FreeSlot:
+    """The slot of a program without a queue, a progress bar or an interrupt of its own."""
 
     def show(self, job: int, jobs: int, step: int, steps: int, text: str) -> None:
-        """There is no bar."""
+        """Nothing to do: there is no progress bar."""
 
     def interrupted(self) -> bool:
-        """There is no button."""
+        """Never: there is no such button."""
         return False
 
     def skipped(self) -> bool:
-        """There is no button."""
+        """Never: there is no such button."""
         return False
 
     def stop(self) -> None:
-        """It does nothing itself."""
+        """Nothing to do: the program does no work of its own."""

@@ -1,4 +1,4 @@
-"""Axes of the programs' X/Y/Z plot: the same seed without a LoRA, with it, and with copies made in different ways."""
+"""Axes for the programs' X/Y/Z plot: the LoRA left out, the original, and transfers by different methods."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lib_transfer import methods as registry
 from lib_transfer.errors import RequestError
 from lib_transfer.methods import METHODS, Parameter
 from lib_transfer.webui.host.settings import parameters
-from lib_transfer.webui.prompt.overrides import USES, wish
+from lib_transfer.webui.prompt.overrides import USES, override
 
-_COST = 0.5  # between none and that of another checkpoint: the program loads a LoRA for it
+_COST = 0.5  # between nothing and loading another checkpoint, because the program loads a LoRA for each value
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Axis:
     """One axis.
 
     Attributes:
-        label: as in the plot's list.
+        label: the axis's name in the plot's list.
         kind: the type of its values.
-        put: puts a value on a generation.
+        put: sets a value on a generation.
         check: raises RequestError for a value that is not allowed.
-        choices: the values, where they can be listed.
+        choices: every value, where they can be listed.
     """
 
     label: str
@@ -37,20 +37,20 @@ class Axis:
 
 
 def axes() -> tuple[Axis, ...]:
-    """Every axis of ours."""
+    """All our axes."""
     threshold, energy = (next(p for p in parameters() if p.name == name) for name in ("threshold", "energy"))
     methods = tuple(method.id for method in METHODS)
     known = (*methods, *registry.FORMER_IDS)
     return (
-        Axis("[Transfer LoRA] use", str, lambda p, x: wish(p, use=_word(x)), _one_of(USES), USES),
-        Axis("[Transfer LoRA] method", str, lambda p, x: wish(p, method=_word(x)), _one_of(known), methods),
+        Axis("[Transfer LoRA] use", str, lambda p, x: override(p, use=_word(x)), _one_of(USES), USES),
+        Axis("[Transfer LoRA] method", str, lambda p, x: override(p, method=_word(x)), _one_of(known), methods),
         _number("[Transfer LoRA] threshold", threshold),
         _number("[Transfer LoRA] subspace energy", energy),
     )
 
 
 def add() -> None:
-    """Add our axes to the plot, where the program has it; once, also when the page is made anew."""
+    """Add our axes to the plot, if the program has it; only once, even when the page is rebuilt."""
     for data in getattr(importlib.import_module("modules.scripts"), "scripts_data", ()):
         if Path(data.path).name == "xyz_grid.py":
             options = data.module.axis_options
@@ -59,7 +59,7 @@ def add() -> None:
 
 
 def _option(plot: Any, axis: Axis) -> Any:
-    """``axis`` as the plot has axes."""
+    """``axis`` as an object of the plot's own kind."""
 
     def confirm(_: Any, values: Sequence[Any]) -> None:
         for value in values:
@@ -75,7 +75,7 @@ def _number(label: str, parameter: Parameter) -> Axis:
     return Axis(
         label,
         float,
-        lambda p, x: wish(p, settings={parameter.name: x}),
+        lambda p, x: override(p, settings={parameter.name: x}),
         lambda x: registry.checked(parameter, x),
     )
 
@@ -83,7 +83,7 @@ def _number(label: str, parameter: Parameter) -> Axis:
 def _one_of(words: tuple[str, ...]) -> Callable[[Any], None]:
     def check(value: Any) -> None:
         if _word(value) not in words:
-            raise RequestError(f"{value} cannot be plotted.", hint=f"There is: {', '.join(words)}.")
+            raise RequestError(f"{value} is no value of this axis.", hint=f"Choose one of: {', '.join(words)}.")
 
     return check
 

@@ -1,4 +1,4 @@
-"""The prompts of a generation, written anew before the program parses them."""
+"""Rewrites the prompts of a generation before the program parses them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lib_transfer.errors import CancelledError
-from lib_transfer.webui.host.host import Checkpoint
-from lib_transfer.webui.hosts.program import Program
+from lib_transfer.library.checkpoints import Checkpoint
+from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.prompt import infotext
-from lib_transfer.webui.prompt.overrides import Wish, wish_of
+from lib_transfer.webui.prompt.overrides import Overrides, overrides_of
 from lib_transfer.webui.prompt.resolution import Resolved, Resolver
 from lib_transfer.webui.prompt.tags import EVERY, OURS, Tag, holds, replaced
 
@@ -30,31 +30,32 @@ class Pass:
     """What is known of one generation.
 
     Attributes:
-        kinds: the tags that ask for copies.
+        kinds: the kinds of tags that ask for transferred LoRAs.
         box: whether the box is ticked.
-        wish: what a plot's axes ask for.
-        known: what names stand for, by name and checkpoint.
-        own: names that were written here, with the checkpoint; they stand for themselves.
-        tags: the tags that were written anew, each with the name that was written.
+        overrides: what the plot's axes ask for.
+        known: what each name stands for, by name and checkpoint.
+        own: names that we wrote ourselves, with the checkpoint; they stand for themselves.
+        tags: the tags that were rewritten, each with its new name.
     """
 
     kinds: tuple[str, ...]
     box: bool
-    wish: Wish
+    overrides: Overrides
     known: dict[tuple[str, Path], Resolved] = field(default_factory=dict)
     own: set[tuple[str, Path]] = field(default_factory=set)
     tags: list[tuple[Tag, str]] = field(default_factory=list)
 
 
 class Prompts:
-    """Writes the prompts of generations anew, in whatever thread the program makes pictures."""
+    """Rewrites the prompts of generations, in whatever thread the program makes pictures."""
 
-    def __init__(self, host: Program, resolver: Resolver) -> None:
-        self._host = host
+    def __init__(self, host: Host, resolver: Resolver) -> None:
+        assert host.prompting is not None
+        self._host, self._prompting = host, host.prompting
         self._resolver = resolver
 
     def begin(self, p: Any, box: bool) -> None:
-        """All prompts of ``p``, once the program has loaded the model and applied the styles (``Script.process``)."""
+        """Rewrite all prompts of ``p``, once the program has loaded the model and applied the styles (``Script.process``)."""
         infotext.forget(p.extra_generation_params)
         setattr(p, _ATTRIBUTE, None)
         asked = _asked(p, box, ())
@@ -67,7 +68,7 @@ class Prompts:
             logger.info("Transfer LoRA: interrupted, so there is no picture")
 
     def batch(self, p: Any, prompts: list[str], box: bool) -> None:
-        """The prompts of a batch, into which another script may have put tags since (``Script.before_process_batch``)."""
+        """Rewrite a batch, into which another script may have put tags since (``Script.before_process_batch``)."""
         asked = getattr(p, _ATTRIBUTE, None) or _asked(p, box, prompts)
         if asked is None:
             return
@@ -75,11 +76,11 @@ class Prompts:
         try:
             self._write(p, asked, prompts)
         except CancelledError:
-            # The program looks for an interrupt before a batch, not after this; without a prompt it makes no picture.
+            # The program checks for an interrupt before a batch and not after this hook; without prompts it makes no picture.
             prompts.clear()
 
     def _write(self, p: Any, asked: Pass, prompts: list[str]) -> None:
-        """Write every prompt of ``p``, and ``prompts``, anew; all of them or, on an interrupt, none."""
+        """Rewrite every prompt of ``p``, and ``prompts``; on an interrupt none of them."""
         first = self._checkpoint(p)
         if first is None:
             return
@@ -113,7 +114,7 @@ class Prompts:
             return tag.written(tag.kind, tag.name)
         place = (tag.name, checkpoint.path)
         if place not in asked.known:
-            asked.known[place] = self._resolver.resolve(tag.name, checkpoint, asked.wish)
+            asked.known[place] = self._resolver.resolve(tag.name, checkpoint, asked.overrides)
         found = asked.known[place]
         if not found.use:
             return ""
@@ -124,31 +125,31 @@ class Prompts:
     def _checkpoint(self, p: Any) -> Checkpoint | None:
         """The checkpoint that ``p`` was given by the program; the selected one where it does not say."""
         info = getattr(getattr(p, "sd_model", None), "sd_checkpoint_info", None)
-        return self._host.checkpoint_of(info) if info is not None else self._host.active().checkpoint
+        return self._prompting.checkpoint_of(info) if info is not None else self._host.active().checkpoint
 
     def _hires_checkpoint(self, p: Any) -> Checkpoint | None:
         """The checkpoint that the second pass will load; None where it is the first one."""
         name = getattr(p, "hr_checkpoint_name", None)
-        return self._host.checkpoint_named(name) if name and name != _SAME else None
+        return self._prompting.checkpoint_named(name) if name and name != _SAME else None
 
 
 def _asked(p: Any, box: bool, prompts: Iterable[str]) -> Pass | None:
-    """What ``p`` asks for; None where it is nothing, which is found out quickly."""
+    """What ``p`` asks for; None where that is nothing, which must be found out quickly."""
     if getattr(p, "disable_extra_networks", False):
         return None
-    wished = wish_of(p)
-    wanted = wished or Wish()
+    overrides = overrides_of(p)
+    wanted = overrides or Overrides()
     if box:
         return Pass(EVERY, True, wanted)
     texts = [text for name in (*_FIRST, *_HIRES) for text in getattr(p, name, None) or ()]
     if any(holds(text, (OURS,)) for text in (*texts, *prompts)):
         return Pass((OURS,), False, wanted)
-    # An axis of ours without any tag of ours is about every LoRA in the prompt.
-    return Pass(EVERY, False, wanted) if wished is not None else None
+    # Without a tag of ours, our axes apply to every LoRA in the prompt.
+    return Pass(EVERY, False, wanted) if overrides is not None else None
 
 
 def _warn(p: Any, problems: Iterable[str]) -> None:
-    """Say what went otherwise than asked: below the picture, and in the console."""
+    """Report what could not be done as asked, below the picture and in the console."""
     comment: Callable[[str], None] = getattr(p, "comment", lambda text: None)
     for problem in dict.fromkeys(problems):
         logger.warning("Transfer LoRA: %s", problem)

@@ -1,4 +1,4 @@
-"""What one generation asks for beyond the settings: the X/Y/Z plot's axes put it on the generation, the hooks read it."""
+"""What one generation asks for instead of the settings: the axes of the X/Y/Z plot write it, the hooks read it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lib_transfer.webui.transfer.form import settings_of
 Use = Literal["off", "original", "transferred"]
 USES: tuple[Use, ...] = ("off", "original", "transferred")
 
-_ATTRIBUTE = "transfer_lora_wish"
+_ATTRIBUTE = "transfer_lora_overrides"
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What one generation asks for.
+class Overrides:
+    """What one generation asks for instead of the settings.
 
     Attributes:
-        use: what the tags stand for; the copy, unless an axis says otherwise.
-        method: id of a method; "" for the one in the settings.
-        settings: of the method, in place of those in the settings.
+        use: what the tags stand for: no LoRA, the original, or the transferred LoRA.
+        method: the id of a method; "" for the one in the settings.
+        settings: settings of the method that take the place of the stored ones.
     """
 
     use: Use = "transferred"
@@ -33,7 +33,7 @@ class Wish:
     settings: Mapping[str, Value] = field(default_factory=dict)
 
     def how(self, host: Host) -> tuple[Method, dict[str, Value]]:
-        """The method and all its settings: as the tab would start with them, but for what is wished.
+        """The method and all its settings: those that the tab starts with, with the overrides applied.
 
         Raises:
             RequestError: a value is out of its range.
@@ -41,18 +41,18 @@ class Wish:
         method = registry.get(self.method or str(host.setting("method")))
         values: dict[str, Any] = {p.name: host.setting(p.name) for p in parameters()} | dict(self.settings)
         if "energy" in self.settings:
-            # A fixed rank in the settings would take the place of the energy that is asked for.
+            # A fixed rank in the settings would take precedence over the energy that is asked for.
             values["subspace_rank"] = None
-        return method, settings_of(method, [values[p.name] for p in parameters()])
+        return method, settings_of(method, values)
 
 
-def wish_of(p: Any) -> Wish | None:
-    """What the generation ``p`` asks for; None where nobody put anything on it."""
+def overrides_of(p: Any) -> Overrides | None:
+    """The overrides of the generation ``p``; None where nothing was set."""
     return getattr(p, _ATTRIBUTE, None)
 
 
-def wish(p: Any, **changes: Any) -> None:
-    """Put something on ``p``: fields of :class:`Wish`. The plot's cells are shallow copies, so nothing is changed in place."""
-    before = wish_of(p) or Wish()
+def override(p: Any, **changes: Any) -> None:
+    """Set fields of :class:`Overrides` on ``p``. The plot's cells are shallow copies, so nothing is changed in place."""
+    before = overrides_of(p) or Overrides()
     changes["settings"] = {**before.settings, **changes.get("settings", {})}
     setattr(p, _ATTRIBUTE, replace(before, **changes))

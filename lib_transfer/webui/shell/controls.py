@@ -11,9 +11,9 @@ from lib_transfer import methods as registry
 from lib_transfer.methods import METHODS, Method, Parameter
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.host.settings import NOT_SET, Setting, label, parameters
-from lib_transfer.webui.shell.gradio_compat import control
+from lib_transfer.webui.shell.form import Form
 
-# A slider over more than this is of no use; such numbers are typed.
+# A slider over a wider range is too coarse; such numbers are typed.
 _WIDEST_SLIDER = 50
 
 
@@ -33,45 +33,46 @@ def kind_of(parameter: Parameter | None) -> tuple[Callable[..., Any], dict[str, 
 
 
 def shown(parameter: Parameter | None, value: Any) -> Any:
-    """``value`` as its control shows it."""
+    """The form in which the control shows ``value``."""
     if parameter is not None and parameter.kind == "choice" and value is None:
         return NOT_SET
     return str(value) if parameter is not None and parameter.kind == "rank" else value
 
 
 def setting_control(setting: Setting, value: Any, elem_id: str) -> Any:
-    """The control of one of our settings, on the standalone server's page."""
+    """The control of one of our settings on the standalone server's page."""
     kind, options = kind_of(setting.parameter)
     return kind(
         label=setting.label, info=setting.help, value=shown(setting.parameter, value), elem_id=elem_id, **options
     )
 
 
-def method_controls(host: Host, method: Method) -> list[Any]:
+def method_names() -> tuple[str, ...]:
+    """The names of the controls for the parameters of all methods."""
+    return tuple(parameter.name for parameter in parameters())
+
+
+def method_controls(form: Form, host: Host, method: Method) -> None:
     """A control for every parameter that some method declares; those that ``method`` lacks are hidden."""
-    made = []
     for parameter in parameters():
         kind, options = kind_of(parameter)
-        made.append(
-            control(
-                kind,
-                parameter.name,
-                label=label(parameter),
-                info=parameter.help,
-                value=shown(parameter, host.setting(parameter.name)),
-                visible=parameter in registry.parameters(method),
-                **options,
-            )
+        form.add(
+            kind,
+            parameter.name,
+            label=label(parameter),
+            info=parameter.help,
+            value=shown(parameter, host.setting(parameter.name)),
+            visible=parameter in registry.parameters(method),
+            **options,
         )
-    return made
 
 
-def visible_for(method: Method) -> list[Any]:
+def visible_for(method: Method) -> dict[str, Any]:
     """Updates that show the controls of ``method`` and hide the rest."""
     own = registry.parameters(method)
-    return [gr.update(visible=parameter in own) for parameter in parameters()]
+    return {parameter.name: gr.update(visible=parameter in own) for parameter in parameters()}
 
 
 def titles() -> list[str]:
-    """Titles of the methods, the default one first."""
+    """The titles of the methods, the default one first."""
     return [method.title for method in METHODS]

@@ -1,78 +1,86 @@
-"""What a job is at, as HTML that our javascript reads too: it polls for as long as ``data-state`` says so."""
+"""What a job is doing, as HTML that our JavaScript reads too: it polls for as long as ``data-state`` says."""
 
 from __future__ import annotations
 
 import time
-from html import escape
+from collections import Counter
+from typing import Any
 
+from markupsafe import Markup
+
+from lib_transfer.webui.shell.html import render
 from lib_transfer.webui.shell.jobs import Job
-from lib_transfer.webui.transfer.html import error
 
-IDLE = '<div class="transfer-lora-status" data-state="idle"></div>'
+_COUNTED = {
+    "analysed": "analysed, nothing written",
+    "written": "written",
+    "already done": "there already",
+    "nothing carried": "without anything to carry",
+    "left out": "skipped",
+    "failed": "not transferred",
+}
 
 
-def refused(problem: str) -> str:
-    """The status of a job that was not started; ``problem`` is HTML."""
-    return f'<div class="transfer-lora-status" data-state="refused">{problem}</div>'
+def idle() -> Markup:
+    """The status where there is no job."""
+    return _html({"state": "idle"})
 
 
-def status(job: Job) -> str:
+def refused(problem: tuple[str, str]) -> Markup:
+    """The status of a job that was not started, with the problem and what to do about it."""
+    return _html({"state": "refused"}, problem=problem)
+
+
+def status(job: Job | None) -> Markup:
     """The status of ``job``."""
+    if job is None:
+        return idle()
     share, text, left = job.now()
-    written = sum(outcome.status == "written" for outcome in job.outcomes)
     marks = {
         "state": job.state,
         "share": f"{share:.3f}",
         "done": job.parts,
-        "written": written,
+        "written": sum(outcome.status == "written" for outcome in job.outcomes),
         "tick": time.monotonic_ns(),
         **({"task": job.id} if job.on_gpu else {}),
     }
-    said = " ".join(f'data-{name}="{escape(str(value))}"' for name, value in marks.items())
-    return f'<div class="transfer-lora-status" {said} role="status">{_words(job, share, text, left)}</div>'
-
-
-def _words(job: Job, share: float, text: str, left: float | None) -> str:
     if job.state == "failed":
-        return error(
-            f"This is an error in Transfer LoRA itself: {job.failure}",
-            "Please report it with the lines in the WebUI's console.",
-        )
+        return _html(marks, problem=job.problem)
     if job.state == "done":
-        return job.done() or f"<p>{escape(_done(job))}</p>"
-    if job.state == "stopped" and job.halted():
-        return job.halted()
+        lines = job.done() or (() if job.problem else (_done(job),))
+        return _html(marks, problem=job.problem, lines=lines)
     if job.state == "stopped":
-        done = sum(outcome.status in ("written", "already done") for outcome in job.outcomes)
-        return f"<p>Stopped. {_count(done, 'LoRA')} had been written; nothing is half-written.</p>"
+        return _html(marks, lines=job.halted() or (_stopped(job),))
     if job.state == "waiting":
-        return "<p>Waiting for another job to finish ...</p>"
+        return _html(marks, lines=("Waiting for another job to finish ...",))
+    return _html(marks, bar=share, lines=(_running(job, text, left),))
+
+
+def _html(
+    marks: dict[str, Any],
+    *,
+    problem: tuple[str, str] | None = None,
+    bar: float | None = None,
+    lines: tuple[str, ...] = (),
+) -> Markup:
+    return render("status", marks=marks, problem=problem, bar=bar, lines=lines)
+
+
+def _running(job: Job, text: str, left: float | None) -> str:
+    if job.state == "stopping":
+        return "Finishing the file being written"
     place = f"{job.current + 1} of {len(job.names)}: " if len(job.names) > 1 else ""
-    time_left = f", about {_clock(left)} left" if left is not None else ""
-    what = "Finishing the file being written" if job.state == "stopping" else f"{place}{text}{time_left}"
-    return f'<div class="transfer-lora-bar"><div style="width: {100 * share:.1f}%"></div></div><p>{escape(what)}</p>'
+    return f"{place}{text}{f', about {_clock(left)} left' if left is not None else ''}"
+
+
+def _stopped(job: Job) -> str:
+    done = sum(outcome.status in ("written", "already done") for outcome in job.outcomes)
+    return f"Stopped. {done} LoRA{'' if done == 1 else 's'} had been written; nothing is half-written."
 
 
 def _done(job: Job) -> str:
-    counts: dict[str, int] = {}
-    for outcome in job.outcomes:
-        counts[outcome.status] = counts.get(outcome.status, 0) + 1
-    words = {
-        "analysed": "analysed, nothing written",
-        "written": "written",
-        "already done": "there already",
-        "nothing carried": "without anything to carry",
-        "left out": "skipped",
-        "failed": "not transferred",
-    }
-    said = [f"{n} {words[s]}" for s, n in counts.items()]
-    if job.pictures:
-        said.append(_count(len(job.pictures), "picture"))
-    return f"Done: {', '.join(said)}."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    counts = Counter(outcome.status for outcome in job.outcomes)
+    return f"Done: {', '.join([*(f'{n} {_COUNTED[s]}' for s, n in counts.items()), *job.also()])}."
 
 
 def _clock(seconds: float) -> str:

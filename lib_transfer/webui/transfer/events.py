@@ -1,224 +1,244 @@
-"""What happens at each event of the tab. Knows no layout: takes the values of controls, gives those of others."""
+"""What happens at each event of the Transfer view."""
 
 from __future__ import annotations
 
-import functools
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
-from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.errors import TransferError
-from lib_transfer.library.index import FileIndex
+from lib_transfer.conversion.runtime import Runtime
+from lib_transfer.errors import RequestError, TransferError
+from lib_transfer.formats.naming import fill_template
+from lib_transfer.library.checkpoints import Checkpoint, find
+from lib_transfer.library.index import AdapterFacts
 from lib_transfer.webui.host import files
-from lib_transfer.webui.host.host import Checkpoint, Host
-from lib_transfer.webui.shell import controls, preview, status
-from lib_transfer.webui.shell.jobs import Board, Job, Kind
-from lib_transfer.webui.shell.once import Once
-from lib_transfer.webui.transfer import html as results
-from lib_transfer.webui.transfer.choices import Panels
-from lib_transfer.webui.transfer.form import ACTIVE, AUTOMATIC, Asked, chosen_names, method_of, order
+from lib_transfer.webui.shell import controls
+from lib_transfer.webui.shell.events import Start, ViewEvents
+from lib_transfer.webui.shell.form import FormValues
+from lib_transfer.webui.shell.html import error, guarded, note
+from lib_transfer.webui.shell.jobs import Job, Kind
+from lib_transfer.webui.transfer import html
+from lib_transfer.webui.transfer.form import ACTIVE, AUTOMATIC, chosen_names, method_of, order, target_of
 from lib_transfer.webui.transfer.work import Work, runtime
 
-logger = logging.getLogger("transfer_lora")
+HASH8 = "········"
+"""Stands for the hash in a name, which is known only when the files have been read."""
+
+GUESSING = (
+    "When the source is a guess, the similarities and the rotation start from the guess: the further it is from the "
+    "checkpoint that the LoRA was trained on, the less the result is worth."
+)
+
+CHOICE = ("adapters", "target", "source", "method")
+"""The controls that the texts about the choice depend on."""
 
 
-def told(work: Callable[..., str]) -> Callable[..., str]:
-    """``work`` that gives HTML; an error becomes HTML too, and never a traceback in the page."""
-
-    @functools.wraps(work)
-    def guarded(*args: Any) -> str:
-        try:
-            return work(*args)
-        except TransferError as error:
-            return results.error(error.message, error.hint)
-        except Exception as error:
-            logger.exception("Transfer LoRA: an event failed")
-            return results.error(
-                f"This is an error in Transfer LoRA itself: {type(error).__name__}: {error}",
-                "Please report it with the lines in the WebUI's console.",
-            )
-
-    return guarded
+def emptied() -> dict[str, Any]:
+    """The results of the last job taken away."""
+    return {"overview": "", "picker": gr.update(choices=[], value=None, visible=False), "details": ""}
 
 
-@dataclass(frozen=True)
-class Start:
-    """A job that is ready to be started; ``in_turn`` says whether it needs the program's queue for itself."""
-
-    job: Job
-    work: Callable[[Job], None]
-    in_turn: bool
-
-
-class Desk:
-    """The tab's events. One for the whole program; what belongs to one window comes from that window."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.board = Board()
-        self.once = Once()
-        self.index = FileIndex(host.cache_folder())
-        self.panels = Panels(host, self.index)
+class TransferEvents(ViewEvents):
+    """The events of the view."""
 
     # Lists.
 
-    def opened(self, chosen: object, target: object, source: object, method: object) -> tuple[Any, ...]:
-        """Lists and texts, when the tab is first looked at or refreshed."""
+    def opened(self, values: FormValues) -> dict[str, Any]:
+        """The lists and the texts about the choice, when the tab is first looked at or refreshed."""
         self.host.rescan_checkpoints()
-        names = files.adapters(self.host.adapter_folders())
-        about = self._about(names, chosen, target, source, method)
-        return *self._lists(names, chosen, target, source), self.target(target), *about
+        names = self._names()
+        checkpoints = self.host.checkpoints()
+        target, source = values["target"], values["source"]
+        kept = [self._line(name, names[name]) for name in chosen_names(values["adapters"], names)]
+        lists = {
+            "adapters": gr.update(choices=[self._line(name, path) for name, path in names.items()], value=kept),
+            "target": gr.update(choices=[ACTIVE, *checkpoints], value=target if target in checkpoints else ACTIVE),
+            "source": gr.update(
+                choices=[AUTOMATIC, *checkpoints], value=source if source in checkpoints else AUTOMATIC
+            ),
+        }
+        self.tab.index.scan(names.values(), [checkpoint.path for checkpoint in checkpoints.values()])
+        return {**lists, **self.looked(values)}
 
-    def _lists(self, names: dict[str, Path], chosen: object, target: object, source: object) -> tuple[Any, Any, Any]:
-        """The three lists anew: LoRAs, targets, sources. What is chosen stays chosen if it is still there."""
-        lines = {name: self._line(name, path) for name, path in names.items()}
-        checkpoints = list(self.host.checkpoints())
-        kept = [lines[name] for name in chosen_names(chosen, names)]
-        self.index.scan(names.values(), [c.path for c in self.host.checkpoints().values()])
-        return (
-            gr.update(choices=list(lines.values()), value=kept),
-            gr.update(choices=[ACTIVE, *checkpoints], value=target if target in checkpoints else ACTIVE),
-            gr.update(choices=[AUTOMATIC, *checkpoints], value=source if source in checkpoints else AUTOMATIC),
-        )
+    def from_card(self, values: FormValues) -> dict[str, Any]:
+        """The list with the LoRA of a card of the WebUI chosen."""
+        names = self._names()
+        name = files.by_card(values["card"], names)
+        lines = [self._line(n, path) for n, path in names.items()]
+        chosen = [self._line(name, names[name])] if name else values["adapters"]
+        return {"adapters": gr.update(choices=lines, value=chosen)}
 
-    def _line(self, name: str, path: Any) -> str:
-        facts = self.index.adapter(path, known_only=True)
+    def _names(self) -> dict[str, Path]:
+        return files.adapters(self.host.adapter_folders())
+
+    def _line(self, name: str, path: Path) -> str:
+        facts = self.tab.index.adapter(path, known_only=True)
         return files.entry(name, facts.short if facts else "")
 
-    def from_card(self, card: object, chosen: object) -> Any:
-        """The list with the LoRA of a card chosen."""
-        names = files.adapters(self.host.adapter_folders())
-        name = files.by_card(card, names)
-        lines = {n: self._line(n, p) for n, p in names.items()}
-        return gr.update(choices=list(lines.values()), value=[lines[name]] if name else chosen)
+    # Texts about the choice.
 
-    # Texts about the choices.
-
-    def about(self, adapters: object, target: object, source: object, method: object) -> tuple[str, str]:
-        """What is known of the chosen LoRAs, and the name that the first one's output would get."""
-        return self._about(files.adapters(self.host.adapter_folders()), adapters, target, source, method)
-
-    def _about(
-        self, names: dict[str, Path], adapters: object, target: object, source: object, method: object
-    ) -> tuple[str, str]:
-        chosen = {name: names[name] for name in chosen_names(adapters, names)}
-        picked = self.host.checkpoints().get(source) if isinstance(source, str) else None
-        return self._table(chosen, target, picked, method), self._output(next(iter(chosen), ""), picked, target, method)
-
-    @told
-    def _table(self, chosen: dict[str, Path], target: object, picked: Checkpoint | None, method: object) -> str:
-        return self.panels.chosen(chosen, target, picked, method_of(method).needs_source)
-
-    @told
-    def _output(self, name: str, picked: Checkpoint | None, target: object, method: object) -> str:
-        return preview.of_output(self.host, name, picked, target, method) if name else ""
-
-    def chosen(self, adapters: object, target: object, source: object, method: object) -> tuple[str, str, Any]:
-        """What is known of the chosen LoRAs, and the sources that can be offered for them."""
-        return *self.about(adapters, target, source, method), self._sources(adapters, source)
-
-    def looked(self, adapters: object, target: object, source: object, method: object) -> tuple[str, str, str]:
+    def looked(self, values: FormValues) -> dict[str, Any]:
         """What is known of the target and the LoRAs, when the page is looked at or the active checkpoint changed."""
-        return self.target(target), *self.about(adapters, target, source, method)
+        return {**self.target(values), **self.about(values)}
 
-    def _sources(self, adapters: object, source: object) -> Any:
-        """Sources of the architectures of the chosen LoRAs; every one where these are not known."""
-        names = files.adapters(self.host.adapter_folders())
-        facts = [self.index.adapter(names[name]) for name in chosen_names(adapters, names)]
+    def chosen(self, values: FormValues) -> dict[str, Any]:
+        """What is known of the chosen LoRAs, and the sources that can be offered for them."""
+        return {**self.about(values), "source": self._sources(values)}
+
+    def about(self, values: FormValues) -> dict[str, Any]:
+        """What is known of the chosen LoRAs, and the name that the first one's output would get."""
+        names = self._names()
+        chosen = {name: names[name] for name in chosen_names(values["adapters"], names)}
+        source = values["source"]
+        picked = self.host.checkpoints().get(source) if isinstance(source, str) else None
+        table = guarded(self._table)(chosen, values, picked)
+        output = guarded(self._output)(next(iter(chosen)), values, picked) if chosen else ""
+        return {"chosen": table, "output": output}
+
+    def target(self, values: FormValues) -> dict[str, Any]:
+        """What is known of the target."""
+        return {"target_line": guarded(self._target)(values["target"])}
+
+    def method(self, values: FormValues) -> dict[str, Any]:
+        """The controls of the method shown, and those of the others hidden."""
+        try:
+            return controls.visible_for(method_of(values["method"]))
+        except TransferError:
+            return {}
+
+    def _sources(self, values: FormValues) -> Any:
+        """Sources of the architectures of the chosen LoRAs; every checkpoint where these are not known."""
+        names = self._names()
+        facts = [self.tab.index.adapter(names[name]) for name in chosen_names(values["adapters"], names)]
         wanted = {a for f in facts if f for a in f.architectures}
         fitting = []
         for name, checkpoint in self.host.checkpoints().items():
-            known = self.index.checkpoint(checkpoint.path, known_only=not wanted)
-            if not wanted or known is None or known.architecture in wanted or name == source:
+            known = self.tab.index.checkpoint(checkpoint.path, known_only=not wanted)
+            if not wanted or known is None or known.architecture in wanted or name == values["source"]:
                 fitting.append(name)
         return gr.update(choices=[AUTOMATIC, *fitting])
 
-    @told
-    def target(self, target: object) -> str:
-        """What is known of the target."""
-        return self.panels.target(target)
+    def _target(self, name: object) -> Markup:
+        checkpoint = target_of(name, self.host)
+        facts = self.tab.index.checkpoint(checkpoint.path)
+        if facts is None or facts.problem:
+            return html.target(checkpoint.name, "", (facts.problem if facts else "The file is gone.", ""))
+        active = self.host.active()
+        gone = None
+        if (name == ACTIVE or not name) and active.fallback:
+            gone = (
+                f"The chosen checkpoint {active.wanted} is gone, so the WebUI uses {checkpoint.name} instead.",
+                "Choose a checkpoint in the WebUI, or pick the target yourself.",
+            )
+        return html.target(checkpoint.name, facts.architecture, gone)
 
-    def method(self, title: object) -> list[Any]:
-        """The controls of a method."""
+    def _output(self, name: str, values: FormValues, source: Checkpoint | None) -> Markup:
+        stem = fill_template(
+            str(self.host.setting("template")),
+            lora=name.rpartition("/")[2],
+            source=source.path.stem if source else "",
+            target=target_of(values["target"], self.host).path.stem,
+            method=method_of(values["method"]).id,
+            rank=str(self.host.setting("rank")),
+            hash8=HASH8,
+        )
+        return html.output_name("Writes", stem)
+
+    def _table(self, chosen: Mapping[str, Path], values: FormValues, picked: Checkpoint | None) -> Markup | str:
+        needed = method_of(values["method"]).needs_source
+        installed = list(self.host.checkpoints().values())
+        target = self._architecture(values["target"])
+        rows: list[html.Chosen] = []
+        warnings: list[Markup] = []
+        for name, path in list(chosen.items())[: html.SHOWN]:
+            facts = self.tab.index.adapter(path) or AdapterFacts(problem="The file is gone.")
+            if facts.problem:
+                rows.append(html.Chosen(name, problem=facts.problem))
+                continue
+            source, warning = "not needed by this method", None
+            if needed:
+                source, warning = self._source(facts, installed, picked)
+            rows.append(html.Chosen(name, f"{facts.base}{_fits(facts, target)}", facts.kind, source))
+            warnings += [warning] if warning is not None else []
+        return html.chosen(rows, len(chosen) - html.SHOWN, warnings)
+
+    def _architecture(self, target: object) -> str:
         try:
-            return controls.visible_for(method_of(title))
-        except TransferError:
-            return [gr.update() for _ in controls.parameters()]
+            facts = self.tab.index.checkpoint(target_of(target, self.host).path)
+        except RequestError:
+            return ""
+        return facts.architecture if facts else ""
+
+    def _source(
+        self, facts: AdapterFacts, installed: Sequence[Checkpoint], picked: Checkpoint | None
+    ) -> tuple[str, Markup | None]:
+        """The source of a LoRA in words, and a warning where it is a guess or missing."""
+        match = find(facts, installed)
+        if picked is not None and (match.checkpoint is None or match.checkpoint.path != picked.path):
+            asked = match.asks_for or "no checkpoint"
+            warning = note(f"{picked.name} is a guess: the metadata asks for {asked}. {GUESSING}")
+            return f"{picked.name}, picked by you", warning
+        if match.checkpoint is not None:
+            return f"{match.checkpoint.name}, found by {match.by}", None
+        relatives = [checkpoint.name for checkpoint in installed if self._related(checkpoint, facts)]
+        offer = "None of the same architecture is installed."
+        if relatives:
+            offer = f"Installed ones of the same architecture: {', '.join(relatives[:12])}."
+        hint = f"Pick one under Source checkpoint. {offer} {GUESSING}"
+        if match.asks_for:
+            found = "The source checkpoint was not found. It asks for {}, which is not installed."
+            return f"not found; asks for {match.asks_for}", error(found.format(match.asks_for), hint)
+        found = "The source checkpoint was not found. Its metadata does not say what it was trained on."
+        return "not found; the metadata does not say", error(found, hint)
+
+    def _related(self, checkpoint: Checkpoint, facts: AdapterFacts) -> bool:
+        known = self.tab.index.checkpoint(checkpoint.path)
+        return known is not None and known.architecture in facts.architectures
 
     # Jobs.
 
-    def start(self, kind: Kind, job_id: object, *values: Any) -> tuple[Any, ...]:
-        """Start a job on LoRAs; see :meth:`begin`."""
+    def start(self, kind: Kind, values: FormValues) -> dict[str, Any]:
+        """Start a job on the chosen LoRAs."""
 
         def prepare() -> Start:
-            asked_for = order(Asked(*values[:4], values=values[4:]), self.host)
-            work = Work(asked_for, self.host, self.index, self.once)
-            on_gpu = runtime(self.host).torch_device.type == "cuda"
-            return Start(Job(kind, tuple(asked_for.adapters)), work, on_gpu)
+            wanted = order(values, self.host)
+            work = Work(wanted, self.host, self.tab.index, self.tab.once)
+            return Start(Job(kind, tuple(wanted.adapters)), work, in_queue=on_gpu(runtime(self.host)))
 
-        return self.begin(job_id, prepare)
+        updates = self.begin(values, prepare)
+        return {**updates, **emptied()} if self.job_name in updates else updates
 
-    def begin(self, job_id: object, prepare: Callable[[], Start]) -> tuple[Any, ...]:
-        """Start a job: its id, its status, and empty results. A window whose last job goes on gets that job's status."""
-        running = self.board.get(job_id)
-        if running is not None and running.active:
-            return gr.update(), status.status(running), gr.update(), gr.update(), gr.update()
-        made: list[Job] = []
-        problem = self._begin(made, prepare)
-        state = status.status(made[0]) if made else status.refused(problem)
-        return made[0].id if made else "", state, "", gr.update(choices=[], value=None, visible=False), ""
-
-    @told
-    def _begin(self, made: list[Job], prepare: Callable[[], Start]) -> str:
-        start = prepare()
-        turn = functools.partial(self.host.gpu_turn, start.job.id) if start.in_turn else None
-        self.board.start(start.job, start.work, turn)
-        made.append(start.job)
-        return ""
-
-    def poll(self, job_id: object) -> str:
-        """The status of a job; asked again and again, so it does nothing else."""
-        job = self.board.get(job_id)
-        return status.status(job) if job else status.IDLE
-
-    def results(self, job_id: object, shown: object) -> tuple[Any, ...]:
+    def results(self, values: FormValues) -> dict[str, Any]:
         """The overview, the LoRAs whose details can be shown, and the details of the first."""
-        job = self.board.get(job_id)
+        job = self.job(values)
         outcomes = list(job.outcomes) if job else []
         names = [outcome.name for outcome in outcomes]
+        overview = guarded(html.overview)(outcomes)
         if not names:
-            return results.EMPTY, gr.update(choices=[], value=None, visible=False), ""
-        # Details are heavy: those on the page stay as they are while further LoRAs come in.
-        if shown in names:
-            return self._overview(outcomes), gr.update(choices=names, visible=len(names) > 1), gr.update()
+            return {**emptied(), "overview": overview}
+        # Details are large: those on the page stay as they are while further LoRAs come in.
+        if values["picker"] in names:
+            return {"overview": overview, "picker": gr.update(choices=names, visible=len(names) > 1)}
         picker = gr.update(choices=names, value=names[0], visible=len(names) > 1)
-        return self._overview(outcomes), picker, self.details(job_id, names[0])
+        return {"overview": overview, "picker": picker, **self.details({**values, "picker": names[0]})}
 
-    @told
-    def _overview(self, outcomes: list[Outcome]) -> str:
-        return results.overview(outcomes)
-
-    @told
-    def details(self, job_id: object, name: object) -> str:
+    def details(self, values: FormValues) -> dict[str, Any]:
         """Everything about one LoRA of a job."""
-        job = self.board.get(job_id)
-        return results.details(next((o for o in (job.outcomes if job else ()) if o.name == name), None))
+        job = self.job(values)
+        outcome = next((o for o in (job.outcomes if job else ()) if o.name == values["picker"]), None)
+        return {"details": guarded(html.details)(outcome)}
 
-    def interrupt(self, job_id: object) -> str:
-        """Stop a job."""
-        job = self.board.get(job_id)
-        if job is not None:
-            job.interrupt()
-        return status.status(job) if job else status.IDLE
 
-    def skip(self, job_id: object) -> str:
-        """Leave out the LoRA that a job is at."""
-        job = self.board.get(job_id)
-        if job is not None:
-            job.skip()
-        return status.status(job) if job else status.IDLE
+def on_gpu(run: Runtime) -> bool:
+    """Whether a transfer computes on the GPU."""
+    return run.torch_device.type == "cuda"
+
+
+def _fits(facts: AdapterFacts, target: str) -> str:
+    """Whether a LoRA fits a target of the architecture ``target``, in words."""
+    if not target or not facts.architectures:
+        return ""
+    return ", fits the target" if target in facts.architectures else f", does not fit: the target is {target}"

@@ -1,14 +1,13 @@
 """What a person asks for: the values of the controls, looked up and checked before anything runs.
 
-Everything here comes from a browser. Names are looked up in the program's own lists; no path is ever taken.
+All values come from a browser. Names are looked up in the program's own lists; a path is never accepted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lib_transfer import methods as registry
 from lib_transfer.errors import RequestError
@@ -17,25 +16,15 @@ from lib_transfer.methods import Method, Value
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.host import Checkpoint, Host
 from lib_transfer.webui.host.settings import NOT_SET, parameters
+from lib_transfer.webui.shell.form import FormValues
 
 ACTIVE = "Active checkpoint"
-"""The target that follows the WebUI's own choice."""
+"""The target that follows the WebUI's own selection."""
 
 AUTOMATIC = "Found automatically"
-"""The source that every LoRA's own metadata names."""
+"""The source that the metadata of each LoRA names."""
 
 MAX_ADAPTERS = 5000
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The values of the controls, as the browser gives them."""
-
-    adapters: object
-    target: object
-    source: object
-    method: object
-    values: Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -43,11 +32,11 @@ class Order:
     """What is to be done.
 
     Attributes:
-        adapters: paths by name, in the order chosen.
-        target: the checkpoint that the LoRAs are to work on.
-        source: the checkpoint that was chosen as the source; None to find each LoRA's own.
-        method: how.
-        settings: of the method.
+        adapters: the paths of the LoRAs by name, in the order in which they were chosen.
+        target: the checkpoint that the LoRAs are transferred to.
+        source: the checkpoint that was chosen as the source; None to find the source of each LoRA.
+        method: the method.
+        settings: the settings of the method.
     """
 
     adapters: Mapping[str, Path]
@@ -57,19 +46,24 @@ class Order:
     settings: Mapping[str, Value]
 
 
-def order(asked: Asked, host: Host) -> Order:
-    """What the controls ask for.
+def order_controls() -> tuple[str, ...]:
+    """The names of the controls that an order is read from."""
+    return ("adapters", "target", "source", "method", *(parameter.name for parameter in parameters()))
+
+
+def order(values: FormValues, host: Host) -> Order:
+    """What the controls of :func:`order_controls` ask for.
 
     Raises:
         RequestError: something is missing, gone or out of range; the message says what to do.
     """
-    chosen = method_of(asked.method)
+    chosen = method_of(values["method"])
     return Order(
-        adapters=_adapters(asked.adapters, host),
-        target=target_of(asked.target, host),
-        source=source_of(asked.source, host),
+        adapters=_adapters(values["adapters"], host),
+        target=target_of(values["target"], host),
+        source=source_of(values["source"], host),
         method=chosen,
-        settings=settings_of(chosen, asked.values),
+        settings=settings_of(chosen, values),
     )
 
 
@@ -103,19 +97,19 @@ def target_of(name: object, host: Host) -> Checkpoint:
 
 
 def chosen_names(lines: object, names: Mapping[str, Path]) -> list[str]:
-    """The names of those chosen lines that there are files for."""
+    """The names of the chosen lines that stand for an installed file."""
     found = [files.name_in(line, names) for line in (lines if isinstance(lines, list) else [])[:MAX_ADAPTERS]]
     return list(dict.fromkeys(name for name in found if name is not None))
 
 
 def sub_folder(host: Host) -> Path | None:
-    """The folder that the settings name for new files, whether it is there or not; None for each LoRA's own."""
+    """The folder that the settings name for new files, whether it exists or not; None for the folder of each LoRA."""
     parts = [part for part in str(host.setting("output_folder")).replace("\\", "/").split("/") if part.strip()]
     return host.adapter_folders()[0].joinpath(*map(safe_stem, parts)) if parts else None
 
 
 def output_folder(host: Host) -> Path | None:
-    """The folder that new files go to; None for each LoRA's own.
+    """The folder for new files; None for the folder of each LoRA.
 
     Raises:
         RequestError: the sub-folder in the settings leads out of the LoRA folder, or cannot be made.
@@ -150,7 +144,7 @@ def _adapters(lines: object, host: Host) -> dict[str, Path]:
 
 
 def source_of(name: object, host: Host) -> Checkpoint | None:
-    """The source that was picked; None to find each LoRA's own.
+    """The source that was picked; None to find the source of each LoRA.
 
     Raises:
         RequestError: it is gone.
@@ -168,15 +162,16 @@ def _checkpoint(name: object, host: Host, role: str) -> Checkpoint:
     return found
 
 
-def settings_of(method: Method, values: Sequence[Any]) -> dict[str, Value]:
-    """The settings that ``method`` has, from the values of :func:`parameters`; the rest do not count.
+def settings_of(method: Method, values: FormValues) -> dict[str, Value]:
+    """The settings of ``method``, from the values of its parameters by name; values of other parameters are ignored.
 
     Raises:
         RequestError: a value is of the wrong kind or out of its range.
     """
     own = registry.parameters(method)
     given: dict[str, Value] = {}
-    for parameter, value in zip(parameters(), values, strict=True):
+    for parameter in parameters():
+        value = values[parameter.name]
         if value is not None and not isinstance(value, (str, int, float)):
             raise RequestError(f"The setting {parameter.name.replace('_', ' ')} is not a single value.")
         unset = value is None or value in ("", NOT_SET)
@@ -185,6 +180,6 @@ def settings_of(method: Method, values: Sequence[Any]) -> dict[str, Value]:
     if given.get("subspace_rank") == 0:
         del given["subspace_rank"]
     if "subspace_rank" in given:
-        # A fixed number takes the place of the energy, whose slider always has a value.
+        # A fixed number takes precedence over the energy, whose slider always has a value.
         given.pop("energy", None)
     return registry.settings(method, given)

@@ -1,4 +1,4 @@
-"""The heat map as a picture in the page, with colours that can be read on a light and on a dark page."""
+"""The heat maps as pictures, in colours that can be read on a light and on a dark page."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import base64
 import io
 from typing import TYPE_CHECKING
 
+from lib_transfer.conversion.heatmap import draw, transfer_panels
+from lib_transfer.conversion.report import TransferReport
 from lib_transfer.errors import RequestError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lib_transfer.conversion.report import TransferReport
-
-# Midway between black and white: one picture serves both themes, whichever the page is switched to later.
+# Midway between black and white, because the person may switch the theme later.
 INK = "#808691"
 
 
 def heat_maps(report: TransferReport) -> list[tuple[str, str]]:
-    """The heat maps of a report: for each quantity its name and a ``data:`` address of the picture, a PNG.
+    """The heat maps of a report: for each quantity its name and a ``data:`` address of a PNG.
 
-    One that is the same everywhere is left out; none is made where matplotlib is missing.
+    A quantity that is the same everywhere is left out. Without matplotlib there are none.
     """
-    from lib_transfer.conversion.heatmap import draw, transfer_panels  # noqa: PLC0415 - torch is imported when it is used
-
     made = []
     for panel in transfer_panels(report.modules):
         values = [value for _, value in panel.cells if value is not None]
@@ -36,7 +34,7 @@ def heat_maps(report: TransferReport) -> list[tuple[str, str]]:
 
 
 def _png(figure: Figure) -> str:
-    from matplotlib.spines import Spine  # noqa: PLC0415
+    from matplotlib.spines import Spine  # noqa: PLC0415 - matplotlib is optional
     from matplotlib.text import Text  # noqa: PLC0415
 
     for text in figure.findobj(Text):

@@ -1,4 +1,4 @@
-"""The results as HTML. Every text that comes from a file is escaped here; nothing else makes HTML of results."""
+"""The HTML of the Transfer view: the choices before a job, and the results after it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import base64
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from html import escape
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
+from markupsafe import Markup
+
 from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.conversion.report import ModuleReport, TransferReport, modules_written, reasons
+from lib_transfer.formatting import for_spreadsheet
+from lib_transfer.webui.shell.html import number, percent, render
 from lib_transfer.webui.transfer.heat_map import heat_maps
 
-if TYPE_CHECKING:
-    from lib_transfer.conversion.report import ModuleReport, TransferReport
+SHOWN = 20
+"""How many chosen LoRAs are listed one by one."""
 
-EMPTY = """<div class="transfer-lora-empty"><p>Results appear here.</p>
-<p><b>Analyse</b> shows what would come through and writes nothing. <b>Transfer</b> writes a new LoRA beside the
-original, which is left as it is.</p></div>"""
-
-_WORDS = {
+_RESULTS = {
     "analysed": "analysed, nothing written",
     "written": "written",
     "already done": "was there already",
@@ -29,93 +30,86 @@ _WORDS = {
     "failed": "not transferred",
 }
 _GOOD = {"analysed", "written", "already done"}
+_HEAD = ("LoRA", "Result", "Modules", "Energy kept", "Similarity, lowest", "mean", "Differs from reuse")
+_MODULES = ("Module", "Decision", "Reason", "Similarity", "Energy kept", "Differs from reuse", "Rank")
 
 
-def error(message: str, hint: str = "") -> str:
-    """An error as a sentence, with what to do."""
-    more = f"<p>{escape(hint)}</p>" if hint else ""
-    return f'<div class="transfer-lora-error" role="alert"><p><b>{escape(message)}</b></p>{more}</div>'
+@dataclass(frozen=True)
+class Chosen:
+    """What is known of a chosen LoRA before it is transferred.
+
+    Attributes:
+        name: its name.
+        base, kind, source: its base model, its kind and its source checkpoint, in words.
+        problem: why the file cannot be used.
+    """
+
+    name: str
+    base: str = ""
+    kind: str = ""
+    source: str = ""
+    problem: str = ""
 
 
-def note(text: str) -> str:
-    """Something to know."""
-    return f'<p class="transfer-lora-note">{escape(text)}</p>'
+def chosen(rows: Sequence[Chosen], more: int, warnings: Iterable[Markup]) -> Markup | str:
+    """The chosen LoRAs, how many more there are, and warnings about their sources."""
+    return render("chosen", rows=rows, more=more, warnings=list(dict.fromkeys(warnings))) if rows else ""
 
 
-def overview(outcomes: Sequence[Outcome]) -> str:
+def target(name: str, facts: str, problem: tuple[str, str] | None = None) -> Markup:
+    """The target with what is known of it, and what is wrong with it."""
+    return render("target", name=name, facts=facts, problem=problem)
+
+
+def output_name(what: str, stem: str) -> Markup:
+    """The name of an output, with what it stands for in front."""
+    return render("name", what=what, stem=stem)
+
+
+def overview(outcomes: Sequence[Outcome]) -> Markup:
     """One row per LoRA, then the tags of the new ones."""
     if not outcomes:
-        return EMPTY
-    head = ("LoRA", "Result", "Modules", "Energy kept", "Similarity, lowest", "mean", "Differs from reuse")
-    rows = "".join(_row(outcome) for outcome in outcomes)
-    made = "".join(use(outcome.tag) for outcome in outcomes if outcome.tag)
-    heading = f"<h4>Use in the prompt</h4>{made}" if made else ""
-    return f'<div class="transfer-lora-results">{table(head, rows, "transfer_lora_overview")}{heading}</div>'
+        return render("empty")
+    tags = [outcome.tag for outcome in outcomes if outcome.tag]
+    return render("overview", head=_HEAD, rows=[_row(outcome) for outcome in outcomes], tags=tags)
 
 
-def details(outcome: Outcome | None) -> str:
-    """Everything about one LoRA: verdict, notes, reasons, heat map, modules."""
-    if outcome is None:
-        return ""
-    parts = [f"<h4>{escape(outcome.name)}</h4>"]
-    if outcome.message:
-        parts.append(error(outcome.message, outcome.hint))
-    if outcome.verdict:
-        parts.append(f'<p class="transfer-lora-verdict">{escape(outcome.verdict)}</p>')
-    way = f"from {outcome.source} to {outcome.target}" if outcome.source else f"to {outcome.target}"
-    parts.append(f'<p class="transfer-lora-note">{escape(way)}, {outcome.seconds:.1f} s</p>')
-    parts += [note(text) for text in outcome.notes]
-    if outcome.report is not None:
-        parts += _of_report(outcome.report, outcome.name)
-    elif outcome.status == "already done":
-        parts.append(note("Press Analyse for the heat map and the table of modules."))
-    return f'<div class="transfer-lora-details">{"".join(parts)}</div>'
-
-
-def _row(outcome: Outcome) -> str:
+def _row(outcome: Outcome) -> dict[str, Any]:
     facts = outcome.facts
-    decisions = facts.get("decisions") if isinstance(facts.get("decisions"), dict) else {}
-    written = sum(n for d, n in decisions.items() if d in ("transferred", "copied", "carried over") and _is_count(n))
-    modules = f"{written} of {facts['modules']}" if _is_count(facts.get("modules")) else ""
-    mark = "good" if outcome.status in _GOOD else "bad"
+    written = modules_written(facts) or 0
     cells = (
-        modules,
+        f"{written} of {facts['modules']}" if _is_count(facts.get("modules")) else "",
         percent(facts.get("energy_kept")),
         number(facts.get("lowest_similarity")),
         number(facts.get("mean_similarity")),
         percent(facts.get("change_from_reuse")),
     )
-    result = f'<span class="transfer-lora-{mark}">{escape(_WORDS[outcome.status])}</span>'
-    if outcome.message:
-        result += f"<br>{escape(outcome.message)}"
-    numbers = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-    return f'<tr data-status="{escape(outcome.status)}"><th>{escape(outcome.name)}</th><td>{result}</td>{numbers}</tr>'
+    good = outcome.status in _GOOD
+    return {"outcome": outcome, "good": good, "result": _RESULTS[outcome.status], "cells": cells}
 
 
-def use(text: str) -> str:
-    """The tag of a new LoRA, with what can be done with it."""
-    tag = escape(text)
-    buttons = "".join(
-        f'<button type="button" class="transfer-lora-small" data-transfer-lora="{action}" data-tag="{tag}">{label}</button>'
-        for action, label in (("copy", "Copy"), ("txt2img", "Send to txt2img"), ("img2img", "Send to img2img"))
-    )
-    return f'<div class="transfer-lora-tag"><code>{tag}</code><span>{buttons}</span></div>'
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _of_report(report: TransferReport, name: str) -> list[str]:
-    from lib_transfer.conversion.report import reasons  # noqa: PLC0415 - torch is imported when it is used
+def details(outcome: Outcome | None) -> Markup | str:
+    """Everything about one LoRA: verdict, notes, reasons, heat maps, modules."""
+    if outcome is None:
+        return ""
+    way = f"from {outcome.source} to {outcome.target}" if outcome.source else f"to {outcome.target}"
+    report = _report(outcome.report, outcome.name) if outcome.report is not None else None
+    return render("details", outcome=outcome, way=f"{way}, {outcome.seconds:.1f} s", report=report)
 
-    lines = "".join(f"<li>{escape(' '.join(line.split()))}</li>" for line in reasons(report.modules, report.unread))
-    parts = [f'<ul class="transfer-lora-reasons">{lines}</ul>']
-    for title, picture in heat_maps(report):
-        about = f"Heat map of blocks and roles: {escape(title)}"
-        parts.append(f'<figure class="transfer-lora-heat"><img src="{picture}" alt="{about}" title="{about}"></figure>')
-    head = ("Module", "Decision", "Reason", "Similarity", "Energy kept", "Differs from reuse", "Rank")
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in _cells(m))}</tr>" for m in report.modules)
-    modules = table(head, rows, "transfer_lora_modules")
-    link = f'<a download="{escape(name.rpartition("/")[2])}.csv" href="{_csv(report.modules)}">Download as CSV</a>'
-    parts.append(f"<details><summary>All {len(report.modules)} modules</summary><p>{link}</p>{modules}</details>")
-    return parts
+
+def _report(report: TransferReport, name: str) -> dict[str, Any]:
+    return {
+        "reasons": [" ".join(line.split()) for line in reasons(report.modules, report.unread)],
+        "heat_maps": [(f"Heat map of blocks and roles: {title}", picture) for title, picture in heat_maps(report)],
+        "head": _MODULES,
+        "rows": [_cells(module) for module in report.modules],
+        "stem": name.rpartition("/")[2],
+        "csv": _csv(report.modules),
+    }
 
 
 def _cells(module: ModuleReport) -> tuple[str, ...]:
@@ -146,35 +140,5 @@ def _csv(modules: Iterable[ModuleReport]) -> str:
         place = (m.position.part, m.position.block, m.position.role) if m.position else ("", "", "")
         similar = (m.similarity.left, m.similarity.right) if m.similarity else ("", "")
         numbers = [getattr(m, column) for column in columns]
-        table.writerow((_plain(m.name), *place, m.decision, _plain(m.reason), *similar, *numbers))
+        table.writerow((for_spreadsheet(m.name), *place, m.decision, for_spreadsheet(m.reason), *similar, *numbers))
     return "data:text/csv;base64," + quote(base64.b64encode(text.getvalue().encode("utf-8", "replace")).decode())
-
-
-def _plain(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: names come from files."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
-def table(head: Sequence[str], rows: str, elem_id: str) -> str:
-    """A table that scrolls within itself; ``rows`` is HTML."""
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    return (
-        f'<div class="transfer-lora-scroll"><table id="{elem_id}"><thead><tr>{titles}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def number(value: object) -> str:
-    """A number between 0 and 1; "" for what is none."""
-    return f"{value:.3f}" if isinstance(value, (int, float)) else ""
-
-
-def percent(value: object) -> str:
-    """A share; "" for what is none."""
-    from lib_transfer.conversion import report  # noqa: PLC0415 - torch is imported when it is used
-
-    return report.percent(float(value)) if isinstance(value, (int, float)) else ""

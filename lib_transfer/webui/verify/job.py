@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.webui.shell.jobs import Job
-from lib_transfer.webui.transfer.html import error
 
 if TYPE_CHECKING:
     from lib_transfer.evaluation.movement import Match
@@ -41,14 +39,12 @@ class VerifyJob(Job):
 
     Attributes:
         verified: what came out, once it did.
-        problem: why nothing did: a message and a hint.
     """
 
     def __init__(self, lora: str, before: Sequence[Outcome]) -> None:
         super().__init__("verify", (lora,))
         self.outcomes = list(before)
         self.verified: Verified | None = None
-        self.problem: tuple[str, str] | None = None
 
     def step(self, what: str) -> None:
         """One run of a model is done."""
@@ -71,14 +67,14 @@ class VerifyJob(Job):
         """Grows when the result is there."""
         return super().parts + (self.verified is not None)
 
-    def done(self) -> str:
-        """What there is to say at the end."""
+    def done(self) -> tuple[str, ...]:
+        """The sentence to show at the end."""
         if self.problem is not None:
-            return error(*self.problem)
+            return ()
         written = None if self.verified is None else self.verified.written
-        said = "" if written is None else f" Written: {escape(written)}."
-        return f"<p>Done: verified, and your checkpoint is loaded again.{said}</p>"
+        said = "" if written is None else f" Written: {written}."
+        return (f"Done: verified, and your checkpoint is loaded again.{said}",)
 
-    def halted(self) -> str:
-        """What there is to say when it was stopped."""
-        return "<p>Stopped. Nothing was verified or written; your checkpoint comes back.</p>"
+    def halted(self) -> tuple[str, ...]:
+        """The sentence to show when the job was stopped."""
+        return ("Stopped. Nothing was verified or written; your checkpoint comes back.",)

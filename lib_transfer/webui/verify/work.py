@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, RequestError, TransferError
-from lib_transfer.library.source_checkpoint import Checkpoint, find
+from lib_transfer.library.checkpoints import Checkpoint, find
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.transfer.form import output_folder
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from lib_transfer.evaluation import Plan, Study
     from lib_transfer.evaluation.verification import Gathered
     from lib_transfer.library.base import Base
-    from lib_transfer.library.destination import Destination
     from lib_transfer.library.index import FileIndex
-    from lib_transfer.library.request import TransferRequest
+    from lib_transfer.library.job import Job
 
 
 @dataclass(frozen=True)
@@ -126,13 +125,13 @@ class Verification:
         with ExitStack() as stack:
             of_source, of_target = (stack.enter_context(self._base(c)) for c in (subject.source, subject.target))
             given = gathered(wanted, of_source, of_target)
-            space = self.host.latent_space(of_target)
+            space = self.host.models.latent_space(of_target)
             if self.improve:
                 plan = improving(wanted, given, of_target, space)
                 place = self._place(plan, job)
             else:
                 plan, place = verifying(wanted, given, space), None
-            with self.host.models(self.size) as open_model:
+            with self.host.models.opener(self.size) as open_model:
                 found = study(
                     lambda: open_model(source),
                     lambda: open_model(target),
@@ -142,7 +141,7 @@ class Verification:
                     job,
                     reuse=given.reuse,
                 )
-            written = None if place is None else self._written(found, given, of_target, *place)
+            written = None if place is None else self._written(found, given, of_target, place)
         advice = " ".join((*found.notes, found.choice.reason))
         return Verified(subject.lora, found.matches, advice, written), found.facts()
 
@@ -158,14 +157,14 @@ class Verification:
         self.host.adapters_changed()
         return ()
 
-    def _place(self, plan: Plan, job: VerifyJob) -> tuple[TransferRequest, Destination]:
+    def _place(self, plan: Plan, job: VerifyJob) -> Job:
         """What is asked for and where it goes; said before the models are run, not after."""
         from lib_transfer.evaluation.improvement import request_of  # noqa: PLC0415
-        from lib_transfer.library.destination import Destination, output_path, to_replace  # noqa: PLC0415
-        from lib_transfer.library.request import request  # noqa: PLC0415
+        from lib_transfer.library.destination import Destination, to_replace  # noqa: PLC0415
+        from lib_transfer.library.job import Job, make_job  # noqa: PLC0415
 
         subject, host = self.subject, self.host
-        plain = request(
+        plain = make_job(
             subject.original,
             target=host.files_of(subject.target),
             source=host.files_of(subject.source),
@@ -177,19 +176,17 @@ class Verification:
         template = str(host.setting("template"))
         template += "" if "{hash8}" in template else "_auto_{hash8}"
         destination = Destination(output_folder(host), template=template, overwrite=True)
-        asked = request_of(plain, plan, self.size[0] // 8)
-        to_replace(output_path(asked, destination), destination)
-        return asked, destination
+        asked = Job(request_of(plain.request, plan, self.size[0] // 8), plain.files, destination)
+        to_replace(asked.output, destination)
+        return asked
 
-    def _written(
-        self, found: Study, given: Gathered, target: Base, asked: TransferRequest, destination: Destination
-    ) -> str | None:
+    def _written(self, found: Study, given: Gathered, target: Base, asked: Job) -> str | None:
         """The name of the new LoRA; None where what is there already is as good."""
         from lib_transfer.evaluation.improvement import save  # noqa: PLC0415
 
         if found.choice.name in given.candidates:
             return None
-        path = save(found, asked, destination, given, target)
+        path = save(found, asked, given, target)
         if path is None:
             return None
         self.host.adapters_changed()

@@ -11,7 +11,7 @@ from typing import Any
 from lib_transfer.errors import RequestError, UnsupportedError
 from lib_transfer.library.base import encoders_among, open_base
 from lib_transfer.models import Model
-from lib_transfer.webui.host.host import Opener
+from lib_transfer.webui.host.abilities import Opener
 from lib_transfer.webui.hosts.loading import way_of_loading
 from lib_transfer.webui.hosts.running import a1111, forge
 from lib_transfer.webui.hosts.running.kinds import Size, kind_of

@@ -1,0 +1,65 @@
+"""What happens at each event of the Compare panel."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+from lib_transfer import methods as registry
+from lib_transfer.errors import RequestError
+from lib_transfer.webui.compare.form import Field, fields, scene
+from lib_transfer.webui.compare.html import gallery
+from lib_transfer.webui.compare.work import CompareJob, Comparison
+from lib_transfer.webui.shell.events import Start, ViewEvents
+from lib_transfer.webui.shell.form import FormValues
+from lib_transfer.webui.shell.html import guarded
+from lib_transfer.webui.transfer.events import emptied
+from lib_transfer.webui.transfer.form import order
+from lib_transfer.webui.transfer.work import Work
+
+
+class CompareEvents(ViewEvents):
+    """The events of the panel."""
+
+    def start(self, values: FormValues) -> dict[str, Any]:
+        """Start a comparison."""
+
+        def prepare() -> Start:
+            pictures = self.host.pictures
+            if pictures is None:
+                raise RequestError("No pictures can be made here.", hint="Open the tab in a WebUI.")
+            look, wanted = scene(values, pictures), order(values, self.host)
+            work = Work(wanted, self.host, self.tab.index, self.tab.once)
+            comparison = Comparison(wanted, look, self.host, pictures, work)
+            # The program makes the pictures, so the job needs its queue on every device.
+            return Start(CompareJob(tuple(wanted.adapters)), comparison, in_queue=True)
+
+        updates = self.begin(values, prepare)
+        return {**updates, **emptied(), "pictures": ""} if self.job_name in updates else updates
+
+    def pictures(self, values: FormValues) -> dict[str, Any]:
+        """The pictures that the job has made so far."""
+        job = self.job(values)
+        return {"pictures": guarded(gallery)(list(job.pictures) if isinstance(job, CompareJob) else [])}
+
+    def take(self, values: FormValues) -> dict[str, Any]:
+        """The settings of txt2img that our JavaScript has read; values that are not valid change nothing."""
+        try:
+            given = json.loads(values["taken"]) if isinstance(values["taken"], str) else None
+        except ValueError:
+            given = None
+        given = given if isinstance(given, dict) else {}
+        updates = {name: given[name] for name in ("prompt", "negative") if isinstance(given.get(name), str)}
+        if self.host.pictures is not None and given.get("sampler") in self.host.pictures.samplers():
+            updates["sampler"] = given["sampler"]
+        numbers = {field.name: _number(field, given.get(field.name)) for field in fields()}
+        return {**updates, **{name: value for name, value in numbers.items() if value is not None}}
+
+
+def _number(field: Field, value: object) -> Any:
+    """The value of a number; None where it is missing or not allowed."""
+    if value is not None:
+        with contextlib.suppress(RequestError):
+            return registry.checked(field.parameter, value)
+    return None

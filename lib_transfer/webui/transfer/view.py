@@ -1,0 +1,116 @@
+"""The layout of the Transfer view and of what it shares with Batch: the LoRAs, the target, the source, the method."""
+
+from __future__ import annotations
+
+import functools
+
+import gradio as gr
+
+from lib_transfer import methods as registry
+from lib_transfer.webui.host.host import Host
+from lib_transfer.webui.shell import controls, status
+from lib_transfer.webui.shell.form import Form
+from lib_transfer.webui.shell.gradio_compat import elem_id
+from lib_transfer.webui.shell.html import render
+from lib_transfer.webui.transfer.events import CHOICE, TransferEvents, emptied
+from lib_transfer.webui.transfer.form import ACTIVE, AUTOMATIC, order_controls
+
+
+def adapters(form: Form) -> None:
+    """The list of LoRAs, and what is known of the chosen ones."""
+    with gr.Row(elem_id=elem_id("adapters_row")):
+        form.add(
+            gr.Dropdown,
+            "adapters",
+            label="LoRAs",
+            info="The LoRAs to transfer. Type to search by name, base or rank.",
+            choices=[],
+            value=[],
+            multiselect=True,
+        )
+        form.add(gr.Button, "refresh", value="Refresh", size="sm", min_width=90, scale=0)
+    form.add(gr.HTML, "chosen", value="")
+
+
+def request(form: Form, host: Host) -> None:
+    """The target, the source, the method and its settings, which hold for a batch too."""
+    form.add(
+        gr.Dropdown,
+        "target",
+        label="Target checkpoint",
+        info="The checkpoint that the LoRAs are transferred to.",
+        choices=[ACTIVE],
+        value=ACTIVE,
+    )
+    form.add(gr.HTML, "target_line", value="")
+    form.add(
+        gr.Dropdown,
+        "source",
+        label="Source checkpoint",
+        info="The checkpoint that the LoRAs were trained on, found from their metadata.",
+        choices=[AUTOMATIC],
+        value=AUTOMATIC,
+    )
+    method = registry.get(str(host.setting("method")))
+    with gr.Accordion("Advanced options", open=False, elem_id=elem_id("advanced")):
+        form.add(
+            gr.Radio,
+            "method",
+            label="Method",
+            info="How the LoRA is adapted. Rotation keeps its rank and strength; Reuse writes it unchanged.",
+            choices=controls.titles(),
+            value=method.title,
+        )
+        controls.method_controls(form, host, method)
+
+
+def buttons(form: Form) -> None:
+    """The name of the output, and what starts and stops a job."""
+    form.add(gr.HTML, "output", value="")
+    with gr.Row(elem_id=elem_id("buttons")):
+        form.add(gr.Button, "transfer", value="Transfer", variant="primary")
+        form.add(gr.Button, "analyse", value="Analyse")
+        form.add(gr.Button, "interrupt", value="Interrupt", variant="stop")
+        form.add(gr.Button, "skip", value="Skip this LoRA")
+
+
+def overview(form: Form) -> None:
+    """The status of the job, the pictures of a comparison, and the table of results."""
+    form.add(gr.HTML, "status", value=status.idle())
+    form.add(gr.HTML, "pictures", value="")
+    form.add(gr.HTML, "overview", value=render("empty"))
+    form.add(
+        gr.Dropdown,
+        "picker",
+        label="Details of",
+        info="The LoRA whose heat map and modules are shown below.",
+        choices=[],
+        visible=False,
+    )
+
+
+def details(form: Form) -> None:
+    """Everything about one LoRA."""
+    form.add(gr.HTML, "details", value="")
+
+
+def wire(form: Form, events: TransferEvents) -> None:
+    """Connect the events of the view."""
+    about = ("chosen", "output")
+    for name in ("refresh", "open"):
+        form.on(form[name].click, events.opened, CHOICE, ("adapters", "target", "source", "target_line", *about))
+    form.on(form["adapters"].change, events.chosen, CHOICE, (*about, "source"))
+    for name in ("target", "source", "method"):
+        form.on(form[name].change, events.about, CHOICE, about)
+    form.on(form["target"].change, events.target, ("target",), ("target_line",))
+    form.on(form["look"].click, events.looked, CHOICE, ("target_line", *about))
+    form.on(form["from_card"].click, events.from_card, ("card", "adapters"), ("adapters",))
+    form.on(form["method"].change, events.method, ("method",), controls.method_names())
+
+    for kind in ("transfer", "analyse"):
+        start = functools.partial(events.start, kind)
+        form.on(form[kind].click, start, ("job", *order_controls()), ("job", "status", *emptied()))
+    events.wire_job(form, poll="poll", interrupt="interrupt")
+    form.on(form["skip"].click, events.skip, ("job",), ("status",))
+    form.on(form["show"].click, events.results, ("job", "picker"), emptied())
+    form.on(form["picker"].input, events.details, ("job", "picker"), ("details",))

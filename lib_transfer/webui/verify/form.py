@@ -1,0 +1,56 @@
+"""What a verification is asked for: the values of the controls, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lib_transfer import methods as registry
+from lib_transfer.errors import RequestError
+from lib_transfer.methods import Parameter
+from lib_transfer.webui.shell.form import FormValues
+
+LONGEST, MOST_PROMPTS = 2000, 32
+"""The most characters of a prompt, and the most prompts; more do not come from our page."""
+
+INPUTS = Parameter("inputs", "whole", 8, "More give a surer result and take longer.", minimum=1, maximum=64)
+SIZE = Parameter("size", "whole", 0, "Pixels; 0: the size the checkpoints were trained on.", minimum=0, maximum=2048)
+
+NUMBERS = ("verify_inputs", "verify_size", "verify_improve")
+"""The names of the controls that the cost depends on."""
+
+CONTROLS = ("verify_prompts", *NUMBERS)
+"""The names of all controls."""
+
+
+@dataclass(frozen=True)
+class VerifyOrder:
+    """What is to be done.
+
+    Attributes:
+        prompts: the prompts that the inputs are made from; none for those that the LoRA's metadata suggest.
+        inputs: the number of inputs.
+        size: the side of the pictures in pixels; 0 for the size that the checkpoints were trained on.
+        improve: whether to look for a better LoRA.
+    """
+
+    prompts: tuple[str, ...]
+    inputs: int
+    size: int
+    improve: bool
+
+
+def verify_order(values: FormValues) -> VerifyOrder:
+    """What the controls ask for; without the control for prompts, there are none.
+
+    Raises:
+        RequestError: a value is of the wrong type or out of its range.
+    """
+    prompts = values.get("verify_prompts", "")
+    if not isinstance(prompts, str) or len(prompts) > LONGEST * MOST_PROMPTS:
+        raise RequestError("The prompts are not a text, or they are too long.")
+    lines = tuple(line.strip()[:LONGEST] for line in prompts.splitlines() if line.strip())[:MOST_PROMPTS]
+    inputs = int(registry.checked(INPUTS, values["verify_inputs"]))
+    size = int(registry.checked(SIZE, values["verify_size"]))
+    if not isinstance(values["verify_improve"], bool):
+        raise RequestError("Whether to look for a better LoRA is neither yes nor no.")
+    return VerifyOrder(lines, inputs, size, values["verify_improve"])
