@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "linalg": set(),
     "update": {"linalg"},
     "methods": {"errors", "linalg", "update"},
-    "formats": {"errors", "linalg", "update"},
+    "formats": {"errors", "formatting", "linalg", "update"},
     "architecture": {"errors"},
     "storage": {"errors", "formats"},
     "library": {"storage", *BASIC},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lib_transfer.cli import terminal
+from lib_transfer.formatting import size
 from lib_transfer.storage.cache import Cache
 
 
@@ -25,8 +26,8 @@ def _info(cache: Cache) -> int:
     contents = cache.contents()
     print(f"folder: {contents.folder}")
     for kind, count in contents.entries.items():
-        print(f"{kind}: {count} entries, {contents.bytes[kind] / 1e6:.1f} MB")
-    print(f"total: {contents.total_bytes / 1e6:.1f} MB of at most {contents.limit / 1e6:.0f} MB")
+        print(f"{kind}: {count} entries, {size(contents.bytes[kind])}")
+    print(f"total: {size(contents.total_bytes)} of at most {size(contents.limit)}")
     return 0
 
 
@@ -39,5 +40,5 @@ def _check(cache: Cache) -> int:
 
 
 def _clear(cache: Cache) -> int:
-    print(f"{cache.clear() / 1e6:.1f} MB were freed.")
+    print(f"{size(cache.clear())} were freed.")
     return 0

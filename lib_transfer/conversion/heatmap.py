@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lib_transfer.architecture.module import Position
 from lib_transfer.conversion.report import ModuleReport
 from lib_transfer.errors import RequestError, StorageError
+from lib_transfer.formats.publish import part_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +71,7 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = part_name(path)
     try:
         figure.savefig(part, format="png", dpi=110)
         part.replace(path)

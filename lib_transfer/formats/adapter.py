@@ -97,14 +97,6 @@ class Adapter:
         """The texts in the file's header."""
         return self.header.metadata
 
-    @property
-    def accounted(self) -> bool:
-        """Whether every tensor of the file is either in one group or embedding, or reported once as not read."""
-        read = [key for group in self.groups.values() for key in group.keys.values()]
-        bundled = [f"{EMBEDDING}{name}.{suffix}" for name, suffixes in self.embeddings.items() for suffix in suffixes]
-        reported = [key for unread in self.unsupported for key in unread.tensors]
-        return sorted(read + bundled + reported) == sorted(self.header.tensors)
-
 
 @dataclass(frozen=True)
 class Description:

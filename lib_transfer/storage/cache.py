@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lib_transfer.formats.publish import sweep
+from lib_transfer.formats.publish import part_name, sweep
 from lib_transfer.storage.memory import FileMemory
 
 VERSION = 1
@@ -127,7 +126,7 @@ class Cache:
         if self.problem is not None:
             return
         path = self.path(kind, key)
-        part = path.with_name(f".{key[:8]}.{os.getpid()}.{secrets.token_hex(4)}.part")
+        part = part_name(path)
         cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
         cpu |= {f"check.{name}": _checks(t) for name, t in cpu.items()}
         try:
