@@ -112,9 +112,9 @@ def plan(adapter: Adapter, origin: Base, target: Base, find: Pairing, reads_alik
             pairs.append(Pair(group, bound, share, found.module, found.how, obstacle))
         taken.update(module.name for module, _ in bound)
     # Architectures share names (the first encoder, many blocks): those of a wrong one must not come through in part.
-    if not pairs or origin.architecture.kin not in {a.kin for a in candidates(adapter)}:
+    if not pairs or origin.architecture.family not in {a.family for a in candidates(adapter)}:
         raise MismatchError(_belongs_elsewhere(adapter, origin, len(pairs)))
-    if origin.architecture.kin != target.architecture.kin and all(pair.target is None for pair in pairs):
+    if origin.architecture.family != target.architecture.family and all(pair.target is None for pair in pairs):
         raise MismatchError(
             f"The source {origin.path.name} is {origin.architecture.title} and the target {target.path.name} is "
             f"{target.architecture.title}: their weights do not correspond.",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 from tests import tiny
 from tests.batches import shelf
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tests.cli.conftest import Done, start
 from tests.waiting import HANG
 
 Cli = Callable[..., Done]
+ROOT = Path(__file__).parents[2]
 
 
 def test_what_only_reads(several: Any, style: Path, files: tiny.Files, tmp_path: Path) -> None:
@@ -54,6 +57,39 @@ def test_what_only_reads(several: Any, style: Path, files: tiny.Files, tmp_path:
     assert "rotation (default)" in listed
     assert all(paper in listed for paper in ("arXiv 2501.16559", "arXiv 2506.04244", "--threshold", "--subspace-rank"))
     assert "130 interrupted" in done["help"].out
+
+
+WITHOUT = """
+import runpy, sys
+sys.modules.update(dict.fromkeys({missing!r}))
+sys.argv = ["lib_transfer", *{arguments!r}]
+runpy.run_module("lib_transfer", run_name="__main__")
+"""
+
+
+def without(missing: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = WITHOUT.format(missing=missing, arguments=arguments)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("missing", [["torch"], ["safetensors"], ["numpy"], ["torch", "safetensors", "numpy"]])
+def test_what_is_missing_is_told_in_a_sentence(missing: list[str]) -> None:
+    done = without(missing, "inspect", "x.safetensors")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"Transfer LoRA needs {' and '.join(missing)}, which this Python lacks." in done.stderr
+    assert f"-m pip install {' '.join(missing)}" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_and_version_need_nothing() -> None:
+    needed = ["torch", "safetensors", "numpy"]
+    done = without(needed, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(command in done.stdout for command in ("transfer", "batch", "verify", "inspect", "similarity", "cache"))
+    assert without(needed, "--version").returncode == 0
+    wrong = without(needed, "transform")
+    assert wrong.returncode == 2
+    assert "invalid choice" in wrong.stderr
 
 
 def test_similarity(cli: Cli, files: tiny.Files, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lib_transfer.library.request import TransferRequest, request
+from lib_transfer.library.job import make_job
+from lib_transfer.library.request import TransferRequest
 from lib_transfer.storage.hashes import Hashes
 
 
@@ -15,7 +16,8 @@ def asked(adapter: Path, folder: Path) -> TransferRequest:
     target = folder / "target.safetensors"
     target.write_bytes(b"target")
     adapter.write_bytes(b"adapter")
-    return request(adapter, target=target, method="reuse", settings={}, hashes=Hashes(folder / "hashes"))
+    job = make_job(adapter, target=target, method="reuse", settings={}, hashes=Hashes(folder / "hashes"))
+    return job.request
 
 
 def test_the_configuration_beside_an_adapter_of_peft_is_part_of_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lib_transfer.errors import TransferError
 from lib_transfer.formats.adapter import Adapter, describe, read_adapter
 
-from .builders import lora, random, save
+from .builders import accounted, lora, random, save
 
 # The tool, what it writes after the module's name for up and down, and the module as it is read.
 LORAS: dict[str, tuple[str, str, str]] = {
@@ -95,7 +95,7 @@ OTHERS: dict[str, tuple[dict[str, Tensor], str]] = {
 
 def read(tensors: dict[str, Tensor], tmp_path: Path) -> Adapter:
     adapter = read_adapter(save(tmp_path / "a.safetensors", tensors))
-    assert adapter.accounted
+    assert accounted(adapter)
     return adapter
 
 

@@ -268,7 +268,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
 
 
 def test_space_is_asked_for_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"needs .* MB, but only .* MB are free") as caught:
+    with pytest.raises(StorageError, match=r"needs .* GB, but only .* [MG]B are free") as caught:
         publish(tmp_path / "x", [b""], 1 << 60, overwrite=False)
     assert caught.value.hint
     assert not list(tmp_path.iterdir())

@@ -253,7 +253,7 @@ def test_names_of_adapters(stem: str, files: tiny.Files, runtime: lib_transfer.R
     assert len(result.path.name.encode()) <= 200
     assert not set(result.path.name) & set('\n"<>|*?:\\/\u202e')
     assert hosts.read(result.path).metadata["ss_output_name"] == result.path.stem
-    assert result.path.stem.endswith(request.hash8)
+    assert result.path.stem.endswith(request.request.hash8)
     result.report.to_text().encode()  # type: ignore[union-attr]
 
 

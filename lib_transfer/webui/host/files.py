@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lib_transfer.library.walk import adapters, walk
+from lib_transfer.library.adapters import adapters, walk
 
 __all__ = ["adapters", "by_card", "entry", "name_in", "walk"]
 

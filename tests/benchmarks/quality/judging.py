@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from lib_transfer.evaluation.study import BOTH, DISTILLATION, PURSUIT, RECONSTRUCTION
 
 from lib_transfer.evaluation import Choice, Match, Plan, choose, groups, study
-from lib_transfer.evaluation.study import BOTH, DISTILLATION, PURSUIT, RECONSTRUCTION
 from lib_transfer.models import Model, applied
 from lib_transfer.progress import Silent
 from lib_transfer.update import Updates

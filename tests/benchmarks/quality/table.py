@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from lib_transfer.evaluation.movement import TRANSFERS
 from lib_transfer.evaluation.study import BOTH, DISTILLATION, PURSUIT, RECONSTRUCTION
+
+from lib_transfer.evaluation.movement import TRANSFERS
 from tests.benchmarks.quality.judging import RETRAINED, REUSE, Case
 
 AUTO = "auto"

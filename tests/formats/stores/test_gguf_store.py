@@ -82,7 +82,7 @@ def test_every_number_format_and_row_is_read_as_the_package_reads_it(
     with open_checkpoint(path) as file:
         assert dict(file.shapes) == {key: tuple(tensor.shape) for key, tensor in expected.items()}
         assert file.dtype("w") == title
-        assert file.bytes_of("w") == data.nbytes
+        assert file.info("w").nbytes == data.nbytes
         assert file.metadata["general.architecture"] == "sdxl"
         for key, tensor in expected.items():
             read = file.read(key)

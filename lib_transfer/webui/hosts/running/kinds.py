@@ -55,7 +55,7 @@ def kind_of(base: Base, size: Size) -> Kind:
     Raises:
         UnsupportedError: it is of no kind that can be run here.
     """
-    space = SPACES.get(base.architecture.kin)
+    space = SPACES.get(base.architecture.family)
     if space is None:
         raise UnsupportedError(
             f"{base.path.name} is {base.architecture.title}, which cannot be run here.",
