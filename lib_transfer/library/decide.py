@@ -255,10 +255,10 @@ def _placed(
 
 def _there(job: Job, outputs: Outputs, library: Library, thorough: bool) -> list[Path]:
     """The outputs of a job that are there, damaged ones among them."""
-    usual = None
-    with contextlib.suppress(RequestError):
-        usual = job.output
-    there = outputs.of(job.request, usual)
+    there = outputs.of(job.request)
+    if not there:
+        with contextlib.suppress(RequestError):
+            there = outputs.of(job.request, job.output)
     if not there and thorough:
         library.look()
         there = outputs.of(job.request)
