@@ -41,7 +41,7 @@ class Estimate:
     """What a batch will take.
 
     Attributes:
-        seconds: of time, about.
+        seconds: the time that it takes, about.
         disk: bytes of the outputs, at most.
         free: bytes that are free where they go; None where that cannot be told.
     """

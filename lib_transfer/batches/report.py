@@ -48,7 +48,7 @@ class BatchReport:
 
     Attributes:
         plan: the plan.
-        outcomes: of the adapters that were converted, by name.
+        outcomes: what became of the adapters that were converted, by name.
     """
 
     plan: BatchPlan

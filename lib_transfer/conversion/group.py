@@ -199,7 +199,7 @@ def carry_all(
     """Carry every module of every run; what goes wrong for one of them is its ``problem`` and nobody else's.
 
     Args:
-        runs: of one group: their requests differ in the adapter alone.
+        runs: the runs of one group, whose requests differ in the adapter alone.
         runtime: device and number of modules at a time.
         cache: where decompositions are kept.
         progress: is told of every module of the bases, and asked before every adapter's part of it whether to stop.

@@ -28,7 +28,7 @@ class Outcome:
         name: the name of the LoRA.
         source, target: the names of the checkpoints; source is "" where the method needs none.
         status: what was done.
-        message, hint: for one that was left out or failed: why, and what to do.
+        message, hint: why it was left out or failed, and what to do about it.
         report: the whole report, where one was made and is kept.
         summary: the few facts of the report, or those that an output that was there already says of itself.
         path: the output.

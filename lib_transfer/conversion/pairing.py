@@ -27,7 +27,7 @@ class Counterpart:
     """What a module of the source corresponds to.
 
     Attributes:
-        module: of the target; None where there is none.
+        module: the module of the target; None where there is none.
         how: how that is known.
         reason: why there is none, else empty.
     """

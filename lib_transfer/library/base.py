@@ -20,17 +20,17 @@ from lib_transfer.formats.stores.joined_store import JoinedStore
 
 @dataclass(frozen=True)
 class Base:
-    """A checkpoint as the engine sees it.
+    """A checkpoint, divided into modules.
 
     Attributes:
-        path: of the file.
-        sha256: of its contents.
+        path: the path of the file.
+        sha256: the SHA-256 of its contents.
         checkpoint: its tensors, on disk.
-        architecture: what it is.
-        modules: all of them, in forward order.
+        architecture: its architecture.
+        modules: all its modules, in forward order.
         by_name: modules by canonical name.
         by_adapter_name: what each name that an adapter can use stands for.
-        encoders: of the tensors that are read from text encoders in files of their own, the SHA-256 of that file.
+        encoders: for tensors that are read from a text encoder in a file of its own, the SHA-256 of that file.
     """
 
     path: Path

@@ -125,7 +125,7 @@ class Sources:
     """Finds the checkpoint that each adapter was trained on.
 
     Args:
-        checkpoints: those that are installed.
+        checkpoints: the installed checkpoints.
         index: what their headers say.
         hashes: computes the content hash of a checkpoint that is not hashed yet, where an adapter asks for one that no
             hashed checkpoint has; None to do without, because it reads whole files.

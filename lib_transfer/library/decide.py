@@ -33,6 +33,8 @@ class TransferSettings:
         output: the folder below which the LoRAs' own folders are mirrored; None for each LoRA's own folder.
         template: the pattern of the outputs' names.
         existing: what to do where another output is in the way.
+        across_families: whether LoRAs of another family than the target's are tried, because a text encoder may be common
+            to both; the conversion then says what corresponds to nothing.
     """
 
     method: str
@@ -41,6 +43,7 @@ class TransferSettings:
     output: Path | None = None
     template: str = TEMPLATE
     existing: Existing = "skip"
+    across_families: bool = False
 
     @property
     def how(self) -> Method:
@@ -58,7 +61,7 @@ class Convert:
         source: the checkpoint that it was trained on; None where the method needs none.
         destination: where the output goes.
         size: the size of the LoRA's file in bytes.
-        sentence, hint: in words.
+        sentence, hint: the decision in words, and what the person can do.
     """
 
     adapter: Found
@@ -100,7 +103,7 @@ class Done:
         job: the job that it is the output of.
         facts: what the LoRA's header says.
         source: the checkpoint that the LoRA was trained on; None where the method needs none.
-        sentence, hint: in words.
+        sentence, hint: the decision in words, and what the person can do.
     """
 
     path: Path
@@ -117,7 +120,7 @@ class LeftOut:
 
     Attributes:
         why: ``trained on the target``, ``another family`` or ``no LoRA``.
-        sentence, hint: in words.
+        sentence, hint: the decision in words, and what the person can do.
         source: the checkpoint that it was trained on, where that is known.
     """
 
@@ -159,7 +162,7 @@ def decide(
     source: Checkpoint | None = None
     try:
         architecture = library.architecture(target, "The target")
-        unfit = _unfit(facts, architecture)
+        unfit = _unfit(facts, architecture, settings)
         if unfit is not None:
             return unfit
         found = _source(facts, target, settings, library)
@@ -168,7 +171,7 @@ def decide(
         source = found
         if source is not None:
             of_source = library.architecture(source, "Its source")
-            if families(of_source) != families(architecture):
+            if not settings.across_families and families(of_source) != families(architecture):
                 return Failed(f"Its source {source.name} is {of_source}, the target {architecture}.", source=source)
             source = library.with_encoders(source)
         return _placed(adapter, facts, source, library.with_encoders(target), settings, library, thorough)
@@ -180,11 +183,11 @@ def decide(
         return Failed(f"{adapter.path} cannot be looked at: {error.strerror}.", source=source)
 
 
-def _unfit(facts: AdapterFacts, target: str) -> LeftOut | Failed | None:
+def _unfit(facts: AdapterFacts, target: str, settings: TransferSettings) -> LeftOut | Failed | None:
     """Why a file is no LoRA for a target of the architecture ``target``."""
     if facts.problem:
         return LeftOut("no LoRA", facts.problem) if facts.foreign else Failed(facts.problem)
-    if families(target).isdisjoint(families(*facts.architectures)):
+    if not settings.across_families and families(target).isdisjoint(families(*facts.architectures)):
         base = facts.base if facts.architectures else "a base that is not known"
         return LeftOut("another family", f"It is for {base}, the target is {target}: their weights do not correspond.")
     return None
@@ -252,10 +255,10 @@ def _placed(
 
 def _there(job: Job, outputs: Outputs, library: Library, thorough: bool) -> list[Path]:
     """The outputs of a job that are there, damaged ones among them."""
-    usual = None
-    with contextlib.suppress(RequestError):
-        usual = job.output
-    there = outputs.of(job.request, usual)
+    there = outputs.of(job.request)
+    if not there:
+        with contextlib.suppress(RequestError):
+            there = outputs.of(job.request, job.output)
     if not there and thorough:
         library.look()
         there = outputs.of(job.request)

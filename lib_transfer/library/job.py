@@ -123,8 +123,7 @@ def make_job(
     every = (adapter, *of_source, *of_target)
     files = Files(adapter, of_source, of_target, tuple(s for path in every for s in checkpoint_stamps(path)))
     config = config_beside(adapter)
-    with ThreadPoolExecutor(len(every)) as pool:
-        digests = dict(zip(every, pool.map(lambda path: hashes.sha256(path, cancelled), every), strict=True))
+    digests = _hashed(every, hashes, cancelled)
     request = TransferRequest(
         adapter_name=adapter.stem,
         adapter_sha256=digests[adapter],
@@ -139,6 +138,16 @@ def make_job(
         target_encoders=tuple(sorted(digests[path] for path in of_target[1:])),
     )
     return Job(request, files, destination or Destination())
+
+
+def _hashed(paths: Sequence[Path], hashes: Hashes, cancelled: Callable[[], bool]) -> dict[Path, str]:
+    """The SHA-256 of every file; those that are not remembered are computed side by side."""
+    known = {path: digest for path in paths if (digest := hashes.recalled(path)) is not None}
+    missing = [path for path in dict.fromkeys(paths) if path not in known]
+    if not missing:
+        return known
+    with ThreadPoolExecutor(len(missing)) as pool:
+        return known | dict(zip(missing, pool.map(lambda path: hashes.sha256(path, cancelled), missing), strict=True))
 
 
 def _paths(model: Model) -> tuple[Path, ...]:

@@ -24,7 +24,7 @@ class Library:
         index: what the headers of files say, remembered.
         hashes: content hashes, remembered.
         folders: the folders in which no two LoRAs may share a file name, because WebUIs know them by it.
-        checkpoints: those that are installed.
+        checkpoints: the installed checkpoints.
         outputs: what was made already; None where that plays no part.
         beside: files that the program loads beside every checkpoint, text encoders among them.
         hash_sources: whether a checkpoint that is not hashed yet may be, to find the source of a LoRA.

@@ -86,7 +86,11 @@ class Outputs:
         """
         wanted = canonical(request.to_json())
         with self._lock:
-            places = [*self._by_request.get(wanted, ()), *([] if usual is None else [usual])]
+            places = list(self._by_request.get(wanted, ()))
+        if usual is not None and usual not in places and canonical(self._request(usual)) == wanted:
+            with self._lock:
+                self._by_request.setdefault(wanted, []).append(usual)
+            places.append(usual)
         return [path for path in dict.fromkeys(places) if canonical(self._request(path)) == wanted]
 
     def others(self, request: TransferRequest, path: Path) -> list[Path]:

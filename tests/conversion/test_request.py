@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lib_transfer.library.job import make_job
-from lib_transfer.library.request import TransferRequest
+from lib_transfer.library.request import TransferRequest, adapter_in, canonical
 from lib_transfer.storage.hashes import Hashes
 
 
@@ -38,3 +38,14 @@ def test_a_configuration_beside_another_file_is_not(name: str, tmp_path: Path) -
     alone = asked(tmp_path / name, tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     assert asked(tmp_path / name, tmp_path) == alone
+
+
+def test_an_output_of_the_method_that_was_called_copy_is_that_of_an_equal_request(tmp_path: Path) -> None:
+    text = asked(tmp_path / "style.safetensors", tmp_path).to_json()
+    old, new = (json.dumps({**json.loads(text), "method": name}, sort_keys=True) for name in ("copy", "reuse"))
+    assert old != new
+    assert canonical(old) == canonical(new) == new
+    assert canonical("no request") == "no request"
+    assert canonical('["\\"method\\": \\"copy\\""]') == '["\\"method\\": \\"copy\\""]'
+    assert adapter_in(old) == "style"
+    assert adapter_in("[1]") is None

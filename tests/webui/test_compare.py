@@ -88,7 +88,7 @@ def test_a_lora_of_the_target_itself_is_compared_with_nothing_but_its_absence(ta
     tab.press("refresh")
     tab.choose("at-home", target=models.BASE)
     compare(tab, "a cat", width=64, height=64)
-    assert tab.until("done") == "Done: 1 not transferred, 2 pictures."
+    assert tab.until("done") == "Done: 1 skipped, 2 pictures."
     tab.part("details").get_by_text("This LoRA was trained on the target itself").wait_for()
 
 

@@ -78,7 +78,7 @@ def batch_order(values: FormValues, host: Host) -> BatchOrder:
     return BatchOrder(
         tuple(placed(matching, host.adapter_folders())),
         asked.target,
-        settings_for(asked, host),
+        settings_for(asked, host, across_families=False),
         transferred=values["batch_folder"] == CHOSEN,
         base=_text(values["batch_base"], ANY_BASE),
         algorithm=_text(values["batch_algorithm"], ANY_ALGORITHM),

@@ -32,7 +32,7 @@ class Resolved:
     """What a name stands for.
 
     Attributes:
-        name: as in the prompt.
+        name: the name as it is in the prompt.
         use: the name to write in its place; "" where the tag is to be removed.
         method, target_hash: how the transferred LoRA was made, and the first digits of the target's SHA-256; "" for an
             original.

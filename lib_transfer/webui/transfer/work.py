@@ -124,8 +124,13 @@ class Work:
         return outcome
 
 
-def settings_for(order: Order, host: Host) -> TransferSettings:
+def settings_for(order: Order, host: Host, *, across_families: bool = True) -> TransferSettings:
     """How the LoRAs of ``order`` are transferred, and where to, by the settings.
+
+    Args:
+        order: what is asked for.
+        host: the program.
+        across_families: whether LoRAs of another family are tried; for those that the person named one by one.
 
     Raises:
         RequestError: the output folder in the settings is no good.
@@ -137,6 +142,7 @@ def settings_for(order: Order, host: Host) -> TransferSettings:
         output=output_folder(host),
         template=str(host.setting("template")),
         existing=EXISTING[str(host.setting("exists"))],
+        across_families=across_families,
     )
 
 
