@@ -99,7 +99,9 @@ def test_3_and_4_its_name_is_its_own(name: str, outputs: Outputs) -> None:
 def test_4_never_the_adapters_own_name_even_elsewhere(
     files: tiny.Files, runtime: lib_transfer.Runtime, outputs: Outputs, tmp_path: Path
 ) -> None:
-    request = lib_transfer.request(outputs["sd1-target"][0], target=files["sd1-target"], method="reuse", runtime=runtime)
+    request = lib_transfer.request(
+        outputs["sd1-target"][0], target=files["sd1-target"], method="reuse", runtime=runtime
+    )
     for wanted in (
         lib_transfer.Destination(folder=tmp_path, template="{lora}"),
         lib_transfer.Destination(file=tmp_path / "STYLE.safetensors"),
