@@ -14,9 +14,9 @@ from functools import lru_cache
 from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.clip import clip_l, hf_key_layouts
 from lib_transfer.architecture.layout import KeyLayout, Share, Slot, Spelling, shrink
-from lib_transfer.architecture.names import text_namings
 from lib_transfer.architecture.t5 import shrunk_width, t5_xxl
 from lib_transfer.architecture.transformer import (
+    CLIP_L_NAMINGS,
     FREQUENCIES,
     IMAGE,
     KEY_LAYOUTS,
@@ -28,6 +28,7 @@ from lib_transfer.architecture.transformer import (
     feed_forward,
     fused,
     slots,
+    t5_namings,
 )
 
 LATENT = 64  # 16 channels in patches of 2 x 2
@@ -209,11 +210,8 @@ FLUX_DEV = Architecture(
     ),
     namings=(
         *NAMINGS,
-        *text_namings("te1", underscored=("lora_te1_", "lora_te_"), folder="text_encoder.", comfy="clip_l"),
-        # Of the numbers, kohya has 3 and OneTrainer 2; Forge loads any.
-        *text_namings(
-            "te3", underscored=("lora_te3_", "lora_te2_", "lora_te1_"), folder="text_encoder_2.", comfy="t5xxl"
-        ),
+        *CLIP_L_NAMINGS,
+        *t5_namings("text_encoder_2."),
     ),
     hosts="Forge",
 )

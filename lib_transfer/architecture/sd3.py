@@ -17,6 +17,7 @@ from lib_transfer.architecture.layout import KeyLayout, Slot, shrink
 from lib_transfer.architecture.names import text_namings
 from lib_transfer.architecture.t5 import shrunk_width, t5_xxl
 from lib_transfer.architecture.transformer import (
+    CLIP_L_NAMINGS,
     FREQUENCIES,
     IMAGE,
     KEY_LAYOUTS,
@@ -29,6 +30,7 @@ from lib_transfer.architecture.transformer import (
     feed_forward,
     fused,
     slots,
+    t5_namings,
 )
 
 CHANNELS, PATCH = 16, 2
@@ -181,11 +183,9 @@ SD3_MEDIUM = Architecture(
     ),
     namings=(
         *NAMINGS,
-        *text_namings("te1", underscored=("lora_te1_", "lora_te_"), folder="text_encoder.", comfy="clip_l"),
+        *CLIP_L_NAMINGS,
         *text_namings("te2", underscored=("lora_te2_",), folder="text_encoder_2.", comfy="clip_g"),
-        *text_namings(
-            "te3", underscored=("lora_te3_", "lora_te2_", "lora_te1_"), folder="text_encoder_3.", comfy="t5xxl"
-        ),
+        *t5_namings("text_encoder_3."),
     ),
     hosts="Forge",
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from lib_transfer.architecture.layout import SWAPPED, KeyLayout, Share, Slot, Spelling, Stored, third
 from lib_transfer.architecture.module import Kind, Position
-from lib_transfer.architecture.names import Naming, dotted
+from lib_transfer.architecture.names import Naming, dotted, text_namings
 
 PART = "transformer"
 
@@ -37,6 +37,15 @@ NAMINGS = (
     *dotted(PART, "diffusers", "transformer.", "", "base_model.model.", "transformer.base_model.model."),
     *dotted(PART, "xlabs", "", "diffusion_model."),
 )
+
+CLIP_L_NAMINGS = text_namings("te1", underscored=("lora_te1_", "lora_te_"), folder="text_encoder.", comfy="clip_l")
+"""How adapters of Flux.1 and Stable Diffusion 3 name CLIP-L."""
+
+
+def t5_namings(folder: str) -> tuple[Naming, ...]:
+    """How adapters of Flux.1 and Stable Diffusion 3 name T5, which diffusers keeps in ``folder``."""
+    # Of the numbers, kohya has 3 and OneTrainer 2; Forge loads any.
+    return text_namings("te3", underscored=("lora_te3_", "lora_te2_", "lora_te1_"), folder=folder, comfy="t5xxl")
 
 
 @dataclass(frozen=True)
