@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from lib_transfer.webui.host.settings import PREFIX, USE_ORIGINAL
 from lib_transfer.webui.app import extension
+from lib_transfer.webui.host.settings import PREFIX, USE_ORIGINAL
 from tests.webui import models
 from tests.webui.generations import Generations, Txt2Img
 from tests.webui.programs import Program

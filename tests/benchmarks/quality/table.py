@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from lib_transfer.evaluation.movement import TRANSFERS
-from lib_transfer.evaluation.study import BOTH, DISTILLATION, PURSUIT, RECONSTRUCTION
-from tests.benchmarks.quality.judging import RETRAINED, REUSE, Case
+from tests.benchmarks.quality.judging import FITTED, RETRAINED, REUSE, Case
 
 AUTO = "auto"
 COLUMNS = (
@@ -15,10 +14,7 @@ COLUMNS = (
     "rotation",
     REUSE,
     "reuse x1.3",
-    PURSUIT,
-    RECONSTRUCTION,
-    BOTH,
-    DISTILLATION,
+    *FITTED,
     AUTO,
     RETRAINED,
 )
