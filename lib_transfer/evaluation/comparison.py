@@ -57,16 +57,13 @@ class Adapters:
         original: the adapter on the source, by canonical name of its modules.
         candidates: adapters on the target, by name.
         reuse: the name of the candidate that is the original as it is; None where the shapes do not allow it.
+        given: the name of the candidate that improvements begin with; None where there is nothing to begin with.
     """
 
     original: Updates
     candidates: Mapping[str, Updates]
     reuse: str | None = None
-
-    @property
-    def given(self) -> str | None:
-        """The name of the candidate that improvements begin with: reuse where it is possible, else the first one."""
-        return self.reuse or next(iter(self.candidates), None)
+    given: str | None = None
 
 
 @dataclass(frozen=True)

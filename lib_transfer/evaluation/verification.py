@@ -208,4 +208,6 @@ def _read(question: Question, source: Base, target: Base) -> tuple[Adapters, _Pa
         with open_adapter(path) as adapter:
             candidates[name] = changes_of(adapter, target)
     again = copied(original, source, target)
-    return Adapters(original, {**candidates, REUSE: again} if again else candidates, REUSE if again else None), parent
+    if again:
+        return Adapters(original, {**candidates, REUSE: again}, REUSE, given=REUSE), parent
+    return Adapters(original, candidates, given=next(iter(candidates), None)), parent

@@ -95,7 +95,7 @@ def test_everything_at_once_on_a_twin() -> None:
     given = original(network)
     group = {name: name.split(".")[2] for name in given}
     pair = Pair(nets.opens(nets.model(network)), nets.opens(nets.model(other)), "", group, BLOCKS)
-    adapters, setup, progress = Adapters(given, {"copy": given}, "copy"), Setup(["a"], 4, 8), Counting()
+    adapters, setup, progress = Adapters(given, {"copy": given}, "copy", "copy"), Setup(["a"], 4, 8), Counting()
     found = compare(pair, adapters, setup, progress, improvements(4))
     assert set(found.matches) == {"copy", "pursuit", "reconstruct", "pursuit + reconstruct", "distil"}
     assert found.matches["distil"].explained > found.matches["pursuit"].explained + 0.1
@@ -131,7 +131,7 @@ def tried_on_itself(network: nets.Network, tried: Sequence[Improvement], *, diff
     model, given = nets.model(network), original(network)
     model.differentiable = differentiable
     pair = Pair(nets.opens(model), nets.opens(model), "", dict.fromkeys(given, "all"), BLOCKS)
-    return compare(pair, Adapters(given, {"copy": given}, "copy"), Setup(["a"], 2, 2), Silent(), tried)
+    return compare(pair, Adapters(given, {"copy": given}, "copy", "copy"), Setup(["a"], 2, 2), Silent(), tried)
 
 
 def product(update: Update) -> torch.Tensor:
@@ -163,7 +163,10 @@ def test_nothing_is_fitted_between_bases_that_are_too_far_distance_of(insist: bo
     network, stranger = nets.Network(WIDTH), nets.Network(WIDTH, seed=9)
     given = original(network)
     opens = (nets.opens(nets.model(it)) for it in (network, stranger))
-    pair, adapters = Pair(*opens, "", dict.fromkeys(given, "all"), BLOCKS), Adapters(given, {"copy": given}, "copy")
+    pair, adapters = (
+        Pair(*opens, "", dict.fromkeys(given, "all"), BLOCKS),
+        Adapters(given, {"copy": given}, "copy", "copy"),
+    )
     found = compare(pair, adapters, Setup(["a"], 4, 4), Silent(), (PURSUIT, DISTILLATION), insist=insist)
     assert found.distance > 1
     assert set(found.matches) == ({"copy", "pursuit", "distil"} if insist else {"copy"})
@@ -194,7 +197,7 @@ def test_it_can_be_stopped_at_any_run_and_leaves_nothing(stop: int) -> None:
     before = [p.detach().clone() for p in network.parameters()]
     opens = nets.opens(model, log, "m")
     with pytest.raises(CancelledError):
-        compare(Pair(opens, opens), Adapters(given, {"copy": given}, "copy"), Setup(["a"]), Counting(stop))
+        compare(Pair(opens, opens), Adapters(given, {"copy": given}, "copy", "copy"), Setup(["a"]), Counting(stop))
     assert log.count("+m") == log.count("-m")
     assert all(torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
     assert not any(module._forward_hooks for module in network.modules())

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from lib_transfer.evaluation.study import BOTH, DISTILLATION, PURSUIT, RECONSTRUCTION
 
-from lib_transfer.evaluation import Choice, Match, Plan, choose, groups, study
+from lib_transfer.evaluation import Adapters, Choice, Match, Pair, Setup, choose, compare
+from lib_transfer.evaluation.improvements import improvements
+from lib_transfer.evaluation.improvements.improvement import groups
 from lib_transfer.models import Model, applied
 from lib_transfer.progress import Silent
 from lib_transfer.update import Updates
@@ -21,7 +22,7 @@ from tests.benchmarks.quality.training import LORA_RANK, Workshop, loss_of, reci
 
 SOURCE = "base"
 REUSE, RETRAINED = "reuse", "retrained"
-FITTED = (PURSUIT, RECONSTRUCTION, BOTH, DISTILLATION)
+FITTED = tuple(improvement.name for improvement in improvements())
 UNTRIED = ("reuse x1.3", RETRAINED)
 """What the automatic choice does not know of."""
 
@@ -42,15 +43,14 @@ class Case:
     """What came out for one pair and style.
 
     Attributes:
-        pair: name of the target.
-        style: of the LoRA.
-        explained: movement match by adapter.
-        spread: its smallest and largest over the inputs.
-        score: share of the retrained LoRA's gain, in percent, by adapter.
-        losses: the target's on held-out pictures without an adapter, and with the retrained one.
-        source_losses: the source's without and with the original.
-        strengths: of pursuit, by group.
-        distance: of the bases from each other.
+        pair: the name of the target.
+        style: the LoRA's style.
+        explained: the movement match by adapter.
+        spread: the smallest and largest match over the inputs, by adapter.
+        score: the share of the retrained LoRA's gain, in percent, by adapter.
+        losses: the target's losses on held-out pictures without an adapter, and with the retrained one.
+        source_losses: the source's losses without and with the original.
+        distance: the distance of the bases from each other.
     """
 
     pair: str
@@ -60,7 +60,6 @@ class Case:
     score: Mapping[str, float]
     losses: tuple[float, float]
     source_losses: tuple[float, float]
-    strengths: Mapping[str, float]
     distance: float
 
     @property
@@ -100,25 +99,20 @@ def _judged(shop: Workshop, pair: str, style: str) -> Case:
     changes = {name: adapters.read(path, target) for name, path in files.items()}
     reuse = REUSE if REUSE in changes else None
     inputs, fitting = (INPUTS, FITTING) if shop.effort == 1.0 else (QUICK_INPUTS, QUICK_INPUTS)
-    plan = Plan(
-        prompts=pictures.prompts(inputs + fitting, shop.seed + 100, style),
-        number=inputs,
-        fitting=fitting,
-        seed=shop.seed + 200,
-        pursue=reuse,
-        group=groups(module for module, _ in target.found().values()),
-        reconstruct=True,
-        distil=True,
-        rank=LORA_RANK,
-        latent_space=target.autoencoder.name,
-        blocks=len(target.running().blocks),
-        insist=True,
+    setup = Setup(pictures.prompts(inputs + fitting, shop.seed + 100, style), inputs, fitting, seed=shop.seed + 200)
+    pair_of_bases = Pair(
+        lambda: _open(source),
+        lambda: _open(target),
+        target.autoencoder.name,
+        groups(module for module, _ in target.found().values()),
+        len(target.running().blocks),
     )
-    found = study(lambda: _open(source), lambda: _open(target), original, changes, plan, Silent(), reuse=reuse)
+    compared = Adapters(original, changes, reuse, given=reuse)
+    found = compare(pair_of_bases, compared, setup, Silent(), improvements(LORA_RANK), insist=True)
     for name in FITTED:
-        if name in found.changes:
-            adapters.write(_file(shop, pair, style, name), found.changes[name], target)
-    losses = {name: loss(shop, pair, target, changes, style) for name, changes in found.changes.items()}
+        if name in found.updates:
+            adapters.write(_file(shop, pair, style, name), found.updates[name], target)
+    losses = {name: loss(shop, pair, target, changes, style) for name, changes in found.updates.items()}
     nothing = loss(shop, pair, target, {}, style)
     return Case(
         pair,
@@ -128,7 +122,6 @@ def _judged(shop: Workshop, pair: str, style: str) -> Case:
         {name: 100 * (nothing - lost) / (nothing - losses[RETRAINED]) for name, lost in losses.items()},
         (nothing, losses[RETRAINED]),
         (loss(shop, SOURCE, source, {}, style), loss(shop, SOURCE, source, original, style)),
-        found.pursuit.strengths if found.pursuit is not None else {},
         found.distance,
     )
 

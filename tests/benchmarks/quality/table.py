@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from lib_transfer.evaluation.study import BOTH, DISTILLATION, PURSUIT, RECONSTRUCTION
-
 from lib_transfer.evaluation.movement import TRANSFERS
-from tests.benchmarks.quality.judging import RETRAINED, REUSE, Case
+from tests.benchmarks.quality.judging import FITTED, RETRAINED, REUSE, Case
 
 AUTO = "auto"
 COLUMNS = (
@@ -16,10 +14,7 @@ COLUMNS = (
     "rotation",
     REUSE,
     "reuse x1.3",
-    PURSUIT,
-    RECONSTRUCTION,
-    BOTH,
-    DISTILLATION,
+    *FITTED,
     AUTO,
     RETRAINED,
 )
