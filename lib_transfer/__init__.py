@@ -9,6 +9,10 @@ The Python interface, stable::
     result = lib_transfer.transfer(job)     # writes the transferred LoRA beside the original
     print(result.path, result.report.verdict)
 
+    lib_transfer.batch(["loras"], target="other.safetensors", checkpoints="Stable-diffusion")
+    lib_transfer.verify("style.safetensors", source="base.safetensors", target="other.safetensors")
+    lib_transfer.inspect("style.safetensors")
+
 Importing this package imports no torch; the first use of one of its names does.
 """
 
@@ -20,34 +24,44 @@ from typing import TYPE_CHECKING, Any
 from lib_transfer.version import VERSION
 
 if TYPE_CHECKING:
-    from lib_transfer.api import list_methods, request
+    from lib_transfer.api import batch, list_methods, request
+    from lib_transfer.batches.report import BatchReport
     from lib_transfer.conversion.jobs import analyse, transfer
     from lib_transfer.conversion.publish import TransferResult
     from lib_transfer.conversion.report import TransferReport
     from lib_transfer.conversion.runtime import Runtime
     from lib_transfer.errors import TransferError
+    from lib_transfer.evaluation import Evaluation, verify
     from lib_transfer.library.destination import Destination
+    from lib_transfer.library.inspection import inspect
     from lib_transfer.library.job import Job
     from lib_transfer.library.request import TransferRequest
 
 __version__ = VERSION
 
 _HOME = {
+    "batch": "api",
     "list_methods": "api",
     "request": "api",
+    "BatchReport": "batches.report",
     "Destination": "library.destination",
+    "Evaluation": "evaluation",
     "Job": "library.job",
     "TransferReport": "conversion.report",
     "TransferRequest": "library.request",
     "Runtime": "conversion.runtime",
     "TransferResult": "conversion.publish",
     "analyse": "conversion.jobs",
+    "inspect": "library.inspection",
     "transfer": "conversion.jobs",
+    "verify": "evaluation",
     "TransferError": "errors",
 }
 
 __all__ = [
+    "BatchReport",
     "Destination",
+    "Evaluation",
     "Job",
     "Runtime",
     "TransferError",
@@ -56,9 +70,12 @@ __all__ = [
     "TransferResult",
     "__version__",
     "analyse",
+    "batch",
+    "inspect",
     "list_methods",
     "request",
     "transfer",
+    "verify",
 ]
 
 

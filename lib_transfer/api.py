@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from lib_transfer import methods
+from lib_transfer.batches.convert import convert
+from lib_transfer.batches.costs import Costs
+from lib_transfer.batches.plan import plan
+from lib_transfer.batches.processes import in_processes
+from lib_transfer.batches.report import BatchReport
+from lib_transfer.batches.task import MEMORY, tasks
+from lib_transfer.batches.watch import SilentWatch, Watch
 from lib_transfer.conversion.runtime import Runtime
-from lib_transfer.library.job import Job, Model, make_job
+from lib_transfer.library.adapters import find
+from lib_transfer.library.checkpoints import described, installed
+from lib_transfer.library.decide import TransferSettings
+from lib_transfer.library.destination import Existing, need_folder
+from lib_transfer.library.index import FileIndex
+from lib_transfer.library.job import Job, Model, make_job, model_paths
+from lib_transfer.library.library import Library
+from lib_transfer.library.outputs import Outputs
 from lib_transfer.methods import METHODS, Method, Value
+from lib_transfer.progress import Progress, Silent
 
 
 def list_methods() -> tuple[Method, ...]:
@@ -41,3 +58,82 @@ def request(
     """
     hashes = (runtime or Runtime()).hashes
     return make_job(adapter, target=target, source=source, method=method, settings=settings, hashes=hashes)
+
+
+def batch(
+    folders: Sequence[str | Path],
+    *,
+    target: Model,
+    source: Model | None = None,
+    checkpoints: str | Path | None = None,
+    method: str = methods.DEFAULT,
+    recursive: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    output: str | Path | None = None,
+    existing: Existing = "skip",
+    workers: int = 1,
+    memory: int = MEMORY,
+    runtime: Runtime | None = None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+    **settings: Value,
+) -> BatchReport:
+    """Transfer every LoRA in ``folders``. What a stopped batch has written is found done by the next one.
+
+    Args:
+        folders: paths of folders.
+        target: the checkpoint that the LoRAs are transferred to, as in :func:`request`.
+        source: the checkpoint that all of them were trained on; not needed with ``checkpoints``.
+        checkpoints: a folder of checkpoints, in which each LoRA's source is found from the LoRA's metadata.
+        method: the id of one of :func:`list_methods`.
+        recursive: whether sub-folders count.
+        include, exclude: patterns of names, see :func:`lib_transfer.library.adapters.find`.
+        output: the folder that outputs go to; each LoRA's own folder when not given.
+        existing: what to do where another output has the wanted name: ``skip``, ``overwrite`` or ``both``.
+        workers: the number of processes; with 1 everything runs in this process. Processes are spawned, so a script that
+            asks for more needs ``if __name__ == "__main__"``.
+        memory: bytes that all workers together may take.
+        runtime: the device and the cache folder.
+        progress: is told of every file that is looked into, and asked whether to stop.
+        watch: is told of every LoRA and every module, and asked whether to stop.
+        settings: settings of the method, as in :func:`request`.
+
+    Returns:
+        What became of each LoRA; a problem of one of them is in its row and does not stop the others.
+
+    Raises:
+        CancelledError: ``progress`` or ``watch`` said to stop.
+        TransferError: a folder or the target cannot be used, a setting is wrong, or an output could not be written.
+    """
+    runtime, watch = runtime or Runtime(), watch or SilentWatch()
+    chosen = methods.get(method)
+    places = [Path(folder) for folder in folders]
+    if output is not None:
+        output = Path(output)
+        need_folder(output)
+    index, hashes = FileIndex(runtime.cache.folder), runtime.hashes
+    asked = TransferSettings(
+        chosen.id,
+        methods.settings(chosen, settings),
+        source=None if source is None else described(model_paths(source), hashes),
+        output=output,
+        existing=existing,
+    )
+    library = Library(
+        index,
+        hashes,
+        folders=(*places, *([output] if output is not None else [])),
+        checkpoints=() if checkpoints is None else installed(Path(checkpoints), hashes),
+        outputs=Outputs(index),
+    )
+    found = find(places, recursive=recursive, include=include, exclude=exclude)
+    planned = plan(found, described(model_paths(target), hashes), asked, library, progress or Silent())
+    report = BatchReport(planned)
+    how = dataclasses.replace(runtime, workers=runtime.workers if workers == 1 else 1)
+    groups = tasks(planned, how, Costs(planned), memory=memory, workers=workers)
+    here = (outcome for group in groups for outcome in convert(group, watch))
+    for outcome in here if workers == 1 else in_processes(groups, watch, workers):
+        report.settled(outcome)
+        watch.settled(outcome)
+    return report

@@ -15,13 +15,21 @@ from lib_transfer.library.identification import identify
 from lib_transfer.version import SCHEMA
 
 
-def inspect(path: Path) -> dict[str, Any]:
-    """What the file at ``path`` is, as a JSON object.
+def inspect(path: str | Path) -> dict[str, Any]:
+    """What a file is: a checkpoint or an adapter, of which architecture, and what it says of itself.
+
+    Args:
+        path: the path of the file, or of a folder with a diffusers model.
+
+    Returns:
+        An object as JSON knows them: ``kind`` is ``checkpoint`` or ``adapter``, ``architecture`` a title or a list of
+        those that fit, the rest depends on the kind.
 
     Raises:
         BadFileError, StorageError: it cannot be read.
         UnsupportedError: it is neither a checkpoint nor an adapter that is known; the message says what it looks like.
     """
+    path = Path(path)
     try:
         return _adapter(path)
     except UnsupportedError as no_adapter:

@@ -119,7 +119,7 @@ def make_job(
     """
     chosen = registry.get(method)
     checked = registry.settings(chosen, settings)
-    adapter, of_source, of_target = Path(adapter), _source(chosen, source), _paths(target)
+    adapter, of_source, of_target = Path(adapter), _source(chosen, source), model_paths(target)
     every = (adapter, *of_source, *of_target)
     files = Files(adapter, of_source, of_target, tuple(s for path in every for s in checkpoint_stamps(path)))
     config = config_beside(adapter)
@@ -150,7 +150,7 @@ def _hashed(paths: Sequence[Path], hashes: Hashes, cancelled: Callable[[], bool]
         return known | dict(zip(missing, pool.map(lambda path: hashes.sha256(path, cancelled), missing), strict=True))
 
 
-def _paths(model: Model) -> tuple[Path, ...]:
+def model_paths(model: Model) -> tuple[Path, ...]:
     """The checkpoint and its text encoders, these in an order that does not depend on how they were given."""
     first, *encoders = [model] if isinstance(model, str | Path) else model
     return (Path(first), *sorted(map(Path, encoders)))
@@ -165,4 +165,4 @@ def _source(method: Method, source: Model | None) -> tuple[Path, ...]:
             f'The method "{method.id}" needs the checkpoint that the adapter was trained on.',
             hint="Name it as the source, or take the method reuse, which does without.",
         )
-    return _paths(source)
+    return model_paths(source)
