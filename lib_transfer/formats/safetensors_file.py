@@ -17,7 +17,7 @@ from typing import Any
 
 from lib_transfer.errors import BadFileError
 from lib_transfer.formats.magic import recognise
-from lib_transfer.formats.regular_file import FileStamp, OpenFile
+from lib_transfer.formats.regular_file import FileStamp, OpenFile, open_regular, read_exactly
 from lib_transfer.formats.tensor_info import ITEM_SIZE, MAX_DIMENSIONS, MAX_TENSORS, TensorInfo, possible_name
 
 FORMAT_HEADER = 100_000_000  # the format's own limit
@@ -67,6 +67,27 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """
     with OpenFile(path) as file:
         return header_of(file)
+
+
+def header_mentions(path: str | os.PathLike[str], text: str) -> bool:
+    """Whether the ASCII ``text`` stands anywhere in the header of the file at ``path``; False for what has no header.
+
+    The header is not decoded, so that of thousands of files the few of interest are found quickly.
+
+    Raises:
+        BadFileError: ``missing`` or ``not_a_file``.
+        StorageError: the system does not let us read it.
+    """
+    stream, state = open_regular(path)
+    with stream:
+        head = bytearray(min(8, state.size))
+        read_exactly(stream, 0, memoryview(head), state.path)
+        length = int.from_bytes(head, "little")
+        if not 0 < length <= min(MAX_HEADER, state.size - 8):
+            return False
+        header = bytearray(length)
+        read_exactly(stream, 8, memoryview(header), state.path)
+    return text.encode("ascii") in header
 
 
 def header_of(file: OpenFile) -> Header:

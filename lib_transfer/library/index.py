@@ -12,8 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lib_transfer.architecture import recognise
 from lib_transfer.errors import TransferError, UnsupportedError
-from lib_transfer.formats.identity import stamp
+from lib_transfer.formats.adapter import describe, outline_adapter
+from lib_transfer.formats.checkpoint import open_checkpoint
+from lib_transfer.formats.identity import addnet_hash, stamp
+from lib_transfer.formats.metadata import DATA_HASH, PREFIX, source_hints
+from lib_transfer.formats.safetensors_file import header_mentions, read_header
+from lib_transfer.library.identification import identify
 from lib_transfer.storage.memory import FileMemory
 
 VERSION = 2
@@ -161,11 +167,6 @@ def _restored(facts: type[Facts], remembered: Any) -> Facts | None:
 
 
 def _read_adapter(path: Path) -> AdapterFacts:
-    # The engine is imported where a file is first looked into, not when the WebUI starts.
-    from lib_transfer.formats.adapter import describe, outline_adapter  # noqa: PLC0415
-    from lib_transfer.formats.metadata import PREFIX, source_hints  # noqa: PLC0415
-    from lib_transfer.library.identification import identify  # noqa: PLC0415
-
     try:
         adapter = outline_adapter(path)
         about = describe(adapter)
@@ -188,9 +189,6 @@ def _read_adapter(path: Path) -> AdapterFacts:
 
 
 def _read_checkpoint(path: Path) -> CheckpointFacts:
-    from lib_transfer.architecture import recognise  # noqa: PLC0415
-    from lib_transfer.formats.checkpoint import open_checkpoint  # noqa: PLC0415
-
     try:
         with open_checkpoint(path) as file:
             return CheckpointFacts(recognise(file.shapes).title)
@@ -199,10 +197,6 @@ def _read_checkpoint(path: Path) -> CheckpointFacts:
 
 
 def _read_output(path: Path) -> OutputFacts:
-    from lib_transfer.formats.metadata import PREFIX  # noqa: PLC0415
-    from lib_transfer.formats.peek import header_mentions  # noqa: PLC0415
-    from lib_transfer.formats.safetensors_file import read_header  # noqa: PLC0415
-
     try:
         if header_mentions(path, f"{PREFIX}request"):
             return OutputFacts(read_header(path).metadata.get(f"{PREFIX}request", ""))
@@ -212,10 +206,6 @@ def _read_output(path: Path) -> OutputFacts:
 
 
 def _read_content(path: Path) -> ContentFacts:
-    from lib_transfer.formats.identity import addnet_hash  # noqa: PLC0415
-    from lib_transfer.formats.metadata import DATA_HASH  # noqa: PLC0415
-    from lib_transfer.formats.safetensors_file import read_header  # noqa: PLC0415
-
     try:
         return ContentFacts(addnet_hash(path) == read_header(path).metadata.get(DATA_HASH))
     except TransferError:

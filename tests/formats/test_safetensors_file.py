@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from lib_transfer.errors import BadFileError, TransferError
-from lib_transfer.formats.peek import header_mentions
-from lib_transfer.formats.safetensors_file import read_header
+from lib_transfer.formats.safetensors_file import header_mentions, read_header
 
 from .builders import entry, file_bytes, random, raw
 

@@ -106,7 +106,7 @@ def test_a_written_adapter_is_whole(tmp_path: Path) -> None:
     with safe_open(str(path), framework="pt") as file:
         metadata = file.metadata()
         assert all(torch.equal(file.get_tensor(key), tensor) for key, tensor in tensors.items())
-    assert metadata["sshs_model_hash"] == hashlib.sha256(content[start:]).hexdigest() == written.model_hash
+    assert metadata["sshs_model_hash"] == hashlib.sha256(content[start:]).hexdigest()
     assert metadata["sshs_legacy_hash"] == kohya_hashes(tensors, METADATA)[1]
     assert {key: metadata[key] for key in ("ss_a", "ss_b", "other")} == {
         key: METADATA[key] for key in ("ss_a", "ss_b", "other")
