@@ -1,5 +1,5 @@
-// What the tab cannot do on the server: ask how far a job is, follow the WebUI's checkpoint list, hand a tag to the
-// prompt, read the settings of txt2img, and put a button on the LoRA cards. Presses our own hidden buttons; talks to nothing else.
+// What the server cannot do: poll the status of jobs, follow the WebUI's checkpoint list, put a tag into the prompt,
+// read the settings of txt2img, and add a button to the LoRA cards. All requests go through hidden buttons of our own.
 (function() {
     "use strict";
 
@@ -26,7 +26,7 @@
 
     const read = (name) => part(name)?.querySelector("textarea, input")?.value || "";
 
-    // The job of a view in this window: one poll at a time, the next when the answer to the last is in the page.
+    // The job of a view in this window. Polls again only when the answer to the last poll is in the page.
     function follower(prefix, between) {
         const job = {tick: null, asked: 0, done: "", shownAt: 0, active: false, shown: "", bar: ""};
         const memory = "transfer_lora_" + prefix + "job";
@@ -54,7 +54,7 @@
                     press(prefix + "poll");
                 }
             } else if (now.dataset.tick && id && job.shown !== id) {
-                // Over; a quick job is so before it was ever seen going on.
+                // The job is over. A quick one may end before it was ever seen running.
                 job.shown = id;
                 sessionStorage.removeItem(memory);
                 show("");
@@ -62,7 +62,7 @@
             }
         };
 
-        // Answers may come in another order than they were asked for: the last one must be of the job's end.
+        // Answers may arrive out of order, so ask again until the results are those of the job's end.
         job.settle = function(parts) {
             const now = status();
             const stale = now?.dataset.tick && !job.active && parts !== undefined && parts !== now.dataset.done;
@@ -82,7 +82,7 @@
             window.requestProgress(id, part(prefix + "status"), null, function() {});
         }
 
-        // A window that was reloaded finds its job again.
+        // After a reload, the window continues to follow its job.
         job.resume = function() {
             const id = sessionStorage.getItem(memory);
             if (!id) return;
@@ -94,10 +94,10 @@
     }
 
     const one = follower("", 0);
-    // The table of a batch may be long: it is not asked for with every LoRA.
+    // The table of a batch may be long, so it is not updated for every LoRA.
     const batch = follower("batch_", 1500);
 
-    // The WebUI's own checkpoint list: its event and ours race on the server, so look again a little later.
+    // The WebUI's own checkpoint list. Its event and ours race on the server, so ask several times.
     let checkpoint = null;
 
     function look() {
@@ -111,7 +111,7 @@
         checkpoint = now;
     }
 
-    // Which view is open: the rest of the tab goes by it.
+    // Which view is open; our style sheet hides what belongs to the other one.
     function view() {
         const name = visible(part("batch_folder")) ? "batch" : "transfer";
         const root = part("root");
@@ -136,7 +136,7 @@
         }
         if (!opened) {
             opened = true;
-            // Without a prompt in the page there is nothing to send a tag to.
+            // The buttons that send a tag need a prompt on the page.
             if (app().querySelector("#txt2img_prompt")) root.dataset.prompt = "yes";
             press("open");
             one.resume();
@@ -152,7 +152,7 @@
         followCheckpoint();
     }
 
-    // The table of a batch: sorted by a column, and only the rows that are asked for.
+    // Sorts and filters the table of a batch.
 
     const choice = {column: -1, down: false, status: ""};
 
@@ -183,7 +183,7 @@
             return cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value);
         };
         const compare = (a, b) => {
-            // Cells without a value come last, whatever the order.
+            // Cells without a value come last in either order.
             if (a === "" || b === "") return (a === "") - (b === "");
             const order = typeof a === "string" || typeof b === "string" ? String(a).localeCompare(String(b)) : a - b;
             return choice.down ? -order : order;
@@ -200,7 +200,7 @@
         rows();
     });
 
-    // A table to save is a link that came from the server; a copy of its bytes can be of any size.
+    // The server sends the table to save as a link. Browsers limit the size of such links, but not of blobs.
     let saved = "";
 
     async function save() {
@@ -232,7 +232,7 @@
         openTab(where);
     }
 
-    // The values of txt2img, for the pictures of a comparison; the server looks at every one of them.
+    // Reads the values of txt2img for a comparison; the server checks each of them.
     function take() {
         const value = (inner) => app().querySelector("#txt2img_" + inner)?.value;
         const taken = {
@@ -283,7 +283,7 @@
         }
     }, true);
 
-    // Extra Networks: the new LoRA's card, and a button on every LoRA card.
+    // Extra Networks: show the card of a new LoRA, and add a button to every LoRA card.
 
     function refreshCards() {
         for (const where of ["txt2img", "img2img"]) {

@@ -4,9 +4,9 @@ The Python interface, stable::
 
     import lib_transfer
 
-    request = lib_transfer.request("style.safetensors", source="base.safetensors", target="other.safetensors")
-    report = lib_transfer.analyse(request)      # writes no output
-    result = lib_transfer.transfer(request)     # writes the transferred LoRA beside the original
+    job = lib_transfer.request("style.safetensors", source="base.safetensors", target="other.safetensors")
+    report = lib_transfer.analyse(job)      # writes no output
+    result = lib_transfer.transfer(job)     # writes the transferred LoRA beside the original
     print(result.path, result.report.verdict)
 
 Importing this package imports no torch; the first use of one of its names does.
@@ -21,11 +21,13 @@ from lib_transfer.version import VERSION
 
 if TYPE_CHECKING:
     from lib_transfer.api import list_methods, request
+    from lib_transfer.conversion.jobs import analyse, transfer
+    from lib_transfer.conversion.publish import TransferResult
     from lib_transfer.conversion.report import TransferReport
-    from lib_transfer.conversion.run import Runtime
-    from lib_transfer.conversion.transfer import TransferResult, analyse, transfer
+    from lib_transfer.conversion.runtime import Runtime
     from lib_transfer.errors import TransferError
     from lib_transfer.library.destination import Destination
+    from lib_transfer.library.job import Job
     from lib_transfer.library.request import TransferRequest
 
 __version__ = VERSION
@@ -34,17 +36,19 @@ _HOME = {
     "list_methods": "api",
     "request": "api",
     "Destination": "library.destination",
+    "Job": "library.job",
     "TransferReport": "conversion.report",
     "TransferRequest": "library.request",
-    "Runtime": "conversion.run",
-    "TransferResult": "conversion.transfer",
-    "analyse": "conversion.transfer",
-    "transfer": "conversion.transfer",
+    "Runtime": "conversion.runtime",
+    "TransferResult": "conversion.publish",
+    "analyse": "conversion.jobs",
+    "transfer": "conversion.jobs",
     "TransferError": "errors",
 }
 
 __all__ = [
     "Destination",
+    "Job",
     "Runtime",
     "TransferError",
     "TransferReport",

@@ -76,3 +76,11 @@ class CancelledError(TransferError):
 
     def __init__(self, message: str = "Stopped.", *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
+
+
+def internal(error: BaseException) -> TransferError:
+    """What is said of an exception that is nobody's fault but ours, with the name of its class."""
+    return TransferError(
+        f"This is an error in Transfer LoRA itself: {type(error).__name__}: {error}",
+        hint="Please report it with the lines of the log or the console.",
+    )

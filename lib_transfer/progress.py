@@ -6,8 +6,8 @@ from typing import Protocol
 
 from lib_transfer.errors import CancelledError
 
-WRITING = "writing the output"
-"""What the last stretch of a transfer is called: from its start on the output is written whole, and nothing stops it."""
+PUBLISHING = "writing the output"
+"""What is shown while :meth:`Progress.publishing` lasts."""
 
 
 class Progress(Protocol):
@@ -18,6 +18,13 @@ class Progress(Protocol):
 
     def step(self, what: str) -> None:
         """One step is done; ``what`` names it. Called from worker threads too."""
+
+    def publishing(self) -> None:
+        """From here on the output is written whole, and nothing stops it, until the next stretch or the end of the job.
+
+        Raises:
+            CancelledError: the person asked to stop just before.
+        """
 
     def cancelled(self) -> bool:
         """Whether the person asked to stop; asked between any two modules."""
@@ -32,6 +39,9 @@ class Silent:
     def step(self, what: str) -> None:
         """Ignore the step."""
 
+    def publishing(self) -> None:
+        """Let it be written."""
+
     def cancelled(self) -> bool:
         """Never."""
         return False
@@ -43,8 +53,6 @@ def check(progress: Progress) -> None:
         raise CancelledError
 
 
-def duration(seconds: float) -> str:
-    """A time for a person."""
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def remaining(share: float, elapsed: float) -> float | None:
+    """The seconds that are left of a job of which ``share`` (0 to 1) took ``elapsed``; None where it is too early to tell."""
+    return elapsed / share - elapsed if share > 0.005 and elapsed > 1 else None

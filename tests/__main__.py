@@ -1,4 +1,4 @@
-"""``python3 -m tests``: run every test, each in an environment of its own, made here from nothing.
+"""``python3 -m tests``: run every test, each with the versions that it is about, in environments made here from nothing.
 
     python3 -m tests                      all environments
     python3 -m tests current -k rotation  one environment; the rest goes to pytest
@@ -19,24 +19,38 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".environments"
 REQUIREMENTS = ROOT / "tests" / "requirements"
 PYTEST = ["-m", "pytest"]
 
-# What is run in each environment, in this order. The programs' environments have today's torch, but an older safetensors and an
-# older numpy: what depends on neither is run in one environment only.
-PURE = [
-    f"--ignore=tests/{folder}" for folder in ("architecture", "linalg", "methods", "batches", "models", "evaluation")
+# The programs' environments have today's torch, but an older safetensors and an older numpy. What meets these is run there too:
+# reading and writing files, bytes of tensors, and the page, which transfers whole LoRAs.
+OLDER = [
+    *("tests/webui", "tests/formats/test_writer.py", "tests/formats/test_annotate.py", "tests/formats/test_publish.py"),
+    *("tests/formats/stores", "--ignore-glob=*_hostile_*", "--ignore-glob=*_gguf_*", "--ignore-glob=*_torch_*"),
+    *("tests/conversion/test_cache.py", "tests/conversion/test_spool.py", "tests/evaluation/test_observation.py"),
 ]
-STEPS: dict[str, list[list[str]]] = {
-    "current": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"], PYTEST],
-    "a1111": [[*PYTEST, *PURE]],
-    "forge": [[*PYTEST, "tests/webui"]],
-}
-# Environments that are worked through one after the other; the rows side by side.
-ROWS = [["current", "forge"], ["a1111"]]
+# About half of what the newest versions are tested with: whole transfers, and processes.
+WHOLE = ["tests/cli", "tests/transfer"]
+# Environment and what follows ``python``, the longest first: whoever is free takes the next one.
+STEPS: list[tuple[str, list[str]]] = [
+    ("current", [*PYTEST, *WHOLE]),
+    ("a1111", [*PYTEST, *OLDER]),
+    ("forge", [*PYTEST, "tests/webui"]),
+    ("current", [*PYTEST, *(f"--ignore={folder}" for folder in WHOLE)]),
+    ("current", ["-m", "mypy"]),
+    ("current", ["-m", "ruff", "check", "."]),
+    ("current", ["-m", "ruff", "format", "--check", "."]),
+]
+ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
+# The tests start many processes, and each would compile the package again.
+ENVIRONMENT["PYTHONDONTWRITEBYTECODE"] = ""
+SHARED = "torch"
+"""The environment whose packages all others see behind their own, so that the largest of them is installed once."""
+MAKING = {name: Lock() for name in (SHARED, "chromium", "demo", *(name for name, _ in STEPS))}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,27 +60,25 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     if arguments and arguments[0] == "demo":
         return run("demo", ["-m", "lib_transfer", "demo", *arguments[1:]])
-    if arguments and arguments[0] in STEPS:
+    if arguments and arguments[0] in {name for name, _ in STEPS}:
         return run(arguments[0], [*PYTEST, *arguments[1:]])
     if arguments:
         print(__doc__)
         return 1
-    need_chromium()
-    with ThreadPoolExecutor(len(ROWS)) as pool:
-        failed = [step for steps in pool.map(run_row, ROWS) for step in steps]
-    for step in failed:
-        print("FAILED:", step)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        codes = list(pool.map(lambda step: run_beside_others(*step), STEPS))
+    failed = [step for step, code in zip(STEPS, codes, strict=True) if code != 0]
+    for name, step in failed:
+        print("FAILED:", name, *step)
     return 1 if failed else 0
 
 
-def run_row(names: Sequence[str]) -> list[str]:
-    """Run every step of these environments, one after the other; returns those that failed."""
-    failed = []
-    for name in names:
-        for step in STEPS[name]:
-            done = run(name, step, together=True)
-            failed += [" ".join([name, *step])] if done != 0 else []
-    return failed
+def run_beside_others(name: str, step: Sequence[str]) -> int:
+    """Run one of several steps that run at a time, with what it needs besides its environment."""
+    if "tests/webui" in step:
+        with MAKING["chromium"]:
+            need_chromium()
+    return run(name, step, together=True)
 
 
 def run(name: str, step: Sequence[str], *, together: bool = False) -> int:
@@ -81,52 +93,75 @@ def run(name: str, step: Sequence[str], *, together: bool = False) -> int:
     if python is None:
         return 1
     print(f"[{name}] python {' '.join(step)}", flush=True)
-    settings = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
+    settings = {**os.environ, **ENVIRONMENT}
     if together:
         # Threads that wait for a processor others have take many times as long on small tensors.
-        settings["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // len(ROWS), 1))
+        settings["OMP_NUM_THREADS"] = "1"
     command, began = [str(python), *step], time.monotonic()
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if together else {}
+    done = subprocess.run(command, cwd=ROOT, env=settings, check=False, text=True, errors="replace", **output)
     if not together:
-        return subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, check=False).returncode
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **settings}, check=False,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-    )  # fmt: skip
+        return done.returncode
     print(f"[{name}] python {' '.join(step)}: {time.monotonic() - began:.0f} s\n{done.stdout}", end="", flush=True)
     return done.returncode
 
 
 def environment(name: str) -> Path | None:
     """The python of the environment ``name``; None, with the reason on the screen, where it cannot be made."""
+    shared = None if name == SHARED else environment(SHARED)
+    if shared is None and name != SHARED:
+        return None
     folder, requirements = ENVIRONMENTS / name, REQUIREMENTS / f"{name}.txt"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    mark = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
-    stamp = folder / "requirements.sha256"
-    if python.exists() and stamp.exists() and stamp.read_text() == mark:
-        return python
-    print(f"[{name}] making an environment in {folder} (some minutes) ...", flush=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-r", str(requirements)]
-    for command in ([sys.executable, "-m", "venv", str(folder)], pip):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            print(f"The environment {name} cannot be made; this failed: {' '.join(command)}")
-            print(done.stdout[-2000:], done.stderr[-4000:], sep="\n")
+    wanted = b"".join(path.read_bytes() for path in (requirements, REQUIREMENTS / f"{SHARED}.txt"))
+    mark, stamp = hashlib.sha256(wanted + sys.version.encode()).hexdigest(), folder / "requirements.sha256"
+    with MAKING[name]:
+        if python.exists() and stamp.exists() and stamp.read_text() == mark:
+            return python
+        print(f"[{name}] making an environment in {folder} (some minutes) ...", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-r", str(requirements)]
+        if not succeeds(name, [sys.executable, "-m", "venv", str(folder)]):
             return None
-    stamp.write_text(mark)
+        if shared is not None:
+            (packages(python) / "shared.pth").write_text(str(packages(shared)))
+        if not succeeds(name, pip):
+            return None
+        stamp.write_text(mark)
     return python
+
+
+def packages(python: Path) -> Path:
+    """The folder where the packages of an environment are."""
+    ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    return Path(subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip())
+
+
+def succeeds(name: str, command: Sequence[str]) -> bool:
+    """Run a command of making the environment ``name``; where it fails, what it said is put on the screen."""
+    patient = {"PIP_DEFAULT_TIMEOUT": "60", **os.environ}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=patient)
+    if done.returncode != 0:
+        print(f"The environment {name} cannot be made; this failed: {' '.join(command)}")
+        print(done.stdout[-2000:], done.stderr[-4000:], sep="\n")
+    return done.returncode == 0
 
 
 def need_chromium() -> None:
     """Install Chromium for the browser tests, where there is none and apt-get is at hand."""
-    if shutil.which("chromium") or not shutil.which("apt-get"):
+    found = any(map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome")))
+    if found or not shutil.which("apt-get"):
         return
     print("Installing Chromium for the browser tests ...", flush=True)
-    packages = ["chromium", "fonts-dejavu-core"]
-    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *packages]):
-        if subprocess.run(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, check=False).returncode != 0:
-            print("Chromium could not be installed; the browser tests will fail and say so.")
-            return
+    install = ["apt-get", "install", "-y", "--no-install-recommends", "fonts-dejavu-core"]
+
+    def done(*command: str) -> bool:
+        quiet = {"stdout": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+        return subprocess.run(command, check=False, **quiet).returncode == 0
+
+    # Not every distribution has the lighter one.
+    if not (done("apt-get", "update") and any(done(*install, f"chromium{kind}") for kind in ("-headless-shell", ""))):
+        print("Chromium could not be installed; the browser tests will fail and say so.")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple
 
-from lib_transfer.architecture.layout import Core, Home, Layout, Share, Slot, Stored
+from lib_transfer.architecture.layout import Core, KeyLayout, Layout, Share, Slot, Stored
 from lib_transfer.architecture.module import Binding, Module, Name, Rows
-from lib_transfer.architecture.names import Family, all_names, output_name
+from lib_transfer.architecture.names import Naming, all_names, output_name
 from lib_transfer.errors import UnsupportedError
 
 Tensors = Mapping[str, tuple[int, ...]]
@@ -24,8 +24,8 @@ class Architecture:
     Attributes:
         id: short and stable: ``sd1``, ``sdxl``.
         title: for people.
-        kin: the id of the architecture that it and its relatives stem from (its own where it stems from none). Modules of
-            relatives correspond, by name or by alignment; those of others do not.
+        family: the id of the architecture that it and its relatives stem from (its own where it stems from none).
+            Modules of relatives correspond, by name or by alignment; those of others do not.
         card_version: the ``sd version`` of an A1111 user-metadata card.
         base_model_version: ``ss_base_model_version`` of an adapter for it (kohya's metadata).
         v2: ``ss_v2`` of an adapter for it: whether it is Stable Diffusion 2.
@@ -35,13 +35,13 @@ class Architecture:
         text_encoders: in the order in which the model uses them; a file may lack them.
         hosts: the programs that a LoRA for it is written for, as a sentence names them: what one of them does not load is not
             written.
-        families: how adapters name its modules. Of several that start from one spelling, the first is written.
+        namings: how adapters name its modules. Of several that start from one spelling, the first is written.
         idle: parts and blocks whose output the model does not read, so that a change of them has no effect.
     """
 
     id: str
     title: str
-    kin: str
+    family: str
     card_version: str
     base_model_version: str
     v2: bool
@@ -49,7 +49,7 @@ class Architecture:
     modelspec_implementation: str
     core: Core
     text_encoders: tuple[Layout, ...]
-    families: tuple[Family, ...]
+    namings: tuple[Naming, ...]
     idle: frozenset[tuple[str, str]] = frozenset()
     hosts: str = "A1111 or Forge"
 
@@ -69,16 +69,18 @@ class Architecture:
         }
 
 
-def home_in(layout: Layout, tensors: Tensors) -> Home | None:
-    """Where this file keeps a part: the home that most of its keys are at; None if it does not hold the part."""
-    found = {home: sum(key in tensors for key in _keys(layout, home)) for home in layout.homes}
-    home = max(found, key=lambda home: found[home])
-    return home if found[home] else None
+def key_layout_in(layout: Layout, tensors: Tensors) -> KeyLayout | None:
+    """Where this file keeps a part: the key_layout that most of its keys are at; None if it does not hold the part."""
+    found = {key_layout: sum(key in tensors for key in _keys(layout, key_layout)) for key_layout in layout.key_layouts}
+    key_layout = max(found, key=lambda key_layout: found[key_layout])
+    return key_layout if found[key_layout] else None
 
 
 @lru_cache(maxsize=512)
-def _keys(layout: Layout, home: Home) -> tuple[str, ...]:
-    return tuple(home.prefix + stored.weight for slot in layout.slots() for stored in slot.stored_as(home.style))
+def _keys(layout: Layout, key_layout: KeyLayout) -> tuple[str, ...]:
+    return tuple(
+        key_layout.prefix + stored.weight for slot in layout.slots() for stored in slot.stored_as(key_layout.style)
+    )
 
 
 def modules(architecture: Architecture, tensors: Tensors) -> tuple[Module, ...]:
@@ -94,9 +96,9 @@ def modules(architecture: Architecture, tensors: Tensors) -> tuple[Module, ...]:
     """
     found: list[Module] = []
     for layout in architecture.layouts:
-        home = home_in(layout, tensors)
-        if home is not None:
-            found.extend(_modules_of(layout, home, architecture.families, tensors))
+        key_layout = key_layout_in(layout, tensors)
+        if key_layout is not None:
+            found.extend(_modules_of(layout, key_layout, architecture.namings, tensors))
     return tuple(found)
 
 
@@ -108,13 +110,17 @@ class _Named(NamedTuple):
     output: str | None
 
 
-def _modules_of(layout: Layout, home: Home, families: tuple[Family, ...], tensors: Tensors) -> Iterator[Module]:
-    canonical = layout.homes[0].prefix
-    for slot, names, output in _named_slots(layout, families):
-        stored = next((way for way in slot.stored_as(home.style) if home.prefix + way.weight in tensors), None)
+def _modules_of(
+    layout: Layout, key_layout: KeyLayout, namings: tuple[Naming, ...], tensors: Tensors
+) -> Iterator[Module]:
+    canonical = layout.key_layouts[0].prefix
+    for slot, names, output in _named_slots(layout, namings):
+        stored = next(
+            (way for way in slot.stored_as(key_layout.style) if key_layout.prefix + way.weight in tensors), None
+        )
         if stored is None or stored.transposed:
             continue
-        weight, bias = home.prefix + stored.weight, home.prefix + (stored.bias or "")
+        weight, bias = key_layout.prefix + stored.weight, key_layout.prefix + (stored.bias or "")
         shape, rows = _cut(slot, stored, weight, tensors[weight])
         named = {text: _name(text, share, shape[0]) for text, share in names.items()}
         yield Module(
@@ -132,8 +138,8 @@ def _modules_of(layout: Layout, home: Home, families: tuple[Family, ...], tensor
 
 
 @lru_cache(maxsize=512)
-def _named_slots(layout: Layout, families: tuple[Family, ...]) -> tuple[_Named, ...]:
-    own = tuple(family for family in families if family.part == layout.part)
+def _named_slots(layout: Layout, namings: tuple[Naming, ...]) -> tuple[_Named, ...]:
+    own = tuple(naming for naming in namings if naming.part == layout.part)
     return tuple(_Named(slot, all_names(slot, own), output_name(slot, own)) for slot in layout.slots())
 
 
@@ -174,21 +180,21 @@ def reference(
     tensors: dict[str, tuple[int, ...]] = {}
     for layout in architecture.layouts:
         sized = layout if width is None else layout.scaled(width)
-        home = sized.homes[0] if style is None else _home_beside(sized, style)
+        key_layout = sized.key_layouts[0] if style is None else _key_layout_beside(sized, style)
         for slot in sized.slots():
-            for stored in slot.stored_as(home.style)[:1]:
+            for stored in slot.stored_as(key_layout.style)[:1]:
                 shape = _whole(slot, stored)
-                tensors[home.prefix + stored.weight] = shape
+                tensors[key_layout.prefix + stored.weight] = shape
                 if stored.bias is not None:
-                    tensors[home.prefix + stored.bias] = shape[:1]
+                    tensors[key_layout.prefix + stored.bias] = shape[:1]
     return tensors
 
 
-def _home_beside(layout: Layout, style: str) -> Home:
+def _key_layout_beside(layout: Layout, style: str) -> KeyLayout:
     """Where a folder with a diffusion model of this style keeps the part."""
     subfolders = ("unet.", "transformer.", "text_encoder.", "text_encoder_")
-    found = [home for home in layout.homes if home.prefix.startswith(subfolders)]
-    return next((home for home in found if home.style == style), found[0])
+    found = [key_layout for key_layout in layout.key_layouts if key_layout.prefix.startswith(subfolders)]
+    return next((key_layout for key_layout in found if key_layout.style == style), found[0])
 
 
 def _whole(slot: Slot, stored: Stored) -> tuple[int, ...]:
@@ -218,8 +224,8 @@ def full_shapes(architecture: Architecture) -> dict[str, tuple[int, int]]:
     """Adapter module name -> ``(out, in)`` of all that it stands for in a checkpoint of the real, full size."""
     shapes: dict[str, tuple[int, int]] = {}
     for layout in architecture.layouts:
-        style = layout.homes[0].style
-        for slot, names, _ in _named_slots(layout, architecture.families):
+        style = layout.key_layouts[0].style
+        for slot, names, _ in _named_slots(layout, architecture.namings):
             if not any(stored.transposed for stored in slot.stored_as(style)):
                 out, into = slot.shape[0], math.prod(slot.shape[1:])
                 for name in names:

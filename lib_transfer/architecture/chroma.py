@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.flux import Flux
+from lib_transfer.architecture.names import text_namings
 from lib_transfer.architecture.t5 import t5_xxl
-from lib_transfer.architecture.text_names import text_families
-from lib_transfer.architecture.transformer import FAMILIES
+from lib_transfer.architecture.transformer import NAMINGS
 
 CHROMA = Architecture(
     id="chroma",
     title="Chroma",
-    kin="flux-dev",
+    family="flux-dev",
     card_version="Unknown",
     base_model_version="chroma",
     v2=False,
@@ -22,10 +22,10 @@ CHROMA = Architecture(
     modelspec_implementation="https://huggingface.co/lodestones/Chroma",
     core=Flux("chroma-transformer", approximator=5120),
     text_encoders=(t5_xxl("text_encoders.t5xxl.transformer.", "text_encoder."),),
-    families=(
-        *FAMILIES,
+    namings=(
+        *NAMINGS,
         # Of the numbers, kohya has 3 and OneTrainer none; Forge loads any.
-        *text_families(
+        *text_namings(
             "te3",
             underscored=("lora_te3_", "lora_te_", "lora_te1_", "lora_te2_"),
             folder="text_encoder.",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from lib_transfer.architecture.layout import Home, Slot, Spelling, Stored, shrink, third
+from lib_transfer.architecture.layout import KeyLayout, Slot, Spelling, Stored, shrink, third
 from lib_transfer.architecture.module import Kind, Position
 
 TOKENS = 49408
@@ -49,7 +49,7 @@ class Clip:
     Attributes:
         part: ``te1``, ``te2``, ...
         model: ``clip-l``, ``clip-h`` or ``clip-g``.
-        homes: where files keep it. Styles of keys: ``hf`` and ``hf bare`` (without the ``text_model`` level, as in files
+        key_layouts: where files keep it. Styles of keys: ``hf`` and ``hf bare`` (without the ``text_model`` level, as in files
             from before 2023 and from transformers 5) and ``openclip``; that of the first is canonical.
         width: of its hidden states.
         layers: how many transformer layers it has.
@@ -60,7 +60,7 @@ class Clip:
 
     part: str
     model: str
-    homes: tuple[Home, ...]
+    key_layouts: tuple[KeyLayout, ...]
     width: int
     layers: int
     projection: bool = False
@@ -76,24 +76,24 @@ class Clip:
         return replace(self, width=shrink(self.width, width), tokens=shrink(self.tokens, width))
 
 
-def clip_l(part: str, *homes: Home) -> Clip:
+def clip_l(part: str, *key_layouts: KeyLayout) -> Clip:
     """OpenAI's CLIP ViT-L/14 text encoder: of SD1, SDXL, SD3 and Flux."""
-    return Clip(part, "clip-l", homes, width=768, layers=12)
+    return Clip(part, "clip-l", key_layouts, width=768, layers=12)
 
 
-def clip_g(part: str, *homes: Home) -> Clip:
+def clip_g(part: str, *key_layouts: KeyLayout) -> Clip:
     """OpenCLIP's ViT-bigG/14 text encoder: of SDXL, its refiner and SD3."""
-    return Clip(part, "clip-g", homes, width=1280, layers=32, projection=True)
+    return Clip(part, "clip-g", key_layouts, width=1280, layers=32, projection=True)
 
 
-def clip_h(part: str, *homes: Home) -> Clip:
+def clip_h(part: str, *key_layouts: KeyLayout) -> Clip:
     """OpenCLIP's ViT-H/14 text encoder: of SD2."""
-    return Clip(part, "clip-h", homes, width=1024, layers=24, projection=True)
+    return Clip(part, "clip-h", key_layouts, width=1024, layers=24, projection=True)
 
 
-def hf_homes(*prefixes: str) -> tuple[Home, ...]:
-    """Homes with Hugging Face's keys, with and without the ``text_model`` level."""
-    return tuple(Home(prefix, style) for prefix in prefixes for style in ("hf", "hf bare"))
+def hf_key_layouts(*prefixes: str) -> tuple[KeyLayout, ...]:
+    """KeyLayouts with Hugging Face's keys, with and without the ``text_model`` level."""
+    return tuple(KeyLayout(prefix, style) for prefix in prefixes for style in ("hf", "hf bare"))
 
 
 @lru_cache(maxsize=64)
@@ -157,7 +157,7 @@ def _layer(width: int) -> Iterator[tuple[str, Kind, tuple[int, ...]]]:
 
 
 def _slot(clip: Clip, place: _Place, depth: int) -> Slot:
-    openclip = clip.homes[0].style == "openclip"
+    openclip = clip.key_layouts[0].style == "openclip"
     unit = "" if place.layer is None else f"layers.{place.layer}"
     stored = [_hf("hf", place.hf_path, place), _hf("hf bare", place.path, place), _openclip(place)]
     together = openclip and place.role.startswith("self_attn.")

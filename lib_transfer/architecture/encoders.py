@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lib_transfer.architecture.architecture import Architecture, Tensors
-from lib_transfer.architecture.layout import Home, Layout
+from lib_transfer.architecture.layout import KeyLayout, Layout
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,12 @@ class Encoder:
     Attributes:
         layout: which one of the architecture's it is.
         found: where it is in the file.
-        home: where a checkpoint that is one file keeps it, in the same style of keys.
+        key_layout: where a checkpoint that is one file keeps it, in the same style of keys.
     """
 
     layout: Layout
-    found: Home
-    home: Home
+    found: KeyLayout
+    key_layout: KeyLayout
 
 
 def encoder_in(architecture: Architecture, tensors: Tensors) -> Encoder | None:
@@ -34,30 +34,30 @@ def encoder_in(architecture: Architecture, tensors: Tensors) -> Encoder | None:
         tensors: the file's keys and shapes.
     """
     for layout in architecture.text_encoders:
-        styles = dict.fromkeys(home.style for home in layout.homes)
-        candidates = [*layout.homes, *(Home("", style) for style in styles)]
+        styles = dict.fromkeys(key_layout.style for key_layout in layout.key_layouts)
+        candidates = [*layout.key_layouts, *(KeyLayout("", style) for style in styles)]
         for found in candidates:
-            home = next(home for home in layout.homes if home.style == found.style)
+            key_layout = next(key_layout for key_layout in layout.key_layouts if key_layout.style == found.style)
             if _holds(layout, found, tensors):
-                return Encoder(layout, found, home)
+                return Encoder(layout, found, key_layout)
     return None
 
 
-def _holds(layout: Layout, home: Home, tensors: Tensors) -> bool:
+def _holds(layout: Layout, key_layout: KeyLayout, tensors: Tensors) -> bool:
     """Whether the weights of all layers are there, and no others."""
     slots = [slot for slot in layout.slots() if slot.position.unit]
-    expected = {home.prefix + stored.weight for slot in slots for stored in slot.stored_as(home.style)}
+    expected = {key_layout.prefix + stored.weight for slot in slots for stored in slot.stored_as(key_layout.style)}
     # Diffusers leaves out a last layer that the model does not read, so some may lack; a layer too much is another model.
     lacking = [key for key in expected if key not in tensors]
-    layers = _root(home, layout)
+    layers = _root(key_layout, layout)
     strange = [k for k in tensors if k.startswith(layers) and k.endswith("weight") and k not in expected]
     return bool(expected) and len(lacking) * 20 < len(expected) and not strange
 
 
-def _root(home: Home, layout: Layout) -> str:
+def _root(key_layout: KeyLayout, layout: Layout) -> str:
     """What the keys of all layers begin with: everything before the first number."""
-    kept = (stored for slot in layout.slots() if slot.position.unit for stored in slot.stored_as(home.style))
+    kept = (stored for slot in layout.slots() if slot.position.unit for stored in slot.stored_as(key_layout.style))
     stored = next(kept)
     words = stored.weight.split(".")
     number = next(place for place, word in enumerate(words) if word.isdigit())
-    return home.prefix + ".".join(words[:number]) + "."
+    return key_layout.prefix + ".".join(words[:number]) + "."

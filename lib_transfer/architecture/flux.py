@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lib_transfer.architecture.architecture import Architecture
-from lib_transfer.architecture.clip import clip_l, hf_homes
-from lib_transfer.architecture.layout import Home, Share, Slot, Spelling, shrink
+from lib_transfer.architecture.clip import clip_l, hf_key_layouts
+from lib_transfer.architecture.layout import KeyLayout, Share, Slot, Spelling, shrink
 from lib_transfer.architecture.t5 import shrunk_width, t5_xxl
-from lib_transfer.architecture.text_names import text_families
 from lib_transfer.architecture.transformer import (
-    FAMILIES,
+    CLIP_L_NAMINGS,
     FREQUENCIES,
-    HOMES,
     IMAGE,
+    KEY_LAYOUTS,
+    NAMINGS,
     PART,
     TEXT,
     Place,
@@ -28,6 +28,7 @@ from lib_transfer.architecture.transformer import (
     feed_forward,
     fused,
     slots,
+    t5_namings,
 )
 
 LATENT = 64  # 16 channels in patches of 2 x 2
@@ -66,7 +67,7 @@ class Flux:
     context: int = 4096
     pooled: int = 768
     part: str = PART
-    homes: tuple[Home, ...] = HOMES
+    key_layouts: tuple[KeyLayout, ...] = KEY_LAYOUTS
 
     @property
     def essential(self) -> frozenset[str]:
@@ -196,7 +197,7 @@ def _final(flux: Flux) -> Iterator[Place]:
 FLUX_DEV = Architecture(
     id="flux-dev",
     title="Flux.1 dev",
-    kin="flux-dev",
+    family="flux-dev",
     card_version="Flux",
     base_model_version="flux1",
     v2=False,
@@ -204,16 +205,13 @@ FLUX_DEV = Architecture(
     modelspec_implementation="https://github.com/black-forest-labs/flux",
     core=Flux("flux-dev-transformer", guidance=True),
     text_encoders=(
-        clip_l("te1", *hf_homes("text_encoders.clip_l.transformer.", "text_encoder.")),
+        clip_l("te1", *hf_key_layouts("text_encoders.clip_l.transformer.", "text_encoder.")),
         t5_xxl("text_encoders.t5xxl.transformer.", "text_encoder_2."),
     ),
-    families=(
-        *FAMILIES,
-        *text_families("te1", underscored=("lora_te1_", "lora_te_"), folder="text_encoder.", comfy="clip_l"),
-        # Of the numbers, kohya has 3 and OneTrainer 2; Forge loads any.
-        *text_families(
-            "te3", underscored=("lora_te3_", "lora_te2_", "lora_te1_"), folder="text_encoder_2.", comfy="t5xxl"
-        ),
+    namings=(
+        *NAMINGS,
+        *CLIP_L_NAMINGS,
+        *t5_namings("text_encoder_2."),
     ),
     hosts="Forge",
 )

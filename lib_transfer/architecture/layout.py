@@ -104,7 +104,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Home:
+class KeyLayout:
     """Where files keep a part: what stands before its keys, and the style of the keys."""
 
     prefix: str
@@ -123,7 +123,7 @@ class Layout(Protocol):
         """What this is wherever it occurs; parts of one model in two architectures have the same paths (``clip-l``)."""
 
     @property
-    def homes(self) -> tuple[Home, ...]:
+    def key_layouts(self) -> tuple[KeyLayout, ...]:
         """Where files keep the part; the first is canonical."""
 
     def slots(self) -> tuple[Slot, ...]:

@@ -64,7 +64,7 @@ class Module:
         fused: canonical name of the attention that this one is a part of, where hosts load its parts only together, else
             None.
         position: where it sits.
-        names: every module name an adapter can use for it, all families.
+        names: every module name an adapter can use for it, all namings.
         output: the one of ``names`` that the hosts load, else None: such a module's update cannot be written. Where
             it has rows, the modules of one output name are written as one update.
     """

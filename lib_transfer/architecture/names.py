@@ -1,7 +1,7 @@
-"""The names adapters give to the places of a model: one row per family of names.
+"""The names adapters give to the places of a model: one row per way of naming.
 
-A name is looked up, never parsed: a family says how a place's path becomes a name, and the names of all places make a
-dictionary. A new family is a new row in an architecture's data.
+A name is looked up, never parsed: a :class:`Naming` says how a place's path becomes a name, and the names of all places make a
+dictionary. A new one is a new row in an architecture's data.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from lib_transfer.architecture.layout import Share, Slot
 
 
 @dataclass(frozen=True)
-class Family:
-    """How one family of adapters names the places of one part.
+class Naming:
+    """How some adapters name the places of one part.
 
     Attributes:
         part: the part it names: ``unet``, ``te1``, ...
-        style: whose spelling it starts from; slots without it have no name in the family.
+        style: whose spelling it starts from; slots without it have no name in the naming.
         prefix: what stands before the path.
         separator: what stands for the dots of the path.
     """
@@ -29,24 +29,40 @@ class Family:
     separator: str = "_"
 
     def names(self, slot: Slot) -> Iterable[tuple[str, Share | None]]:
-        """The slot's names in this family: none, one, or several where the style spells it in several ways."""
+        """The slot's names: none, one, or several where the style spells it in several ways."""
         if slot.position.part == self.part:
             for spelling in slot.spellings:
                 if spelling.style == self.style:
                     yield self.prefix + spelling.path.replace(".", self.separator), spelling.share
 
 
-def dotted(part: str, style: str, *prefixes: str) -> tuple[Family, ...]:
-    """Families that write the path as it is, behind each of these prefixes."""
-    return tuple(Family(part, style, prefix, ".") for prefix in prefixes)
+def dotted(part: str, style: str, *prefixes: str) -> tuple[Naming, ...]:
+    """Namings that write the path as it is, behind each of these prefixes."""
+    return tuple(Naming(part, style, prefix, ".") for prefix in prefixes)
 
 
-def all_names(slot: Slot, families: tuple[Family, ...]) -> dict[str, Share | None]:
-    """Every name of the slot, in the order of the families, with the rows of an update that are the slot's."""
-    return {name: share for family in families for name, share in family.names(slot)}
+def all_names(slot: Slot, namings: tuple[Naming, ...]) -> dict[str, Share | None]:
+    """Every name of the slot, in the order of the namings, with the rows of an update that are the slot's."""
+    return {name: share for naming in namings for name, share in naming.names(slot)}
 
 
-def output_name(slot: Slot, families: tuple[Family, ...]) -> str | None:
-    """The name that the hosts load: that of the first family in the slot's output style; None if there is none."""
-    candidates = (name for family in families if family.style == slot.output for name, _ in family.names(slot))
+def output_name(slot: Slot, namings: tuple[Naming, ...]) -> str | None:
+    """The name that the hosts load: that of the first naming in the slot's output style; None if there is none."""
+    candidates = (name for naming in namings if naming.style == slot.output for name, _ in naming.names(slot))
     return next(candidates, None)
+
+
+def text_namings(part: str, *, underscored: tuple[str, ...], folder: str, comfy: str) -> tuple[Naming, ...]:
+    """The namings of names of a text encoder in Hugging Face's spelling, with and without the ``text_model`` level.
+
+    Args:
+        part: ``te1``, ...
+        underscored: prefixes of names with underscores; the first is written.
+        folder: the prefix that diffusers gives it (``text_encoder_2.``); PEFT puts ``base_model.model.`` behind it.
+        comfy: what ComfyUI calls it (``clip_l``).
+    """
+    prefixes = (folder, f"{folder}base_model.model.", f"text_encoders.{comfy}.transformer.")
+    return (
+        *(Naming(part, style, prefix) for style in ("hf", "hf bare") for prefix in underscored),
+        *(naming for style in ("hf", "hf bare") for naming in dotted(part, style, *prefixes)),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from lib_transfer.architecture.architecture import Architecture, Tensors, full_shapes, home_in
+from lib_transfer.architecture.architecture import Architecture, Tensors, full_shapes, key_layout_in
 from lib_transfer.architecture.chroma import CHROMA
 from lib_transfer.architecture.flux import FLUX_DEV, FLUX_SCHNELL
 from lib_transfer.architecture.lookalikes import lookalike
@@ -71,16 +71,16 @@ class _Comparison:
 
 def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None:
     """The comparison, or None if the file holds nothing of the architecture's diffusion model."""
-    home = home_in(architecture.core, tensors)
-    if home is None:
+    key_layout = key_layout_in(architecture.core, tensors)
+    if key_layout is None:
         return None
     present = {
-        key[len(home.prefix) :]: len(shape)
+        key[len(key_layout.prefix) :]: len(shape)
         for key, shape in tensors.items()
-        if key.startswith(home.prefix) and key.endswith(".weight")
+        if key.startswith(key_layout.prefix) and key.endswith(".weight")
     }
     slots = architecture.core.slots()
-    ways = {slot.path: [stored.weight for stored in slot.stored_as(home.style)] for slot in slots}
+    ways = {slot.path: [stored.weight for stored in slot.stored_as(key_layout.style)] for slot in slots}
     expected = {key: len(slot.shape) for slot in slots for key in ways[slot.path]}
     essential = sorted(ways[path][0] for path in architecture.core.essential if ways[path])
     strange = [f"{key} is not part of it" for key in present if key not in expected]
@@ -90,7 +90,7 @@ def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None
         for key, ndim in present.items()
         if ndim != expected.get(key, ndim)
     ]
-    lacking = sum(not any(home.prefix + key in tensors for key in keys) for keys in ways.values())
+    lacking = sum(not any(key_layout.prefix + key in tensors for key in keys) for keys in ways.values())
     return _Comparison(architecture, (*strange, *missing, *other), lacking)
 
 
@@ -112,7 +112,7 @@ def identify_adapter(
     best = max(scores.values())
     found = [architecture for architecture, score in scores.items() if score == best and best > (0, 0)]
     ids = {architecture.id for architecture in found}
-    return tuple(a for a in found if a.id == a.kin or a.kin not in ids)
+    return tuple(a for a in found if a.id == a.family or a.family not in ids)
 
 
 def _score(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lib_transfer.architecture.architecture import Architecture
-from lib_transfer.architecture.clip import clip_l, hf_homes
-from lib_transfer.architecture.text_names import text_families
-from lib_transfer.architecture.unet import UNet, unet_families
+from lib_transfer.architecture.clip import clip_l, hf_key_layouts
+from lib_transfer.architecture.names import text_namings
+from lib_transfer.architecture.unet import UNet, unet_namings
 
 SD1_UNET = UNet(
     input_depths=((1, 1), (1, 1), (1, 1), (0, 0)),
@@ -22,16 +22,16 @@ SD1_UNET = UNet(
 SD1 = Architecture(
     id="sd1",
     title="Stable Diffusion 1.x",
-    kin="sd1",
+    family="sd1",
     card_version="SD1",
     base_model_version="sd_v1",
     v2=False,
     modelspec_architecture="stable-diffusion-v1/lora",
     modelspec_implementation="diffusers",
     core=SD1_UNET,
-    text_encoders=(clip_l("te1", *hf_homes("cond_stage_model.transformer.", "text_encoder.")),),
-    families=(
-        *unet_families("diffusers"),
-        *text_families("te1", underscored=("lora_te_", "lora_te1_"), folder="text_encoder.", comfy="clip_l"),
+    text_encoders=(clip_l("te1", *hf_key_layouts("cond_stage_model.transformer.", "text_encoder.")),),
+    namings=(
+        *unet_namings("diffusers"),
+        *text_namings("te1", underscored=("lora_te_", "lora_te1_"), folder="text_encoder.", comfy="clip_l"),
     ),
 )

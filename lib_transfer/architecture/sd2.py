@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lib_transfer.architecture.architecture import Architecture
-from lib_transfer.architecture.clip import clip_h, hf_homes
-from lib_transfer.architecture.layout import Home
+from lib_transfer.architecture.clip import clip_h, hf_key_layouts
+from lib_transfer.architecture.layout import KeyLayout
+from lib_transfer.architecture.names import text_namings
 from lib_transfer.architecture.sd1 import SD1_UNET
-from lib_transfer.architecture.text_names import text_families
-from lib_transfer.architecture.unet import unet_families
+from lib_transfer.architecture.unet import unet_namings
 
 SD2 = Architecture(
     id="sd2",
     title="Stable Diffusion 2.x",
-    kin="sd2",
+    family="sd2",
     card_version="SD2",
     base_model_version="sd_v2",
     v2=True,
@@ -24,14 +24,14 @@ SD2 = Architecture(
     text_encoders=(
         clip_h(
             "te1",
-            Home("cond_stage_model.model.", "openclip"),
-            Home("conditioner.embedders.0.model.", "openclip"),
-            *hf_homes("text_encoder."),
+            KeyLayout("cond_stage_model.model.", "openclip"),
+            KeyLayout("conditioner.embedders.0.model.", "openclip"),
+            *hf_key_layouts("text_encoder."),
         ),
     ),
-    families=(
-        *unet_families("diffusers"),
-        *text_families("te1", underscored=("lora_te_", "lora_te1_"), folder="text_encoder.", comfy="clip_h"),
+    namings=(
+        *unet_namings("diffusers"),
+        *text_namings("te1", underscored=("lora_te_", "lora_te1_"), folder="text_encoder.", comfy="clip_h"),
     ),
     # It reads the states before the last layer (and normalises them); Forge does not even build that layer.
     idle=frozenset({("te1", "layer 23")}),

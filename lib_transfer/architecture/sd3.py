@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lib_transfer.architecture.architecture import Architecture
-from lib_transfer.architecture.clip import LOADED_BY_BOTH, Clip, clip_g, clip_l, hf_homes
-from lib_transfer.architecture.layout import Home, Slot, shrink
+from lib_transfer.architecture.clip import LOADED_BY_BOTH, Clip, clip_g, clip_l, hf_key_layouts
+from lib_transfer.architecture.layout import KeyLayout, Slot, shrink
+from lib_transfer.architecture.names import text_namings
 from lib_transfer.architecture.t5 import shrunk_width, t5_xxl
-from lib_transfer.architecture.text_names import text_families
 from lib_transfer.architecture.transformer import (
-    FAMILIES,
+    CLIP_L_NAMINGS,
     FREQUENCIES,
-    HOMES,
     IMAGE,
+    KEY_LAYOUTS,
+    NAMINGS,
     PART,
     TEXT,
     Place,
@@ -29,6 +30,7 @@ from lib_transfer.architecture.transformer import (
     feed_forward,
     fused,
     slots,
+    t5_namings,
 )
 
 CHANNELS, PATCH = 16, 2
@@ -68,7 +70,7 @@ class MMDiT:
     context: int = 4096
     pooled: tuple[int, ...] = (768, 1280)
     part: str = PART
-    homes: tuple[Home, ...] = HOMES
+    key_layouts: tuple[KeyLayout, ...] = KEY_LAYOUTS
 
     @property
     def essential(self) -> frozenset[str]:
@@ -167,7 +169,7 @@ def _projecting(clip: Clip) -> Clip:
 SD3_MEDIUM = Architecture(
     id="sd3-medium",
     title="Stable Diffusion 3 medium",
-    kin="sd3-medium",
+    family="sd3-medium",
     card_version="Unknown",
     base_model_version="sd3_m",
     v2=False,
@@ -175,17 +177,15 @@ SD3_MEDIUM = Architecture(
     modelspec_implementation="https://github.com/Stability-AI/generative-models",
     core=MMDiT("sd3-medium-transformer", depth=24, width=1536, normed=False),
     text_encoders=(
-        _projecting(clip_l("te1", *hf_homes("text_encoders.clip_l.transformer.", "text_encoder."))),
-        _projecting(clip_g("te2", *hf_homes("text_encoders.clip_g.transformer.", "text_encoder_2."))),
+        _projecting(clip_l("te1", *hf_key_layouts("text_encoders.clip_l.transformer.", "text_encoder."))),
+        _projecting(clip_g("te2", *hf_key_layouts("text_encoders.clip_g.transformer.", "text_encoder_2."))),
         t5_xxl("text_encoders.t5xxl.transformer.", "text_encoder_3."),
     ),
-    families=(
-        *FAMILIES,
-        *text_families("te1", underscored=("lora_te1_", "lora_te_"), folder="text_encoder.", comfy="clip_l"),
-        *text_families("te2", underscored=("lora_te2_",), folder="text_encoder_2.", comfy="clip_g"),
-        *text_families(
-            "te3", underscored=("lora_te3_", "lora_te2_", "lora_te1_"), folder="text_encoder_3.", comfy="t5xxl"
-        ),
+    namings=(
+        *NAMINGS,
+        *CLIP_L_NAMINGS,
+        *text_namings("te2", underscored=("lora_te2_",), folder="text_encoder_2.", comfy="clip_g"),
+        *t5_namings("text_encoder_3."),
     ),
     hosts="Forge",
 )
@@ -194,7 +194,7 @@ SD35_MEDIUM = replace(
     SD3_MEDIUM,
     id="sd3.5-medium",
     title="Stable Diffusion 3.5 medium",
-    kin="sd3.5-medium",
+    family="sd3.5-medium",
     modelspec_architecture="stable-diffusion-3-5-medium/lora",
     core=MMDiT("sd3.5-medium-transformer", depth=24, width=1536, normed=True, dual=13),
 )
@@ -203,7 +203,7 @@ SD35_LARGE = replace(
     SD3_MEDIUM,
     id="sd3.5-large",
     title="Stable Diffusion 3.5 large",
-    kin="sd3.5-large",
+    family="sd3.5-large",
     modelspec_architecture="stable-diffusion-3-5-large/lora",
     core=MMDiT("sd3.5-large-transformer", depth=38, width=2432, normed=True),
 )

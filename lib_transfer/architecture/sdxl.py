@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lib_transfer.architecture.architecture import Architecture
-from lib_transfer.architecture.clip import clip_g, clip_l, hf_homes
-from lib_transfer.architecture.layout import Home
-from lib_transfer.architecture.text_names import text_families
-from lib_transfer.architecture.unet import UNet, unet_families
+from lib_transfer.architecture.clip import clip_g, clip_l, hf_key_layouts
+from lib_transfer.architecture.layout import KeyLayout
+from lib_transfer.architecture.names import text_namings
+from lib_transfer.architecture.unet import UNet, unet_namings
 
 _UNET = UNet(
     input_depths=((0, 0), (2, 2), (10, 10)),
@@ -30,7 +30,7 @@ _UNET = UNet(
 SDXL = Architecture(
     id="sdxl",
     title="Stable Diffusion XL",
-    kin="sdxl",
+    family="sdxl",
     card_version="SDXL",
     base_model_version="sdxl_base_v1-0",
     v2=False,
@@ -38,13 +38,13 @@ SDXL = Architecture(
     modelspec_implementation="https://github.com/Stability-AI/generative-models",
     core=_UNET,
     text_encoders=(
-        clip_l("te1", *hf_homes("conditioner.embedders.0.transformer.", "text_encoder.")),
-        clip_g("te2", Home("conditioner.embedders.1.model.", "openclip"), *hf_homes("text_encoder_2.")),
+        clip_l("te1", *hf_key_layouts("conditioner.embedders.0.transformer.", "text_encoder.")),
+        clip_g("te2", KeyLayout("conditioner.embedders.1.model.", "openclip"), *hf_key_layouts("text_encoder_2.")),
     ),
-    families=(
-        *unet_families("ldm"),
-        *text_families("te1", underscored=("lora_te1_",), folder="text_encoder.", comfy="clip_l"),
-        *text_families("te2", underscored=("lora_te2_",), folder="text_encoder_2.", comfy="clip_g"),
+    namings=(
+        *unet_namings("ldm"),
+        *text_namings("te1", underscored=("lora_te1_",), folder="text_encoder.", comfy="clip_l"),
+        *text_namings("te2", underscored=("lora_te2_",), folder="text_encoder_2.", comfy="clip_g"),
     ),
     # Of the first encoder it reads the states before the last layer (hidden layer 11), and nothing else.
     idle=frozenset({("te1", "layer 11"), ("te1", "final")}),
@@ -106,7 +106,7 @@ KOALA_1B = replace(
 REFINER = Architecture(
     id="sdxl-refiner",
     title="Stable Diffusion XL refiner",
-    kin="sdxl-refiner",
+    family="sdxl-refiner",
     card_version="SDXL",
     base_model_version="sdxl_refiner_v1-0",
     v2=False,
@@ -125,9 +125,11 @@ REFINER = Architecture(
         model="sdxl-refiner-unet",
         width=384,
     ),
-    text_encoders=(clip_g("te1", Home("conditioner.embedders.0.model.", "openclip"), *hf_homes("text_encoder_2.")),),
-    families=(
-        *unet_families("ldm"),
-        *text_families("te1", underscored=("lora_te_", "lora_te2_"), folder="text_encoder_2.", comfy="clip_g"),
+    text_encoders=(
+        clip_g("te1", KeyLayout("conditioner.embedders.0.model.", "openclip"), *hf_key_layouts("text_encoder_2.")),
+    ),
+    namings=(
+        *unet_namings("ldm"),
+        *text_namings("te1", underscored=("lora_te_", "lora_te2_"), folder="text_encoder_2.", comfy="clip_g"),
     ),
 )

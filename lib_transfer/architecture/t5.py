@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from lib_transfer.architecture.layout import Home, Slot, Spelling, Stored, shrink
+from lib_transfer.architecture.layout import KeyLayout, Slot, Spelling, Stored, shrink
 from lib_transfer.architecture.module import Kind, Position
 
 BUCKETS = 32  # of relative positions
@@ -34,7 +34,7 @@ class T5:
     """A text encoder.
 
     Attributes:
-        homes: where files keep it. Styles of keys: ``hf`` and ``gguf``.
+        key_layouts: where files keep it. Styles of keys: ``hf`` and ``gguf``.
         width: of its hidden states.
         inner: of the feed-forward.
         head: of an attention head.
@@ -42,7 +42,7 @@ class T5:
         tokens: size of the vocabulary.
     """
 
-    homes: tuple[Home, ...]
+    key_layouts: tuple[KeyLayout, ...]
     width: int = 4096
     inner: int = 10240
     head: int = 64
@@ -64,7 +64,7 @@ class T5:
 
 def t5_xxl(*prefixes: str) -> T5:
     """The encoder of T5 v1.1 XXL, kept behind these prefixes; everywhere it is called the third text encoder."""
-    return T5(tuple(Home(prefix, style) for style in ("hf", "gguf") for prefix in prefixes))
+    return T5(tuple(KeyLayout(prefix, style) for style in ("hf", "gguf") for prefix in prefixes))
 
 
 def shrunk_width(width: int) -> int:

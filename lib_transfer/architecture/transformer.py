@@ -9,34 +9,43 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from lib_transfer.architecture.layout import SWAPPED, Home, Share, Slot, Spelling, Stored, third
+from lib_transfer.architecture.layout import SWAPPED, KeyLayout, Share, Slot, Spelling, Stored, third
 from lib_transfer.architecture.module import Kind, Position
-from lib_transfer.architecture.names import Family, dotted
+from lib_transfer.architecture.names import Naming, dotted, text_namings
 
 PART = "transformer"
 
 FREQUENCIES = 256  # of the sinusoids that time (and Flux' guidance) come as; no width that shrinks with the model
 
-HOMES = (
-    Home("model.diffusion_model.", "native"),
-    Home("diffusion_model.", "native"),
-    Home("", "native"),
-    Home("transformer.", "diffusers"),
-    Home("", "diffusers"),
+KEY_LAYOUTS = (
+    KeyLayout("model.diffusion_model.", "native"),
+    KeyLayout("diffusion_model.", "native"),
+    KeyLayout("", "native"),
+    KeyLayout("transformer.", "diffusers"),
+    KeyLayout("", "diffusers"),
 )
 
-FAMILIES = (
+NAMINGS = (
     # kohya's sd-scripts and LyCORIS. Forge loads lora_unet_ for all of these models.
-    *(Family(PART, "native", prefix) for prefix in ("lora_unet_", "oft_unet_", "lycoris_")),
+    *(Naming(PART, "native", prefix) for prefix in ("lora_unet_", "oft_unet_", "lycoris_")),
     # ComfyUI's own names, also of parameters that are not called weight. Black Forest Labs and OneTrainer write the bare
     # path, PEFT puts base_model.model. before it.
     *dotted(PART, "native", "diffusion_model.", "model.diffusion_model.", "", "base_model.model."),
     *dotted(PART, "parameter", "diffusion_model.", ""),
     # OneTrainer until 2026, SimpleTuner's LyCORIS; diffusers, ai-toolkit and SimpleTuner.
-    *(Family(PART, "diffusers", prefix) for prefix in ("lora_transformer_", "lycoris_")),
+    *(Naming(PART, "diffusers", prefix) for prefix in ("lora_transformer_", "lycoris_")),
     *dotted(PART, "diffusers", "transformer.", "", "base_model.model.", "transformer.base_model.model."),
     *dotted(PART, "xlabs", "", "diffusion_model."),
 )
+
+CLIP_L_NAMINGS = text_namings("te1", underscored=("lora_te1_", "lora_te_"), folder="text_encoder.", comfy="clip_l")
+"""How adapters of Flux.1 and Stable Diffusion 3 name CLIP-L."""
+
+
+def t5_namings(folder: str) -> tuple[Naming, ...]:
+    """How adapters of Flux.1 and Stable Diffusion 3 name T5, which diffusers keeps in ``folder``."""
+    # Of the numbers, kohya has 3 and OneTrainer 2; Forge loads any.
+    return text_namings("te3", underscored=("lora_te3_", "lora_te2_", "lora_te1_"), folder=folder, comfy="t5xxl")
 
 
 @dataclass(frozen=True)

@@ -11,25 +11,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from lib_transfer.architecture.layout import Home, Slot, Spelling, Stored, shrink
+from lib_transfer.architecture.layout import KeyLayout, Slot, Spelling, Stored, shrink
 from lib_transfer.architecture.module import Kind, Position
-from lib_transfer.architecture.names import Family, dotted
+from lib_transfer.architecture.names import Naming, dotted
 
 LATENT_CHANNELS = 4
 
 # Places whose diffusers name A1111 does not map; their ldm name is loaded by both hosts.
 UNMAPPED_BY_A1111 = {"conv_norm_out", "add_embedding.linear_1", "add_embedding.linear_2"}
 
-HOMES = (
-    Home("model.diffusion_model.", "ldm"),
-    Home("diffusion_model.", "ldm"),
-    Home("", "ldm"),
-    Home("unet.", "diffusers"),
-    Home("", "diffusers"),
+KEY_LAYOUTS = (
+    KeyLayout("model.diffusion_model.", "ldm"),
+    KeyLayout("diffusion_model.", "ldm"),
+    KeyLayout("", "ldm"),
+    KeyLayout("unet.", "diffusers"),
+    KeyLayout("", "diffusers"),
 )
 
 
-def unet_families(first: str) -> tuple[Family, ...]:
+def unet_namings(first: str) -> tuple[Naming, ...]:
     """How adapters name the places of a UNet.
 
     Args:
@@ -39,7 +39,7 @@ def unet_families(first: str) -> tuple[Family, ...]:
     styles = (first, "ldm" if first == "diffusers" else "diffusers")
     joined = ("lora_unet_", "oft_unet_", "lycoris_")
     return (
-        *(Family("unet", style, prefix) for prefix in joined for style in styles),
+        *(Naming("unet", style, prefix) for prefix in joined for style in styles),
         *dotted("unet", "diffusers", "unet.", "", "base_model.model.", "unet.base_model.model."),
         *dotted("unet", "ldm", "diffusion_model.", "model.diffusion_model.", ""),
     )
@@ -75,7 +75,7 @@ class UNet:
     middle: bool = True
     width: int = 320
     part: str = "unet"
-    homes: tuple[Home, ...] = HOMES
+    key_layouts: tuple[KeyLayout, ...] = KEY_LAYOUTS
 
     @property
     def essential(self) -> frozenset[str]:

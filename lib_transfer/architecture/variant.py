@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lib_transfer.architecture.architecture import Architecture, Tensors, home_in
+from lib_transfer.architecture.architecture import Architecture, Tensors, key_layout_in
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,11 @@ def _input(architecture: Architecture, tensors: Tensors) -> str:
 
 def _key(architecture: Architecture, tensors: Tensors, path: str, *, bias: bool = False) -> str | None:
     """The weight (or bias) at this path of the diffusion model, if the file holds it."""
-    home = home_in(architecture.core, tensors)
+    key_layout = key_layout_in(architecture.core, tensors)
     slot = next((slot for slot in architecture.core.slots() if slot.path == path), None)
-    if home is None or slot is None:
+    if key_layout is None or slot is None:
         return None
-    keys = (stored.bias if bias else stored.weight for stored in slot.stored_as(home.style))
-    return next((home.prefix + key for key in keys if key is not None and home.prefix + key in tensors), None)
+    keys = (stored.bias if bias else stored.weight for stored in slot.stored_as(key_layout.style))
+    return next(
+        (key_layout.prefix + key for key in keys if key is not None and key_layout.prefix + key in tensors), None
+    )

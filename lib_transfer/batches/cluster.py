@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from lib_transfer.batches.convert import convert, failed
+from lib_transfer.batches.convert import convert, not_converted
 from lib_transfer.batches.task import Task
-from lib_transfer.batches.watch import Watch
+from lib_transfer.batches.watch import SilentWatch, Watch
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, NotEnoughMemoryError, RequestError, StorageError
 from lib_transfer.library.request import ALGORITHM
@@ -89,7 +89,7 @@ def on_cluster(tasks: Sequence[Task], watch: Watch, cluster: Cluster) -> Iterato
                 if ended is None:
                     yield from _outcomes(future.result())
                 elif len(task.items) == 1:
-                    yield failed(task.items[0], task, _words(ended))
+                    yield not_converted(task.items[0], _words(ended))
                 else:
                     pending |= {submit(dataclasses.replace(task, items=(item,))): task for item in task.items}
             time.sleep(_LOOK_EVERY)
@@ -146,33 +146,18 @@ def _words(error: BaseException) -> Exception:
     )
 
 
-class _Told:
+class _Told(SilentWatch):
     """The watch of a worker: it only asks whether to stop, and that seldom, because the answer is on another machine."""
 
     def __init__(self, stop: Any) -> None:
         self._stop = stop
         self._asked, self._answer = 0.0, False
 
-    def group(self, worker: int, names: tuple[str, ...]) -> None:
-        """Nobody hears it."""
-
-    def stretch(self, worker: int, total: int, what: str) -> None:
-        """Nobody hears it."""
-
-    def step(self, worker: int) -> None:
-        """Nobody hears it."""
-
-    def settled(self, outcome: Outcome) -> None:
-        """Outcomes are the result of the task."""
-
     def cancelled(self) -> bool:
         now = time.monotonic()
         if now - self._asked > _ASK_EVERY:
             self._asked, self._answer = now, bool(self._stop.is_set())
         return self._answer
-
-    def left_out(self, name: str) -> bool:
-        return False
 
 
 def _distributed() -> ModuleType:

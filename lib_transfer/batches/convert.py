@@ -1,35 +1,24 @@
-"""Convert one group. The outermost worker of a batch: whatever goes wrong with an adapter is its own outcome."""
+"""Convert one group. The outermost worker of every job: whatever goes wrong with an adapter is its own outcome."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from lib_transfer.batches.plan import Item
 from lib_transfer.batches.task import Task
-from lib_transfer.batches.watch import Watch
-from lib_transfer.conversion.outcome import Outcome, Status, summary_of
-from lib_transfer.conversion.transfer import Ending, Order, transfer_group
+from lib_transfer.batches.watch import GroupProgress, Watch
+from lib_transfer.conversion.jobs import Ending, transfer_group
+from lib_transfer.conversion.outcome import Outcome, failed, summary_of
 from lib_transfer.errors import CancelledError, StorageError, TransferError
-from lib_transfer.formats.naming import unique_stem
-from lib_transfer.library.destination import Destination, output_path
-from lib_transfer.library.naming import named
+from lib_transfer.library.checkpoints import doubts
+from lib_transfer.library.decide import Convert
+from lib_transfer.library.destination import numbered
+from lib_transfer.library.job import Job
 from lib_transfer.library.request import TransferRequest
-from lib_transfer.library.source_checkpoint import doubts
 
 logger = logging.getLogger("transfer_lora")
-
-
-def convert_all(tasks: Iterable[Task], watch: Watch) -> Iterator[Outcome]:
-    """Convert the groups one after another, in this process.
-
-    Raises:
-        CancelledError, StorageError: as :func:`convert`.
-    """
-    for task in tasks:
-        yield from convert(task, watch)
 
 
 def convert(task: Task, watch: Watch, worker: int = 0) -> Iterator[Outcome]:
@@ -57,95 +46,72 @@ def convert(task: Task, watch: Watch, worker: int = 0) -> Iterator[Outcome]:
     except Exception as error:
         if len(pending) == 1:
             [item] = pending.values()
-            yield failed(item, task, error)
+            yield not_converted(item, error)
             return
         logger.warning("Transfer LoRA: a group of %d failed (%s); they go on one by one", len(pending), error)
         for item in pending.values():
             yield from convert(dataclasses.replace(task, items=(item,)), watch, worker)
 
 
+def not_converted(item: Convert, error: Exception) -> Outcome:
+    """The outcome of an adapter that ``error`` kept from being converted."""
+    return failed(item.name, item.source, item.target, error)
+
+
 def _together(task: Task, watch: Watch, worker: int) -> Iterator[Outcome]:
-    hashes = task.runtime.hashes
-    orders: list[Order] = []
-    items: dict[TransferRequest, Item] = {}
+    jobs: list[Job] = []
+    items: dict[TransferRequest, Convert] = {}
     for item in task.items:
         try:
-            request = task.batch.of(item.path, item.source, hashes, watch.cancelled)
+            job = item.job(task.runtime.hashes, watch.cancelled)
+            same = items.setdefault(job.request, item)
+            if same is not item:
+                message = f"It is the same file as {same.name}, whose output serves both."
+                yield dataclasses.replace(_blank(item), status="left out", message=message)
+                continue
+            jobs.append(_placed(job, task.taken))
         except (CancelledError, MemoryError):
             raise
         except TransferError as error:
-            yield failed(item, task, error)
-            continue
-        if request in items:
-            yield _outcome(
-                item, task, "left out", f"It is the same file as {items[request].name}, whose copy serves both."
-            )
-            continue
-        items[request] = item
-        orders.append(Order(request, _destination(item, request, task.taken)))
+            yield not_converted(item, error)
     began = time.monotonic()
     endings = transfer_group(
-        orders,
+        jobs,
         runtime=task.runtime,
-        progress=_Progress(watch, worker),
-        left=lambda member: watch.left_out(items[member.request].name),
+        progress=GroupProgress(watch, worker),
+        left=lambda run: watch.left_out(items[run.request].name),
         begins=task.begins,
     )
-    for order, ending in endings:
-        share = (time.monotonic() - began) / len(orders)
-        yield dataclasses.replace(_ended(items[order.request], order.request, ending, task), seconds=share)
+    for job, ending in endings:
+        share = (time.monotonic() - began) / len(jobs)
+        outcome = _ended(items[job.request], job, ending, task.keeps_reports)
+        yield dataclasses.replace(outcome, seconds=share)
 
 
-def _destination(item: Item, request: TransferRequest, taken: frozenset[str]) -> Destination:
-    """The item's destination; with a number in the name where a LoRA in another folder has it already."""
-    path = output_path(request, item.destination)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.stem.casefold() in taken:
-            return named(path.parent, unique_stem(path.stem, taken))
-    return item.destination
+def _placed(job: Job, taken: frozenset[str]) -> Job:
+    """``job`` with a folder to write to, and a number in the name where a LoRA in another folder has that name already."""
+    path = job.output
+    if path.exists():
+        return job
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.stem.casefold() not in taken:
+        return job
+    return dataclasses.replace(job, destination=numbered(path, taken))
 
 
-def _ended(item: Item, request: TransferRequest, ending: Ending, task: Task) -> Outcome:
-    notes = doubts(item.facts, item.source, request.source_sha256)
+def _blank(item: Convert) -> Outcome:
+    return Outcome(item.name, item.source.name if item.source else "", item.target.name, "failed")
+
+
+def _ended(item: Convert, job: Job, ending: Ending, keeps_report: bool) -> Outcome:
+    notes = doubts(item.facts, item.source, job.request.source_sha256)
     if isinstance(ending, CancelledError):
-        return _outcome(item, task, "left out", ending.message)
+        return dataclasses.replace(_blank(item), status="left out", message=ending.message)
     if isinstance(ending, TransferError):
-        return dataclasses.replace(failed(item, task, ending), notes=notes)
-    # The whole report of every adapter would be too much to keep, and to send.
-    summary = ending.report.summary() if ending.report is not None else None
-    if summary is None and ending.path is not None:
-        summary = dict(summary_of(ending.path))
-    outcome = _outcome(item, task, ending.status)
-    return dataclasses.replace(outcome, summary=summary, path=ending.path, notes=(*notes, *ending.warnings))
-
-
-def failed(item: Item, task: Task, error: Exception) -> Outcome:
-    """The outcome of an adapter that ``error`` kept from being converted."""
-    if isinstance(error, TransferError):
-        return _outcome(item, task, "failed", error.message, error.hint)
-    logger.error("Transfer LoRA: %r failed", item.name, exc_info=error)
-    message = f"This is an error in Transfer LoRA itself: {type(error).__name__}: {error}"
-    return _outcome(item, task, "failed", message, "Nothing was written. Please report it with the lines of the log.")
-
-
-def _outcome(item: Item, task: Task, status: Status, message: str = "", hint: str = "") -> Outcome:
-    return Outcome(
-        item.name, item.source.name if item.source else "", task.batch.target.name, status, message=message, hint=hint
-    )
-
-
-class _Progress:
-    """The engine's progress of one group, told to the watch of the whole batch."""
-
-    def __init__(self, watch: Watch, worker: int) -> None:
-        self._watch, self._worker = watch, worker
-
-    def start(self, total: int, what: str) -> None:
-        self._watch.stretch(self._worker, total, what)
-
-    def step(self, what: str) -> None:
-        self._watch.step(self._worker)
-
-    def cancelled(self) -> bool:
-        return self._watch.cancelled()
+        return dataclasses.replace(not_converted(item, ending), notes=notes)
+    made = dataclasses.replace(_blank(item), status=ending.status, path=ending.path, notes=(*notes, *ending.warnings))
+    if ending.report is None:
+        return made if ending.path is None else dataclasses.replace(made, summary=dict(summary_of(ending.path)))
+    if keeps_report:
+        return dataclasses.replace(made, report=ending.report)
+    return dataclasses.replace(made, summary=ending.report.summary())

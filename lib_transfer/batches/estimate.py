@@ -14,11 +14,13 @@ from lib_transfer.architecture.module import Module
 from lib_transfer.batches.costs import Costs, Work, sample
 from lib_transfer.batches.plan import BatchPlan
 from lib_transfer.batches.task import Task
-from lib_transfer.conversion.run import Runtime, one_thread_each
-from lib_transfer.conversion.subspaces import Weight, is_known
+from lib_transfer.conversion.decompositions import is_known
+from lib_transfer.conversion.parallel import one_thread_each
+from lib_transfer.conversion.runtime import Runtime
+from lib_transfer.conversion.weights import Weight
 from lib_transfer.errors import TransferError
+from lib_transfer.formatting import duration, size
 from lib_transfer.library.base import open_base
-from lib_transfer.progress import duration
 from lib_transfer.storage.cache import Cache
 
 READING = 1.5e9
@@ -39,7 +41,7 @@ class Estimate:
     """What a batch will take.
 
     Attributes:
-        seconds: of time, about.
+        seconds: the time that it takes, about.
         disk: bytes of the outputs, at most.
         free: bytes that are free where they go; None where that cannot be told.
     """
@@ -49,8 +51,8 @@ class Estimate:
     free: int | None
 
     def __str__(self) -> str:
-        free = "" if self.free is None else f", of {_size(self.free)} that are free"
-        said = f"About {duration(self.seconds)}, and at most {_size(self.disk)} of disk{free}."
+        free = "" if self.free is None else f", of {size(self.free)} that are free"
+        said = f"About {duration(self.seconds)}, and at most {size(self.disk)} of disk{free}."
         short = self.free is not None and self.disk > self.free
         return f"{said} That may be too little room; what fits will be written." if short else said
 
@@ -75,7 +77,7 @@ def estimate(plan: BatchPlan, tasks: list[Task], costs: Costs, runtime: Runtime,
     files = 4 * sum(item.size for item in plan.items) / READING
     covered = {work.module.name: work.module for item in chosen for work in costs.work(item)}.values()
     shared = cold = 0.0
-    if "subspaces" in plan.batch.how.needs:
+    if "subspaces" in plan.settings.how.needs:
         shared = len(tasks) * sum(_reading(module) for module in covered)
         cold = sum(_computing(m, speed) for m in _unknown(plan, covered, runtime.cache))
     at_a_time = min(workers * runtime.threads, len(tasks) * runtime.threads)
@@ -107,7 +109,7 @@ def _carrying(work: Work, plan: BatchPlan, speed: Speed) -> float:
     """One module of one adapter, everything being in the cache: thin products with bases and weights of both sides."""
     out, into = work.module.matrix_shape
     short, rank = min(out, into), min(work.rank, TYPICAL_RANK)
-    products = 2 * rank * (4 * out * into + 16 * short * short) if "subspaces" in plan.batch.how.needs else 0
+    products = 2 * rank * (4 * out * into + 16 * short * short) if "subspaces" in plan.settings.how.needs else 0
     return PER_MODULE + products * speed.product
 
 
@@ -127,7 +129,7 @@ def _computing(module: Module, speed: Speed) -> float:
 def _unknown(plan: BatchPlan, covered: Iterable[Module], cache: Cache) -> list[Module]:
     """The modules of every base whose weights are not decomposed yet, once for each base."""
     bases = {item.source.path: item.source for item in plan.items if item.source is not None}
-    bases[plan.batch.target.path] = plan.batch.target
+    bases[plan.target.path] = plan.target
     names = [module.name for module in covered]
     found: list[Module] = []
     for checkpoint in bases.values():
@@ -139,14 +141,10 @@ def _unknown(plan: BatchPlan, covered: Iterable[Module], cache: Cache) -> list[M
 
 
 def _free(plan: BatchPlan) -> int | None:
-    folder = plan.batch.output or next((item.path.parent for item in plan.items), None)
+    folder = plan.settings.output or next((item.path.parent for item in plan.items), None)
     while folder is not None and not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
         return shutil.disk_usage(folder).free if folder is not None else None
     except OSError:
         return None
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -18,13 +18,12 @@ from typing import Any
 
 import torch
 
-from lib_transfer.batches.convert import convert, failed
-from lib_transfer.batches.plan import Item
+from lib_transfer.batches.convert import convert, not_converted
 from lib_transfer.batches.task import Task
-from lib_transfer.batches.watch import Watch
+from lib_transfer.batches.watch import SilentWatch, Watch
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, NotEnoughMemoryError, StorageError
-from lib_transfer.progress import WRITING
+from lib_transfer.library.decide import Convert
 
 GRACE = 0.2
 """Seconds that a worker may go on with the module it is at, once it is to stop. An output being written is finished."""
@@ -69,7 +68,7 @@ class _Worker:
         self._process: BaseProcess | None = None
         self.connection: Connection | None = None
         self._task: Task | None = None
-        self._left: dict[str, Item] = {}
+        self._left: dict[str, Convert] = {}
 
     @property
     def busy(self) -> bool:
@@ -119,7 +118,7 @@ class _Worker:
         self.end()
         if task is not None and len(left) == 1:
             died = NotEnoughMemoryError("The process that was at it died: it was killed, or out of memory.")
-            yield failed(left[0], task, died)
+            yield not_converted(left[0], died)
         elif task is not None:
             waiting.extendleft(dataclasses.replace(task, items=(item,)) for item in left[::-1])
 
@@ -160,7 +159,7 @@ def work(connection: Connection) -> None:
 def _convert(task: Task, told: _Told) -> None:
     try:
         for outcome in convert(task, told):
-            told.writing = False
+            told.publishes = False
             told.send("outcome", outcome)
         told.send("through")
     except StorageError as error:
@@ -175,19 +174,19 @@ def _listen(connection: Connection, inbox: queue.SimpleQueue[Task | None], told:
     told.stop = True
     inbox.put(None)
     time.sleep(GRACE)
-    while told.writing:
+    while told.publishes:
         time.sleep(0.01)
     os._exit(CancelledError.exit_code)
 
 
-class _Told:
+class _Told(SilentWatch):
     """The watch of a worker: it sends what it is told to the main process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._lock = threading.Lock()
         self.stop = False
-        self.writing = False
+        self.publishes = False
 
     def send(self, *what: Any) -> None:
         # Nobody may be listening any more.
@@ -198,17 +197,15 @@ class _Told:
         self.send("group", names)
 
     def stretch(self, worker: int, total: int, what: str) -> None:
-        self.writing = what == WRITING
+        self.publishes = False
         self.send("stretch", total, what)
 
     def step(self, worker: int) -> None:
         self.send("step")
 
-    def settled(self, outcome: Outcome) -> None:
-        """Outcomes are sent by the worker itself."""
+    def publishing(self, worker: int) -> None:
+        self.publishes = True
+        self.send("publishing")
 
     def cancelled(self) -> bool:
         return self.stop
-
-    def left_out(self, name: str) -> bool:
-        return False

@@ -13,6 +13,8 @@ from typing import Any
 
 from lib_transfer.batches.plan import BatchPlan
 from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.conversion.report import modules_written
+from lib_transfer.formatting import for_spreadsheet
 from lib_transfer.version import SCHEMA
 
 COLUMNS = (
@@ -46,7 +48,7 @@ class BatchReport:
 
     Attributes:
         plan: the plan.
-        outcomes: of the adapters that were converted, by name.
+        outcomes: what became of the adapters that were converted, by name.
     """
 
     plan: BatchPlan
@@ -71,10 +73,8 @@ class BatchReport:
     @property
     def headline(self) -> str:
         """How many files there are, and what is to become of them."""
-        copies = self.plan.copies
-        passed_over = (
-            f" {copies} transferred {'copy is' if copies == 1 else 'copies are'} passed over." if copies else ""
-        )
+        count = self.plan.passed_over
+        passed_over = f" {count} transferred LoRA{' is' if count == 1 else 's are'} passed over." if count else ""
         return f"{len(self.plan.facts)} LoRAs: {self.words}.{passed_over}"
 
     @property
@@ -100,7 +100,7 @@ class BatchReport:
             "message": outcome.message if outcome is not None else "",
             "hint": outcome.hint if outcome is not None else "",
             "modules": facts.get("modules"),
-            "written": _written(facts),
+            "written": modules_written(facts),
             **{key: facts.get(key) for key in COLUMNS[9:13]},
             "seconds": round(outcome.seconds, 2) if outcome is not None and outcome.seconds else None,
             "output": str(outcome.path) if outcome is not None and outcome.path is not None else "",
@@ -109,12 +109,12 @@ class BatchReport:
 
     def to_json(self) -> str:
         """Everything, for a program."""
-        batch = self.plan.batch
+        settings = self.plan.settings
         document = {
             "schema": SCHEMA,
-            "target": batch.target.name,
-            "method": batch.method,
-            "settings": dict(batch.settings),
+            "target": self.plan.target.name,
+            "method": settings.method,
+            "settings": dict(settings.values),
             "counts": self.counts,
             "adapters": self.rows(),
         }
@@ -126,22 +126,10 @@ class BatchReport:
         table = csv.writer(text)
         table.writerow(COLUMNS)
         for row in self.rows():
-            table.writerow([plain(" ".join(v) if isinstance(v, list) else v) for v in row.values()])
+            table.writerow([for_spreadsheet(" ".join(v) if isinstance(v, list) else v) for v in row.values()])
         return text.getvalue()
-
-
-def plain(value: Any) -> Any:
-    """``value``, and a text so that no spreadsheet takes it for a formula: names come from files."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def is_csv(path: Path) -> bool:
     """Whether a report of this name is a table for a spreadsheet, not JSON."""
     return path.suffix.lower() == ".csv"
-
-
-def _written(facts: Mapping[str, Any]) -> int | None:
-    decisions = facts.get("decisions")
-    if not isinstance(decisions, dict):
-        return None
-    return sum(n for d, n in decisions.items() if d in ("transferred", "copied", "carried over") and isinstance(n, int))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_transfer.batches.costs import PER_ELEMENT, Costs
-from lib_transfer.batches.plan import BatchPlan, Item
-from lib_transfer.batches.request import BatchRequest
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.batches.plan import BatchPlan
+from lib_transfer.conversion.runtime import Runtime
+from lib_transfer.library.decide import Convert
 
 MEMORY = 2 * 2**30
 """Bytes that a batch may take unless it is told otherwise: for the adapters at work, their outputs and the weights, over
@@ -24,18 +24,18 @@ class Task:
 
     Attributes:
         items: the adapters.
-        batch: what is asked for.
         runtime: how it is computed.
         taken: file names, without ending and casefolded, that no output may get anew.
         begins: at which share of the modules; groups that run side by side begin at different ones, so that what one of
             them computes for the cache the others find there. It does not change the result.
+        keeps_reports: whether outcomes have whole reports; those of many adapters would be too much to keep, and to send.
     """
 
-    items: tuple[Item, ...]
-    batch: BatchRequest
+    items: tuple[Convert, ...]
     runtime: Runtime
-    taken: frozenset[str]
+    taken: frozenset[str] = frozenset()
     begins: float = 0.0
+    keeps_reports: bool = False
 
 
 def tasks(plan: BatchPlan, runtime: Runtime, costs: Costs, *, memory: int = MEMORY, workers: int = 1) -> list[Task]:
@@ -44,11 +44,11 @@ def tasks(plan: BatchPlan, runtime: Runtime, costs: Costs, *, memory: int = MEMO
     Args:
         plan: what is to be converted.
         runtime: how each worker computes; where memory is scarce it gets fewer modules at a time.
-        costs: of the adapters.
+        costs: what the adapters take.
         memory: bytes that all workers together may take. A group has one adapter at least.
         workers: how many groups run at a time.
     """
-    by_source: dict[Path | None, list[Item]] = {}
+    by_source: dict[Path | None, list[Convert]] = {}
     for item in plan.items:
         by_source.setdefault(item.source.path if item.source else None, []).append(item)
     room = memory // workers
@@ -59,17 +59,17 @@ def tasks(plan: BatchPlan, runtime: Runtime, costs: Costs, *, memory: int = MEMO
         how = dataclasses.replace(runtime, workers=threads)
         needs = [item.size + costs.output_bytes(item) for item in items]
         for group in _cut(items, needs, room - threads * at_work, workers):
-            made.append(Task(tuple(group), plan.batch, how, plan.taken, len(made) % workers / workers))
+            made.append(Task(tuple(group), how, plan.taken, len(made) % workers / workers))
     return made
 
 
-def _cut(items: Sequence[Item], needs: Sequence[int], room: int, workers: int) -> list[list[Item]]:
+def _cut(items: Sequence[Convert], needs: Sequence[int], room: int, workers: int) -> list[list[Convert]]:
     """``items`` in groups of about one size, as few as fit into ``room`` bytes each and give every worker its share."""
     largest = max(room, *needs)
     fewest = math.ceil(sum(needs) / largest)
     count = min(math.ceil(fewest / workers) * workers, len(items))
     even = sum(needs) / count
-    groups: list[list[Item]] = [[]]
+    groups: list[list[Convert]] = [[]]
     filled = total = 0.0
     for item, need in zip(items, needs, strict=True):
         if groups[-1] and (filled + need > largest or total + need / 2 > even * len(groups)):

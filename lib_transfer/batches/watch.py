@@ -7,7 +7,7 @@ import time
 from typing import Protocol
 
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.progress import WRITING
+from lib_transfer.progress import PUBLISHING, remaining
 
 
 class Watch(Protocol):
@@ -22,6 +22,9 @@ class Watch(Protocol):
     def step(self, worker: int) -> None:
         """One of these steps is done. Called from several threads."""
 
+    def publishing(self, worker: int) -> None:
+        """An output of that group is being written, whole; nothing stops it."""
+
     def settled(self, outcome: Outcome) -> None:
         """An adapter is through."""
 
@@ -30,6 +33,56 @@ class Watch(Protocol):
 
     def left_out(self, name: str) -> bool:
         """Whether the person left out this adapter."""
+
+
+class SilentWatch:
+    """A watch that shows nothing, and never stops."""
+
+    def group(self, worker: int, names: tuple[str, ...]) -> None:
+        """Ignore the group."""
+
+    def stretch(self, worker: int, total: int, what: str) -> None:
+        """Ignore the stretch."""
+
+    def step(self, worker: int) -> None:
+        """Ignore the step."""
+
+    def publishing(self, worker: int) -> None:
+        """Let it be written."""
+
+    def settled(self, outcome: Outcome) -> None:
+        """Ignore the outcome."""
+
+    def cancelled(self) -> bool:
+        """Never."""
+        return False
+
+    def left_out(self, name: str) -> bool:
+        """Never."""
+        return False
+
+
+class GroupProgress:
+    """The progress of one group's conversion, told to the watch of the whole batch."""
+
+    def __init__(self, watch: Watch, worker: int) -> None:
+        self._watch, self._worker = watch, worker
+
+    def start(self, total: int, what: str) -> None:
+        """A stretch begins."""
+        self._watch.stretch(self._worker, total, what)
+
+    def step(self, what: str) -> None:
+        """One step is done."""
+        self._watch.step(self._worker)
+
+    def publishing(self) -> None:
+        """An output is being written."""
+        self._watch.publishing(self._worker)
+
+    def cancelled(self) -> bool:
+        """Whether to stop."""
+        return self._watch.cancelled()
 
 
 class Tally:
@@ -62,6 +115,11 @@ class Tally:
         with self._lock:
             self._groups[worker].done += 1
 
+    def publishing(self, worker: int) -> None:
+        """As :meth:`Watch.publishing`."""
+        with self._lock:
+            self._groups[worker].publishing = True
+
     def settled(self, name: str) -> None:
         """As :meth:`Watch.settled`."""
         with self._lock:
@@ -75,7 +133,7 @@ class Tally:
             done = self._settled + sum(group.share * len(group.names) for group in self._groups.values())
             share = min(done / max(self._total, 1), 1.0)
             elapsed = time.monotonic() - self._began if self._began else 0.0
-            left = elapsed / share - elapsed if share > 0.005 and elapsed > 1 else None
+            left = remaining(share, elapsed)
             words = "; ".join(text for group in self._groups.values() if group.names and (text := group.words))
             return share, f"{self._settled} of {self._total} LoRAs{f'; {words}' if words else ''}", left
 
@@ -85,16 +143,18 @@ class _Group:
 
     def __init__(self, names: set[str]) -> None:
         self.names = names
-        self.total, self.done = 0, 0
+        self.total, self.done, self.publishing = 0, 0, False
         self.what = ""
 
     def begin(self, total: int, what: str) -> None:
-        self.total, self.done, self.what = total, 0, what
+        self.total, self.done, self.what, self.publishing = total, 0, what, False
 
     @property
     def share(self) -> float:
-        return 1.0 if self.what == WRITING else self.done / max(self.total, 1)
+        return 1.0 if self.publishing else self.done / max(self.total, 1)
 
     @property
     def words(self) -> str:
+        if self.publishing:
+            return PUBLISHING
         return f"{self.what}, module {self.done} of {self.total}" if self.total > 1 else self.what

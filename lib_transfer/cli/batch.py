@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from lib_transfer import methods as registry
 from lib_transfer.batches.cluster import connected, on_cluster
@@ -19,27 +19,26 @@ from lib_transfer.batches.estimate import estimate
 from lib_transfer.batches.plan import plan
 from lib_transfer.batches.processes import in_processes
 from lib_transfer.batches.report import BatchReport, is_csv
-from lib_transfer.batches.request import BatchRequest
 from lib_transfer.batches.task import MEMORY, Task, tasks
 from lib_transfer.batches.watch import Watch
 from lib_transfer.cli import terminal
 from lib_transfer.cli.batch_screen import Screen, tell_plan
 from lib_transfer.cli.transfer import add_method, settings
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import CancelledError, RequestError
 from lib_transfer.formats.publish import write_bytes
+from lib_transfer.library.adapters import find
+from lib_transfer.library.checkpoints import described, installed
+from lib_transfer.library.decide import TransferSettings
 from lib_transfer.library.destination import need_folder
-from lib_transfer.library.found import find
 from lib_transfer.library.index import FileIndex
-from lib_transfer.library.source_checkpoint import Checkpoint
-from lib_transfer.library.sources import described, installed
-from lib_transfer.storage.hashes import Hashes
+from lib_transfer.library.library import Library
+from lib_transfer.library.outputs import Outputs
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("batch", help="transfer every LoRA of a folder")
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders with LoRAs")
     again = "; again for a text encoder in a file of its own"
     parser.add_argument(
@@ -62,8 +61,8 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--recursive", action="store_true", help="sub-folders too; their layout is kept")
     for flag, which in (("--include", "only LoRAs that match"), ("--exclude", "no LoRAs that match")):
-        text = f"{which} the pattern: a file name or a path below DIR, with * and ?; may be repeated"
-        parser.add_argument(flag, metavar="GLOB", action="append", default=[], help=text)
+        text = f"{which} the pattern, for the file name or the path below DIR: * matches any text, ? any one character"
+        parser.add_argument(flag, metavar="GLOB", action="append", default=[], help=f"{text}; may be repeated")
     add_method(parser)
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="the folder to write to (each LoRA's own)")
     parser.add_argument(
@@ -98,23 +97,18 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    terminal.check_report_path(options.report)
+    terminal.check_reports(options)
     runtime = _everywhere(options)
     found = find(options.folders, recursive=options.recursive, include=options.include, exclude=options.exclude)
     if not found:
         more = "" if options.recursive else " Sub-folders are looked into with --recursive."
         raise RequestError("No LoRA was found.", hint=f"Check the folders and the patterns.{more}")
     stream = terminal.talk(options.report)
-    planned = plan(
-        found,
-        _request(options, runtime),
-        index=FileIndex(runtime.cache.folder),
-        hashes=runtime.hashes,
-        progress=terminal.Bar(),
-    )
+    target = described(options.target, runtime.hashes)
+    planned = plan(found, target, _settings(options, runtime), _library(options, runtime), terminal.Bar())
     report = BatchReport(planned)
     with _reported(report, options.report), _engine(options, runtime) as engine:
-        costs, how = Costs(planned.batch), dataclasses.replace(runtime, workers=1)
+        costs, how = Costs(planned), dataclasses.replace(runtime, workers=1)
         groups = tasks(planned, how, costs, memory=engine.memory, workers=engine.workers)
         takes = estimate(planned, groups, costs, how, workers=engine.workers)
         tell_plan(report, takes, stream, every=options.dry_run)
@@ -155,8 +149,8 @@ def _everywhere(options: argparse.Namespace) -> Runtime:
     return dataclasses.replace(runtime, cache_folder=runtime.cache.folder.absolute())
 
 
-def _request(options: argparse.Namespace, runtime: Runtime) -> BatchRequest:
-    method, hashes = registry.get(options.method), runtime.hashes
+def _settings(options: argparse.Namespace, runtime: Runtime) -> TransferSettings:
+    method = registry.get(options.method)
     if method.needs_source and not (options.source or options.source_from_metadata):
         raise RequestError(
             f'The method "{method.id}" needs the checkpoint that each LoRA was trained on.',
@@ -164,23 +158,24 @@ def _request(options: argparse.Namespace, runtime: Runtime) -> BatchRequest:
         )
     if options.output_dir is not None:
         need_folder(options.output_dir)
-    at_hand = installed(options.source_from_metadata, hashes) if options.source_from_metadata else ()
-    return BatchRequest(
-        _described(options.target, hashes),
+    return TransferSettings(
         method.id,
         registry.settings(method, settings(options)),
-        source=_described(options.source, hashes) if options.source else None,
-        target_encoders=tuple(options.target[1:]),
-        source_encoders=tuple((options.source or [])[1:]),
-        installed=at_hand,
+        source=described(options.source, runtime.hashes) if options.source else None,
         output=options.output_dir,
         existing=options.existing,
-        tree=(*options.folders, *([options.output_dir] if options.output_dir else [])),
     )
 
 
-def _described(paths: list[Path], hashes: Hashes) -> Checkpoint:
-    return described(paths[0], paths[0].name, hashes)
+def _library(options: argparse.Namespace, runtime: Runtime) -> Library:
+    index, folder = FileIndex(runtime.cache.folder), options.source_from_metadata
+    return Library(
+        index,
+        runtime.hashes,
+        folders=(*options.folders, *([options.output_dir] if options.output_dir else [])),
+        checkpoints=installed(folder, runtime.hashes) if folder else (),
+        outputs=Outputs(index),
+    )
 
 
 def _usual_workers(runtime: Runtime) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TextIO
 
 from lib_transfer.batches.estimate import Estimate
-from lib_transfer.batches.report import BatchReport
-from lib_transfer.batches.watch import Tally
+from lib_transfer.batches.report import WAITING, BatchReport
+from lib_transfer.batches.watch import SilentWatch, Tally
 from lib_transfer.cli import terminal
 from lib_transfer.conversion.outcome import Outcome
 
 
-class Screen:
-    """The watch of a batch on a terminal: a line for every adapter, and a bar below them."""
+class Screen(SilentWatch):
+    """The watch of a batch on a terminal: a line for every adapter, and a bar below them. Ctrl-C stops the main thread."""
 
     def __init__(self, report: BatchReport, stream: TextIO) -> None:
         self._report, self._stream = report, stream
@@ -30,19 +30,15 @@ class Screen:
         self._tally.step(worker)
         self._draw()
 
+    def publishing(self, worker: int) -> None:
+        self._tally.publishing(worker)
+        self._draw()
+
     def settled(self, outcome: Outcome) -> None:
         self._report.settled(outcome)
         self._tally.settled(outcome.name)
         self.say(_line(outcome))
         self._draw()
-
-    def cancelled(self) -> bool:
-        """Never: Ctrl-C interrupts the main thread."""
-        return False
-
-    def left_out(self, name: str) -> bool:
-        """Never."""
-        return False
 
     def say(self, text: str) -> None:
         """A line above the bar."""
@@ -63,7 +59,7 @@ def tell_plan(report: BatchReport, takes: Estimate, stream: TextIO, *, every: bo
     planned = report.plan
     lines = [_line(outcome) for outcome in planned.settled.values() if every or outcome.status != "already done"]
     if every:
-        lines += [f"{'to convert':15} {item.name}" for item in planned.items]
+        lines += [f"{WAITING:15} {item.name}" for item in planned.items]
     lines.append(report.headline)
     if planned.items:
         lines.append(str(takes))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from lib_transfer.cli import terminal
+from lib_transfer.formatting import size
 from lib_transfer.storage.cache import Cache
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("cache", help="show, check or empty the cache of decompositions")
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
     parser.add_argument("action", choices=("info", "check", "clear"))
     terminal.add_cache_folder(parser)
     parser.set_defaults(run=run)
@@ -27,8 +26,8 @@ def _info(cache: Cache) -> int:
     contents = cache.contents()
     print(f"folder: {contents.folder}")
     for kind, count in contents.entries.items():
-        print(f"{kind}: {count} entries, {contents.bytes[kind] / 1e6:.1f} MB")
-    print(f"total: {contents.total_bytes / 1e6:.1f} MB of at most {contents.limit / 1e6:.0f} MB")
+        print(f"{kind}: {count} entries, {size(contents.bytes[kind])}")
+    print(f"total: {size(contents.total_bytes)} of at most {size(contents.limit)}")
     return 0
 
 
@@ -41,5 +40,5 @@ def _check(cache: Cache) -> int:
 
 
 def _clear(cache: Cache) -> int:
-    print(f"{cache.clear() / 1e6:.1f} MB were freed.")
+    print(f"{size(cache.clear())} were freed.")
     return 0

@@ -10,17 +10,16 @@ from lib_transfer import demo
 from lib_transfer.api import request
 from lib_transfer.cli import terminal, ui
 from lib_transfer.conversion.heatmap import draw, save, transfer_panels
-from lib_transfer.conversion.run import Runtime
-from lib_transfer.conversion.transfer import transfer
+from lib_transfer.conversion.jobs import transfer
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import RequestError
 from lib_transfer.library.destination import Destination
 
 METHODS = ("rotation", "prolora")
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("demo", help="make small checkpoints and LoRAs, transfer them, show the reports")
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
     parser.add_argument("--dir", type=Path, default=Path("demo"), help="where to put everything (demo)")
     parser.add_argument("--ui", action="store_true", help="open the tab on these files instead (needs gradio)")
     ui.add_server(parser)
@@ -40,8 +39,8 @@ def run(options: argparse.Namespace) -> int:
     jobs += [(files.style, files.pruned, "rotation"), (files.locon, files.fine_tune, "rotation")]
     for adapter, target, method in jobs:
         print(f"\n=== {adapter.stem}: from {files.base.stem} to {target.stem} by {method} ===")
-        asked = request(adapter, source=files.base, target=target, method=method, runtime=runtime)
-        result = transfer(asked, Destination(overwrite=True), runtime=runtime, progress=terminal.Bar())
+        job = request(adapter, source=files.base, target=target, method=method, runtime=runtime)
+        result = transfer(job, Destination(overwrite=True), runtime=runtime, progress=terminal.Bar())
         if result.report is not None:
             print(result.report.to_text())
             _plot(folder / f"{adapter.stem}-{target.stem}-{method}.png", result.report)

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 import traceback
 from collections.abc import Sequence
 
-from lib_transfer.cli import batch, cache, demo, inspect, methods, similarity, transfer, ui, verify
-from lib_transfer.errors import CancelledError, StorageError, TransferError
+from lib_transfer.errors import CancelledError, StorageError, TransferError, internal
 from lib_transfer.version import VERSION
 
-COMMANDS = (transfer, batch, verify, inspect, similarity, methods, cache, demo, ui)
+COMMANDS = {
+    "transfer": "transfer a LoRA from one checkpoint to another",
+    "batch": "transfer every LoRA of a folder",
+    "verify": "run both models: does a transferred LoRA do what the original does?",
+    "inspect": "tell what a checkpoint or an adapter is",
+    "similarity": "compare the subspaces of two checkpoints",
+    "methods": "list the methods, their formulas, papers and settings",
+    "cache": "show, check or empty the cache of decompositions",
+    "demo": "make small checkpoints and LoRAs, transfer them, show the reports",
+    "ui": "open the WebUI's tab in a browser, without a WebUI (needs gradio)",
+}
+"""Every command with its help; the module of the same name beside this one has its arguments and runs it."""
+
+NEEDED = ("torch", "safetensors", "numpy")
 
 EPILOG = """exit codes: 0 done (also when the same output is already there); 2 a problem with the input, which the message
 explains; 1 disk, memory or an internal error, or some LoRAs of a batch failed; 130 interrupted"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line; every command's module adds its own part."""
+def parser(asked: str | None) -> argparse.ArgumentParser:
+    """The command line with the arguments of one command: torch comes with its module, and the list of all needs none."""
     whole = argparse.ArgumentParser(
         prog="python -m lib_transfer",
         description="Carry a LoRA from the checkpoint it was trained on to another one.",
@@ -26,14 +39,20 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=VERSION)
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_to(commands)
+    for name, about in COMMANDS.items():
+        command = commands.add_parser(name, help=about)
+        if name == asked:
+            importlib.import_module(f"lib_transfer.cli.{name}").add_to(command)
     return whole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    asked = next((argument for argument in arguments if argument in COMMANDS), None)
+    if asked is not None:
+        _need_packages()
+    options = parser(asked).parse_args(arguments)
     try:
         code: int = options.run(options)
         return code
@@ -45,9 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _fail(f"Error: {error}", StorageError.exit_code)
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
-        return _fail("This is an error in Transfer LoRA itself; please report it with the lines above.", 1)
+        return _fail(str(internal(error)), 1)
+
+
+def _need_packages() -> None:
+    """End the program with a sentence, as argparse does for wrong arguments, where a package is missing."""
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise SystemExit(
+            f"Transfer LoRA needs {' and '.join(missing)}, which this Python lacks. Install what is missing with "
+            f'"{sys.executable} -m pip install {" ".join(missing)}", or use the Python of your WebUI.'
+        )
 
 
 def _fail(message: str, code: int) -> int:

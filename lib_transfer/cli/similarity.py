@@ -8,28 +8,25 @@ from typing import Any
 
 from lib_transfer import methods as registry
 from lib_transfer.cli import terminal
+from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.heatmap import draw, save
 from lib_transfer.conversion.similarity import compare
-from lib_transfer.conversion.subspaces import Wanted
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("similarity", help="compare the subspaces of two checkpoints")
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
     parser.add_argument("--source", type=Path, metavar="CKPT", required=True)
     parser.add_argument("--target", type=Path, metavar="CKPT", required=True)
     parser.add_argument("--energy", metavar="F", help="subspace rank by energy (default 0.99)")
     parser.add_argument("--subspace-rank", metavar="N", help="a fixed subspace rank instead")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every module's similarities (- for stdout)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw blocks against roles as PNG")
+    terminal.add_reports(parser, "every module's similarities", plot=True)
     terminal.add_runtime(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    terminal.check_report_path(options.json)
-    terminal.check_report_path(options.plot)
+    terminal.check_reports(options)
     given = {"energy": options.energy, "subspace_rank": options.subspace_rank}
     settings: dict[str, Any] = registry.settings(registry.get(registry.DEFAULT), given)
     wanted = Wanted(settings["energy"], settings["subspace_rank"])

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import RequestError
 from lib_transfer.formats.publish import write_bytes
-from lib_transfer.progress import duration
+from lib_transfer.formatting import duration
+from lib_transfer.progress import PUBLISHING, remaining
 from lib_transfer.storage.cache import FOLDER_VARIABLE
 
 _MODEL_FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
@@ -63,15 +64,31 @@ class Bar:
             if self._done == self._total:
                 self._line.clear()
 
+    def publishing(self) -> None:
+        """The output is being written."""
+        self._line.draw(1.0, PUBLISHING, None)
+
     def cancelled(self) -> bool:
         """Never: Ctrl-C interrupts the main thread."""
         return False
 
     def _draw(self, what: str) -> None:
         share = self._done / max(self._total, 1)
-        elapsed = time.monotonic() - self._began
-        left = elapsed / share - elapsed if share > 0 else None
+        left = remaining(share, time.monotonic() - self._began)
         self._line.draw(share, f"{self._done}/{self._total}  {self._what}  {what[-50:]}", left)
+
+
+def add_reports(parser: argparse.ArgumentParser, what: str, *, plot: bool = False) -> None:
+    """Add ``--json``, which writes ``what``, and ``--plot`` where there is something to draw."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"write {what} as JSON (- for stdout)")
+    if plot:
+        parser.add_argument("--plot", type=Path, metavar="FILE", help="draw blocks against roles as PNG")
+
+
+def check_reports(options: argparse.Namespace) -> None:
+    """Raise :class:`RequestError` before any work if a report could not be written where the options say."""
+    for name in ("json", "plot", "report"):
+        check_report_path(getattr(options, name, None))
 
 
 def add_runtime(parser: argparse.ArgumentParser) -> None:

@@ -11,18 +11,17 @@ from lib_transfer import api
 from lib_transfer import methods as registry
 from lib_transfer.cli import terminal
 from lib_transfer.conversion.heatmap import draw, save, transfer_panels
+from lib_transfer.conversion.jobs import analyse, transfer
 from lib_transfer.conversion.report import TransferReport
-from lib_transfer.conversion.run import Runtime
-from lib_transfer.conversion.transfer import analyse, transfer
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.library.destination import Destination
-from lib_transfer.library.request import TransferRequest
+from lib_transfer.library.job import Job
 from lib_transfer.methods import METHODS, Parameter, Value
 from lib_transfer.version import SCHEMA
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("transfer", help="transfer a LoRA from one checkpoint to another")
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
     parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="the LoRA (.safetensors, .pt)")
     again = "; again for a text encoder in a file of its own"
     parser.add_argument(
@@ -38,18 +37,16 @@ def add_to(commands: Any) -> None:
     output.add_argument("--output-dir", type=Path, metavar="DIR", help="the folder to write to (the LoRA's own)")
     parser.add_argument("--overwrite", action="store_true", help="replace an output of ours that differs")
     parser.add_argument("--dry-run", action="store_true", help="report what would come through, write no LoRA")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON (- for stdout)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw blocks against roles as PNG")
+    terminal.add_reports(parser, "the whole report", plot=True)
     terminal.add_runtime(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
-    terminal.check_report_path(options.json)
-    terminal.check_report_path(options.plot)
+    terminal.check_reports(options)
     runtime = terminal.runtime(options)
-    request = api.request(
+    job = api.request(
         options.adapter,
         target=options.target,
         source=options.source,
@@ -57,32 +54,27 @@ def run(options: argparse.Namespace) -> int:
         runtime=runtime,
         **settings(options),
     )
-    report, facts = _dry_run(request, runtime, options) if options.dry_run else _transfer(request, runtime, options)
+    report, facts = _dry_run(job, runtime, options) if options.dry_run else _transfer(job, runtime, options)
     if report is None and (options.json or options.plot):
-        report = analyse(request, runtime=runtime, progress=terminal.Bar())
+        report = analyse(job, runtime=runtime, progress=terminal.Bar())
     if report is not None:
         if options.json:
             terminal.write_json(options.json, {"schema": SCHEMA, **facts, "report": report.to_dict()})
         if options.plot:
-            save(
-                draw(transfer_panels(report.modules), f"{request.adapter_name} to {request.target_name}"), options.plot
-            )
+            title = f"{job.request.adapter_name} to {job.request.target_name}"
+            save(draw(transfer_panels(report.modules), title), options.plot)
     return 2 if facts["status"] == "nothing carried" else 0
 
 
-def _dry_run(
-    request: TransferRequest, runtime: Runtime, options: argparse.Namespace
-) -> tuple[TransferReport, dict[str, Any]]:
-    report = analyse(request, runtime=runtime, progress=terminal.Bar())
+def _dry_run(job: Job, runtime: Runtime, options: argparse.Namespace) -> tuple[TransferReport, dict[str, Any]]:
+    report = analyse(job, runtime=runtime, progress=terminal.Bar())
     print(report.to_text(), file=terminal.talk(options.json))
     return report, {"status": "analysed", "output": None, "sidecars": [], "warnings": [], "request": report.request}
 
 
-def _transfer(
-    request: TransferRequest, runtime: Runtime, options: argparse.Namespace
-) -> tuple[TransferReport | None, dict[str, Any]]:
+def _transfer(job: Job, runtime: Runtime, options: argparse.Namespace) -> tuple[TransferReport | None, dict[str, Any]]:
     destination = Destination(folder=options.output_dir, file=options.output, overwrite=options.overwrite)
-    result = transfer(request, destination, runtime=runtime, progress=terminal.Bar())
+    result = transfer(job, destination, runtime=runtime, progress=terminal.Bar())
     lines = [] if result.report is None else [result.report.to_text(), ""]
     if result.path is not None:
         lines.append(f"{'Already done' if result.status == 'already done' else 'Written'}: {result.path}")
@@ -93,7 +85,7 @@ def _transfer(
         "output": None if result.path is None else str(result.path),
         "sidecars": [str(path) for path in result.sidecars],
         "warnings": list(result.warnings),
-        "request": json.loads(request.to_json()),
+        "request": json.loads(job.request.to_json()),
     }
 
 

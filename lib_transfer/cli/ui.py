@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from lib_transfer.cli import terminal
 from lib_transfer.errors import RequestError
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("ui", help="open the WebUI's tab in a browser, without a WebUI (needs gradio)")
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
     parser.add_argument(
         "--models-dir",
         type=Path,

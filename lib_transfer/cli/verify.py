@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from lib_transfer import methods as registry
 from lib_transfer.cli import terminal
@@ -19,9 +18,8 @@ from lib_transfer.formats.annotate import of_ours
 from lib_transfer.library.destination import Destination
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("verify", help="run both models: does a transferred LoRA do what the original does?")
+def add_to(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
     parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="the original LoRA")
     again = "; again for a text encoder in a file of its own"
     for flag, text in (("--source", "the checkpoint it was trained on"), ("--target", "the other checkpoint")):
@@ -56,14 +54,14 @@ def add_to(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--rank", type=_positive, default=RANK, metavar="N", help=f"rank of a reconstruction ({RANK})")
     parser.add_argument("--overwrite", action="store_true", help="replace an output of ours")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON (- for stdout)")
+    terminal.add_reports(parser, "the result")
     terminal.add_runtime(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; 2 where no transferred LoRA transfers."""
-    terminal.check_report_path(options.json)
+    terminal.check_reports(options)
     out = terminal.talk(options.json)
     noted = options.transferred if options.note else []
     for path in noted:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lib_transfer import methods
 from lib_transfer.conversion.compact import Form, form_of
+from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.plan import Obstacle, Pair
+from lib_transfer.conversion.relation import Relation, Relations
 from lib_transfer.conversion.report import Decision, ModuleReport
-from lib_transfer.conversion.run import Relations
 from lib_transfer.conversion.shares import update_of, whole_shape
-from lib_transfer.conversion.subspaces import Relation, Wanted
 from lib_transfer.errors import NumericError
 from lib_transfer.formats.algorithms.algorithm import by
 from lib_transfer.formats.finite import is_finite

@@ -18,9 +18,11 @@ from lib_transfer import methods
 from lib_transfer.conversion import output
 from lib_transfer.conversion.carry import ModuleResult, Settings, carry
 from lib_transfer.conversion.pairing import Pairing, pairing
+from lib_transfer.conversion.parallel import over_modules
 from lib_transfer.conversion.plan import Pair, plan
+from lib_transfer.conversion.relation import Relations
 from lib_transfer.conversion.report import TransferReport
-from lib_transfer.conversion.run import Relations, Runtime, over_modules
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.sketches import Sketches, same_encoders
 from lib_transfer.conversion.variants import differences
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
@@ -28,12 +30,13 @@ from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.formats.regular_file import changed_error
 from lib_transfer.library.base import Base, open_base
-from lib_transfer.library.request import TransferRequest, files_of
+from lib_transfer.library.job import Job
+from lib_transfer.library.request import TransferRequest
 from lib_transfer.progress import Progress, check
 from lib_transfer.storage.cache import Cache
 from lib_transfer.storage.scratch import Spool
 
-Left = Callable[["Member"], bool]
+Left = Callable[["AdapterRun"], bool]
 """Whether the person has left out one adapter of a group."""
 
 
@@ -66,19 +69,19 @@ class Bases:
 
     @property
     def stamps(self) -> tuple[FileStamp, ...]:
-        """The states in which the files were opened, in the order of :class:`~lib_transfer.library.request.Files`."""
+        """The states in which the files were opened, in the order of :class:`~lib_transfer.library.job.Files`."""
         bases = [base for base in (self.source, self.target) if base is not None]
         return tuple(stamp for base in bases for stamp in base.checkpoint.stamps)
 
 
 @contextmanager
-def opened(request: TransferRequest, runtime: Runtime, cache: Cache) -> Iterator[Bases]:
-    """The checkpoints of ``request``, paired, and closed at the end.
+def opened(job: Job, runtime: Runtime, cache: Cache) -> Iterator[Bases]:
+    """The checkpoints of ``job``, paired, and closed at the end.
 
     Raises:
         TransferError: one cannot be read, or is no checkpoint of a supported architecture.
     """
-    files = files_of(request)
+    request, files = job.request, job.files
     with ExitStack() as stack:
         source = None
         if files.source and request.source_sha256 is not None:
@@ -94,12 +97,12 @@ def _opened(paths: Sequence[Path], sha256: str, runtime: Runtime) -> AbstractCon
     return open_base(paths[0], sha256, [(path, runtime.hashes.sha256(path)) for path in paths[1:]])
 
 
-class Member:
+class AdapterRun:
     """One adapter of a group, and what has become of its modules so far.
 
     Args:
-        request: what is to be done with it.
-        bases: those of the group, which are the request's.
+        job: what is to be done with it.
+        bases: the checkpoints of the group, which are the job's.
         writes: whether the parts of an output are kept; without, there is a report alone.
 
     Attributes:
@@ -109,21 +112,26 @@ class Member:
         TransferError: the adapter cannot be read, or does not belong to the source.
     """
 
-    def __init__(self, request: TransferRequest, bases: Bases, *, writes: bool) -> None:
-        self.request = request
+    def __init__(self, job: Job, bases: Bases, *, writes: bool) -> None:
+        self.job = job
         self.bases = bases
         self.problem: TransferError | None = None
-        self.adapter = bases.adapters.enter_context(open_adapter(files_of(request).adapter))
+        self.adapter = bases.adapters.enter_context(open_adapter(job.files.adapter))
         # A file that was rewritten after it was hashed would be carried, and cached, under the name of the old one.
-        hashed = files_of(request).stamps
+        hashed = job.files.stamps
         if hashed and hashed != self.stamps:
             others = set(hashed) ^ set(self.stamps)  # a folder may have more files now, or fewer
             raise changed_error(min(stamp.path for stamp in others))
         self.planned = plan(self.adapter, bases.origin, bases.target, bases.find, bases.read_alike)
-        self.dtype = output.output_dtype(request.setting("dtype"), self.adapter)
+        self.dtype = output.output_dtype(job.request.setting("dtype"), self.adapter)
         self._writes = writes
         self._spool = Spool(bases.folder)
         self._results: list[ModuleResult | None] = [None] * len(self.planned.pairs)
+
+    @property
+    def request(self) -> TransferRequest:
+        """What the result depends on."""
+        return self.job.request
 
     @property
     def stamps(self) -> tuple[FileStamp, ...]:
@@ -181,61 +189,61 @@ class Member:
 
 
 def carry_all(
-    members: Sequence[Member],
+    runs: Sequence[AdapterRun],
     runtime: Runtime,
     cache: Cache,
     progress: Progress,
     left: Left = lambda _: False,
     begins: float = 0.0,
 ) -> None:
-    """Carry every module of every member; what goes wrong for one of them is its ``problem`` and nobody else's.
+    """Carry every module of every run; what goes wrong for one of them is its ``problem`` and nobody else's.
 
     Args:
-        members: of one group: their requests differ in the adapter alone.
+        runs: the runs of one group, whose requests differ in the adapter alone.
         runtime: device and number of modules at a time.
         cache: where decompositions are kept.
         progress: is told of every module of the bases, and asked before every adapter's part of it whether to stop.
-        left: asked as often, whether to leave out this member.
+        left: asked as often, whether to leave out this run.
         begins: at which share of the modules to begin; those before it come last. No result depends on it.
 
     Raises:
         CancelledError: the person asked to stop.
         NotEnoughMemoryError: there is too little memory for a module.
     """
-    first = members[0]
+    first = runs[0]
     settings, device = Settings.of(first.request), runtime.torch_device
     relations = Relations(first.bases.origin, first.bases.target, settings.wanted, cache, device)
 
-    def one(shared: Sequence[tuple[Member, int]]) -> None:
+    def one(shared: Sequence[tuple[AdapterRun, int]]) -> None:
         relate = relations.keeping()
-        for number, (member, place) in enumerate(shared):
+        for number, (run, place) in enumerate(shared):
             if number:
                 check(progress)
-            if member.problem is None and left(member):
-                member.problem = CancelledError("Skipped; nothing was written.")
-            if member.problem is None:
-                member.carry(place, settings, relate, device)
+            if run.problem is None and left(run):
+                run.problem = CancelledError("Skipped; nothing was written.")
+            if run.problem is None:
+                run.carry(place, settings, relate, device)
 
-    modules = _by_module(members)
+    modules = _by_module(runs)
     first_module = int(begins * len(modules))
     modules = [*modules[first_module:], *modules[:first_module]]
     one_adapter = f"{first.request.adapter_name} to {first.request.target_name}"
-    words = one_adapter if len(members) == 1 else f"{len(members)} LoRAs to {first.request.target_name}"
+    words = one_adapter if len(runs) == 1 else f"{len(runs)} LoRAs to {first.request.target_name}"
     progress.start(len(modules), words)
     over_modules(modules, one, lambda shared: _pair(*shared[0]).name, runtime.threads, progress)
-    for member in members:
-        member.join(settings)
+    for run in runs:
+        run.join(settings)
     cache.prune()
 
 
-def _by_module(members: Sequence[Member]) -> list[list[tuple[Member, int]]]:
-    """Every pair of every member, those of one module of the source together."""
-    found: dict[str, list[tuple[Member, int]]] = {}
-    for member in members:
-        for place, pair in enumerate(member.planned.pairs):
-            found.setdefault(pair.source.name, []).append((member, place))
+def _by_module(runs: Sequence[AdapterRun]) -> list[list[tuple[AdapterRun, int]]]:
+    """Every pair of every run, those of one module of the source together."""
+    found: dict[str, list[tuple[AdapterRun, int]]] = {}
+    for run in runs:
+        for place, pair in enumerate(run.planned.pairs):
+            found.setdefault(pair.source.name, []).append((run, place))
     return list(found.values())
 
 
-def _pair(member: Member, place: int) -> Pair:
-    return member.planned.pairs[place]
+def _pair(run: AdapterRun, place: int) -> Pair:
+    return run.planned.pairs[place]

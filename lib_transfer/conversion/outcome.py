@@ -1,17 +1,23 @@
-"""What became of one LoRA of a job, as the page shows it."""
+"""What became of one LoRA of a job, for the page, the command line and the table of a batch."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from lib_transfer.conversion.report import TransferReport
+from lib_transfer.conversion.report import TransferReport
+from lib_transfer.errors import TransferError, internal
+from lib_transfer.formats.safetensors_file import read_header
+from lib_transfer.library.checkpoints import Checkpoint, doubts
+from lib_transfer.library.decide import Done, Failed, LeftOut
 
 Status = Literal["analysed", "written", "already done", "nothing carried", "left out", "failed"]
+
+logger = logging.getLogger("transfer_lora")
 
 
 @dataclass(frozen=True)
@@ -19,13 +25,13 @@ class Outcome:
     """What became of one LoRA.
 
     Attributes:
-        name: of the LoRA.
-        source, target: names of the checkpoints; source is "" where the method needs none.
+        name: the name of the LoRA.
+        source, target: the names of the checkpoints; source is "" where the method needs none.
         status: what was done.
-        message, hint: for one that failed: what is wrong, and what to do.
-        report: the whole report, where one was made.
-        summary: the few facts that an output that was there already says of itself.
-        path: of the output.
+        message, hint: why it was left out or failed, and what to do about it.
+        report: the whole report, where one was made and is kept.
+        summary: the few facts of the report, or those that an output that was there already says of itself.
+        path: the output.
         notes: further sentences.
         seconds: how long it took.
     """
@@ -49,7 +55,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """The engine's verdict in sentences; "" where there is none."""
+        """The verdict of the report in sentences; "" where there is none."""
         text = self.facts.get("verdict", "")
         return text if isinstance(text, str) else ""
 
@@ -59,21 +65,37 @@ class Outcome:
         return f"<lora:{self.path.stem}:1>" if self.path is not None else ""
 
 
-def summary_in(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """The summary in the metadata of an output of ours; empty where it is damaged."""
-    try:
-        summary = json.loads(metadata.get("transfer_lora.report", ""))
-    except ValueError:
-        return {}
-    return summary if isinstance(summary, dict) else {}
+def settled(name: str, target: Checkpoint, decision: Done | LeftOut | Failed) -> Outcome:
+    """The outcome of a LoRA that is not converted.
+
+    Raises:
+        BadFileError, StorageError: the output that is there cannot be read.
+    """
+    source = decision.source
+    known = (name, source.name if source else "", target.name)
+    if isinstance(decision, Done):
+        notes = doubts(decision.facts, source, decision.job.request.source_sha256)
+        return Outcome(*known, "already done", summary=summary_of(decision.path), path=decision.path, notes=notes)
+    status: Status = "failed" if isinstance(decision, Failed) else "left out"
+    return Outcome(*known, status, decision.sentence, decision.hint)
+
+
+def failed(name: str, source: Checkpoint | None, target: Checkpoint, error: Exception) -> Outcome:
+    """The outcome of a LoRA that ``error`` kept from being converted. An error of our own is logged with its traceback."""
+    if not isinstance(error, TransferError):
+        logger.error("Transfer LoRA: %r failed", name, exc_info=error)
+        error = internal(error)
+    return Outcome(name, source.name if source else "", target.name, "failed", error.message, error.hint)
 
 
 def summary_of(path: Path) -> Mapping[str, Any]:
-    """The summary that the output at ``path`` says of itself.
+    """The summary that the output at ``path`` says of itself; empty where it is damaged.
 
     Raises:
         BadFileError, StorageError: it cannot be read.
     """
-    from lib_transfer.formats.safetensors_file import read_header  # noqa: PLC0415 - the tab is built without it
-
-    return summary_in(read_header(path).metadata)
+    try:
+        summary = json.loads(read_header(path).metadata.get("transfer_lora.report", ""))
+    except ValueError:
+        return {}
+    return summary if isinstance(summary, dict) else {}

@@ -27,7 +27,7 @@ class Counterpart:
     """What a module of the source corresponds to.
 
     Attributes:
-        module: of the target; None where there is none.
+        module: the module of the target; None where there is none.
         how: how that is known.
         reason: why there is none, else empty.
     """
@@ -51,7 +51,7 @@ def pairing(source: Base, target: Base, sketches: Sketches, *, forced: bool = Fa
         sketches: tells how alike blocks are; asked only where blocks are to be aligned.
         forced: whether modules of unrelated architectures are paired by job and relative depth.
     """
-    if source.architecture.kin == target.architecture.kin:
+    if source.architecture.family == target.architecture.family:
         return _of_relatives(source, target, sketches)
     return _of_strangers(source, target, forced=forced)
 

@@ -37,7 +37,7 @@ class Pair:
         group: the group.
         bound: all that the group changes: one module of the source (of the target when there is no source), or those
             that a fused weight is cut into.
-        share: which of them this pair is about.
+        share: the number of the one that this pair is about.
         target: the module it goes to; None where there is none.
         how: how that is known.
         obstacle: what is in the way, if anything.
@@ -73,7 +73,7 @@ class Plan:
     """Every group of an adapter, paired or accounted for.
 
     Attributes:
-        pairs: in the adapter's order.
+        pairs: the pairs in the order of the adapter.
         unread: tensors that no module was found for, with reasons.
         embeddings: bundled textual-inversion embeddings that are carried as they are.
     """
@@ -87,7 +87,7 @@ def plan(adapter: Adapter, origin: Base, target: Base, find: Pairing, reads_alik
     """Bind the adapter's groups to modules of the origin, and pair these with modules of the target.
 
     Args:
-        adapter: as read.
+        adapter: the adapter as read.
         origin: the base it was trained on; the target where the method does without, then the target's names are used.
         target: the base it goes to.
         find: what each module of the origin corresponds to in the target.
@@ -112,9 +112,9 @@ def plan(adapter: Adapter, origin: Base, target: Base, find: Pairing, reads_alik
             pairs.append(Pair(group, bound, share, found.module, found.how, obstacle))
         taken.update(module.name for module, _ in bound)
     # Architectures share names (the first encoder, many blocks): those of a wrong one must not come through in part.
-    if not pairs or origin.architecture.kin not in {a.kin for a in candidates(adapter)}:
+    if not pairs or origin.architecture.family not in {a.family for a in candidates(adapter)}:
         raise MismatchError(_belongs_elsewhere(adapter, origin, len(pairs)))
-    if origin.architecture.kin != target.architecture.kin and all(pair.target is None for pair in pairs):
+    if origin.architecture.family != target.architecture.family and all(pair.target is None for pair in pairs):
         raise MismatchError(
             f"The source {origin.path.name} is {origin.architecture.title} and the target {target.path.name} is "
             f"{target.architecture.title}: their weights do not correspond.",

@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lib_transfer.architecture.module import Module, Position
-from lib_transfer.conversion.subspaces import Similarity
+from lib_transfer.conversion.relation import Similarity
 from lib_transfer.formats.unread import Unread
 from lib_transfer.version import SCHEMA
 
 Decision = Literal["transferred", "copied", "carried over", "below threshold", "no counterpart", "unsupported"]
 WRITTEN: tuple[Decision, ...] = ("transferred", "copied", "carried over")
+
+
+def modules_written(summary: Mapping[str, Any]) -> int | None:
+    """How many modules were written, by the summary of a report; None where it does not say, because it was edited."""
+    decisions = summary.get("decisions")
+    if not isinstance(decisions, dict):
+        return None
+    return sum(n for d, n in decisions.items() if d in WRITTEN and isinstance(n, int) and not isinstance(n, bool))
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ from statistics import fmean
 from typing import Any
 
 from lib_transfer.architecture.module import Module
+from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.heatmap import Panel
 from lib_transfer.conversion.pairing import pairing
+from lib_transfer.conversion.parallel import over_modules
+from lib_transfer.conversion.relation import Relations, Similarity
 from lib_transfer.conversion.report import module_row, similarity_dict, table
-from lib_transfer.conversion.run import Relations, Runtime, over_modules
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.sketches import Sketches
-from lib_transfer.conversion.subspaces import Similarity, Wanted
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.checkpoint import model_name
 from lib_transfer.library.base import open_base
@@ -80,7 +82,7 @@ def compare(source: Path, target: Path, wanted: Wanted, *, runtime: Runtime, pro
     """
     with ExitStack() as stack:
         one, other = (stack.enter_context(open_base(p, runtime.hashes.sha256(p))) for p in (source, target))
-        if one.architecture.kin != other.architecture.kin:
+        if one.architecture.family != other.architecture.family:
             raise MismatchError(
                 f"{source.name} is {one.architecture.title}, {target.name} is {other.architecture.title}: "
                 "their weights do not correspond."

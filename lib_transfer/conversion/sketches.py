@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lib_transfer.architecture.module import Module
-from lib_transfer.conversion.run import one_thread_each
-from lib_transfer.conversion.subspaces import Weight, read_weight
+from lib_transfer.conversion.parallel import one_thread_each
+from lib_transfer.conversion.weights import Weight, read_weight
 from lib_transfer.formats.checkpoint import Store
 from lib_transfer.library.base import Base
 from lib_transfer.linalg.subspace import chance_corrected

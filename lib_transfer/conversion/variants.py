@@ -29,9 +29,9 @@ def usual_size(base: Base) -> int:
     Raises:
         BadFileError, StorageError: a tensor that tells cannot be read.
     """
-    if base.architecture.kin == "sd2":
+    if base.architecture.family == "sd2":
         return 768 if variant_of(base.architecture, base.checkpoint).prediction == V else 512
-    return 1024 if base.architecture.kin == "sdxl" else 512
+    return 1024 if base.architecture.family == "sdxl" else 512
 
 
 def differences(source: Base, target: Base) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lib_transfer.architecture.module import Module
 from lib_transfer.conversion.shares import update_of, whole_shape
-from lib_transfer.conversion.subspaces import Weight
+from lib_transfer.conversion.weights import Weight
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.adapter import Adapter
 from lib_transfer.library.base import Base

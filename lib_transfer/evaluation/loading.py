@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from lib_transfer.architecture.module import Module
 from lib_transfer.architecture.variant import EPSILON, V
-from lib_transfer.conversion.subspaces import read_weight
 from lib_transfer.conversion.variants import usual_size, variant_of
+from lib_transfer.conversion.weights import read_weight
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.evaluation.prompts import tokens
 from lib_transfer.library.base import Base
@@ -79,7 +79,7 @@ class OwnModels:
     def latent_space(self, base: Base) -> str:
         """As :class:`Runner` says."""
         family_of(base)
-        return LATENT_SPACES[base.architecture.kin]
+        return LATENT_SPACES[base.architecture.family]
 
     @contextmanager
     def opener(self, size: tuple[int, int]) -> Iterator[Callable[[Base], AbstractContextManager[Model]]]:
@@ -93,7 +93,7 @@ def family_of(base: Base) -> Family:
     Raises:
         UnsupportedError: such a model, or such a variant of it, cannot be run here.
     """
-    family = FAMILIES.get(base.architecture.kin)
+    family = FAMILIES.get(base.architecture.family)
     if family is None:
         raise UnsupportedError(
             f"{base.architecture.title} cannot be run without a WebUI.",
@@ -151,7 +151,7 @@ def _built(base: Base, family: Family, device: torch.device, side: int | None) -
         ),
         (4, side, side),
         blocks={UNET + path: block for path, block in network.transformer_blocks().items()},
-        latent_space=LATENT_SPACES[base.architecture.kin],
+        latent_space=LATENT_SPACES[base.architecture.family],
         differentiable=True,
     )
 

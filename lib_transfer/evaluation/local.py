@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from lib_transfer.conversion.run import Runtime
-from lib_transfer.conversion.transfer import transfer
+from lib_transfer.conversion.jobs import transfer
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import RequestError
 from lib_transfer.evaluation.improvements.reconstruction import RANK
 from lib_transfer.evaluation.loading import OwnModels
@@ -16,7 +16,7 @@ from lib_transfer.evaluation.result import Evaluation
 from lib_transfer.evaluation.verification import INPUTS, Better, Question, check_place, evaluate
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.destination import Destination
-from lib_transfer.library.request import Model, TransferRequest, files_of, request
+from lib_transfer.library.job import Job, Model, make_job
 from lib_transfer.progress import Progress, Silent
 
 
@@ -71,17 +71,16 @@ def verify(
     # Halved three times in the UNet, and once in the autoencoder for each of three levels.
     if size % 64:
         raise RequestError(f"Pictures of {size} pixels cannot be made.", hint="Choose a multiple of 64.")
-    asked = request(adapter, target=target, source=source, settings={}, hashes=runtime.hashes)
+    job = make_job(adapter, target=target, source=source, settings={}, hashes=runtime.hashes, destination=improve)
     if improve is not None:
-        check_place(asked, improve)
+        check_place(job)
     models = OwnModels(runtime.torch_device)
     with ExitStack() as stack:
-        files = files_of(asked)
-        of_source, of_target = (stack.enter_context(_opened(paths)) for paths in (files.source, files.target))
+        of_source, of_target = (stack.enter_context(_opened(paths)) for paths in (job.files.source, job.files.target))
         _check_pair(models, of_source, of_target)
-        made = [Path(path) for path in transferred] or [stack.enter_context(_transferred(asked, runtime, progress))]
-        question = Question(files.adapter, {path.name: path for path in made}, prompts, inputs, size, seed)
-        better = None if improve is None else Better(asked, improve, rank)
+        made = [Path(path) for path in transferred] or [stack.enter_context(_transferred(job, runtime, progress))]
+        question = Question(job.files.adapter, {path.name: path for path in made}, prompts, inputs, size, seed)
+        better = None if improve is None else Better(job, rank)
         return evaluate(question, of_source, of_target, models, progress, better=better, announce=announce)
 
 
@@ -103,11 +102,11 @@ def _check_pair(models: OwnModels, source: Base, target: Base) -> None:
 
 
 @contextmanager
-def _transferred(asked: TransferRequest, runtime: Runtime, progress: Progress) -> Iterator[Path]:
+def _transferred(job: Job, runtime: Runtime, progress: Progress) -> Iterator[Path]:
     """What the default method makes of the LoRA, for as long as it is looked at."""
     with tempfile.TemporaryDirectory(prefix="transfer-lora-") as folder:
-        file = Path(folder) / f"{asked.method}.safetensors"
-        result = transfer(asked, Destination(file=file), runtime=runtime, progress=progress)
+        file = Path(folder) / f"{job.request.method}.safetensors"
+        result = transfer(job, Destination(file=file), runtime=runtime, progress=progress)
         if result.path is None:
             raise RequestError("Nothing of the LoRA could be transferred to the target, so there is nothing to verify.")
         yield result.path

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from lib_transfer.evaluation.improvements import improvements, possible
 from lib_transfer.evaluation.improvements.improvement import Improvement, Scale
+from lib_transfer.formatting import duration
 from lib_transfer.models.sampling import STEPS
 from lib_transfer.models.sampling import runs as sampling_runs
-from lib_transfer.progress import duration
 
 MOST_GROUPS, MOST_BLOCKS = 15, 70
 """SDXL's, which has most: groups of modules that an adapter changes, and transformer blocks."""

@@ -24,8 +24,8 @@ from lib_transfer.evaluation.result import Evaluation
 from lib_transfer.evaluation.writing import write
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.library.base import Base
-from lib_transfer.library.destination import Destination, need_folder, output_path, to_replace
-from lib_transfer.library.request import TransferRequest
+from lib_transfer.library.destination import need_folder, to_replace
+from lib_transfer.library.job import Job
 from lib_transfer.methods import Value
 from lib_transfer.models.model import Model
 from lib_transfer.models.sampling import STEPS
@@ -87,14 +87,12 @@ class Better:
     """Where a better adapter goes, if one is looked for.
 
     Attributes:
-        transfer: the request of the transfer that it is compared with.
-        destination: where it is written.
+        transfer: the transfer that it is compared with, and the destination of the better adapter.
         rank: the rank of a reconstruction.
         only_new: whether nothing is written where the choice is one of the files that there are already, or reuse.
     """
 
-    transfer: TransferRequest
-    destination: Destination
+    transfer: Job
     rank: int = RANK
     only_new: bool = False
 
@@ -132,9 +130,9 @@ def evaluate(
     prompts = tuple(question.prompts) or prompts_of(parent.metadata)
     setup = Setup(prompts, question.inputs, question.inputs, question.seed, question.steps)
     side = side_of(question, target)
-    request = None if better is None else request_of(better, adapters, setup, side)
-    if better is not None and request is not None:
-        check_place(request, better.destination)
+    job = None if better is None else job_of(better, adapters, setup, side)
+    if job is not None:
+        check_place(job)
     listed = () if better is None else improvements(better.rank)
     # Latents that both models have are of one size; with different autoencoders each works at its own.
     size = 8 * side if question.size or latent_space == target_space else 0
@@ -146,12 +144,11 @@ def evaluate(
         announce(runs_of(pair, adapters, setup, listed).text())
         found = compare(pair, adapters, setup, progress, listed)
     name = found.choice.name
-    if better is None or request is None or name is None or (better.only_new and name in adapters.candidates):
+    if better is None or job is None or name is None or (better.only_new and name in adapters.candidates):
         return found
-    path = output_path(request, better.destination)
-    over = to_replace(path, better.destination) == path
-    updates = found.updates[name]
-    written = write(updates, request, parent.metadata, target, found.facts(), path, parent.dtype, overwrite=over)
+    path, updates = job.output, found.updates[name]
+    over = to_replace(path, job.destination) == path
+    written = write(updates, job.request, parent.metadata, target, found.facts(), path, parent.dtype, overwrite=over)
     return dataclasses.replace(found, written=written.path)
 
 
@@ -160,29 +157,28 @@ def side_of(question: Question, target: Base) -> int:
     return (question.size or usual_size(target)) // 8
 
 
-def check_place(request: TransferRequest, destination: Destination) -> None:
-    """Raise unless the output of ``request`` can be written: said before hours of running rather than after.
+def check_place(job: Job) -> None:
+    """Raise unless the output of ``job`` can be written: said before hours of running rather than after.
 
     Raises:
         OutputExistsError: there is a file that may not be replaced.
         RequestError: there is no such folder, or the name is the adapter's own.
     """
-    path = output_path(request, destination)
-    to_replace(path, destination)
-    need_folder(path.parent)
+    to_replace(job.output, job.destination)
+    need_folder(job.output.parent)
 
 
-def request_of(better: Better, adapters: Adapters, setup: Setup, side: int) -> TransferRequest:
-    """The request for an improved adapter: everything that its result depends on.
+def job_of(better: Better, adapters: Adapters, setup: Setup, side: int) -> Job:
+    """The job of an improved adapter, whose request holds everything that the result depends on.
 
     Args:
-        better: the request of the transfer that it is compared with, and the rank of a reconstruction.
+        better: the transfer that it is compared with, and the rank of a reconstruction.
         adapters: the adapters that are compared.
         setup: the inputs.
         side: width and height of the target's latents.
     """
     settings: dict[str, Value] = {
-        **dict(better.transfer.settings),
+        **dict(better.transfer.request.settings),
         "from": adapters.given or "",
         "inputs": setup.inputs,
         "latents": side,
@@ -190,7 +186,8 @@ def request_of(better: Better, adapters: Adapters, setup: Setup, side: int) -> T
         "reconstruction_rank": better.rank,
         "seed": setup.seed,
     }
-    return dataclasses.replace(better.transfer, method=METHOD, settings=tuple(sorted(settings.items())))
+    request = dataclasses.replace(better.transfer.request, method=METHOD, settings=tuple(sorted(settings.items())))
+    return dataclasses.replace(better.transfer, request=request)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,12 +16,12 @@ from lib_transfer.errors import BadFileError, NumericError, UnsupportedError
 from lib_transfer.formats.algorithms import algorithm_for, lora
 from lib_transfer.formats.algorithms.algorithm import Algorithm
 from lib_transfer.formats.algorithms.dora import MAGNITUDES
-from lib_transfer.formats.algorithms.peft_oft import ONETRAINER
+from lib_transfer.formats.algorithms.peft_oft import PeftOft
 from lib_transfer.formats.algorithms.scales import SCALES
 from lib_transfer.formats.checkpoint import Contents, open_checkpoint
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.foreign import what_it_is
-from lib_transfer.formats.peft_config import PeftConfig, peft_config
+from lib_transfer.formats.peft_config import PeftConfig, Said, peft_config
 from lib_transfer.formats.tensor_names import split_names
 from lib_transfer.formats.unread import (
     EMBEDDING,
@@ -48,18 +48,18 @@ class Group:
         keys: the full names of its tensors in the file, by suffix as :mod:`~.tensor_names` has it.
         tensors: by the same suffixes, in the file's own dtypes; where the file is still open, read when asked for.
         algorithm: what the tensors are written in; ``algorithm.needs_base`` says whether :meth:`update` needs a weight.
-        given: what the file says in place of tensors, such as PEFT's scale, by suffix.
+        scale: the number that PEFT's configuration says the factors are multiplied by; None where it says none.
     """
 
     name: str
     keys: Mapping[str, str]
     tensors: Mapping[str, Tensor]
     algorithm: Algorithm
-    given: Mapping[str, Tensor] = field(default_factory=dict)
+    scale: float | None = None
 
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         """Why this cannot be the change of a weight of this shape, before it is formed; None when it can."""
-        return self.algorithm.misfit({**self.given, **self.tensors}, shape)
+        return self.algorithm.misfit(self.tensors, shape)
 
     def update(self, base_weight: Tensor | None = None) -> Update:
         """The change of the module, in float32, with every scale folded in.
@@ -67,8 +67,11 @@ class Group:
         Raises:
             NumericError: a number does not fit in float32; the message names the module.
         """
+        tensors = dict(self.tensors)
+        if self.scale is not None:
+            tensors["scale"] = torch.tensor(self.scale, dtype=torch.float64)
         try:
-            return self.algorithm.update({**self.given, **self.tensors}, base_weight)
+            return self.algorithm.update(tensors, base_weight)
         except NumericError as error:
             raise NumericError(f"{self.name}: {error.message}") from error
 
@@ -93,14 +96,6 @@ class Adapter:
     def metadata(self) -> Mapping[str, str]:
         """The texts in the file's header."""
         return self.header.metadata
-
-    @property
-    def accounted(self) -> bool:
-        """Whether every tensor of the file is either in one group or embedding, or reported once as not read."""
-        read = [key for group in self.groups.values() for key in group.keys.values()]
-        bundled = [f"{EMBEDDING}{name}.{suffix}" for name, suffixes in self.embeddings.items() for suffix in suffixes]
-        reported = [key for unread in self.unsupported for key in unread.tensors]
-        return sorted(read + bundled + reported) == sorted(self.header.tensors)
 
 
 @dataclass(frozen=True)
@@ -274,7 +269,7 @@ def _sorted(
     """The group that the tensors of a module make, if it can be read, and what of the module is not read."""
     infos = {suffix: header.tensors[key] for key, suffix in suffixes.items()}
     algorithm = algorithm_for(infos)
-    given: dict[str, Tensor] = {}
+    said = Said()
     kind, reason = "broken", ""
     if (family := family_of(infos)) is not None:
         kind, reason = family.kind, family.reason
@@ -284,15 +279,15 @@ def _sorted(
         reason = sentence
     else:
         own = {suffix: info for suffix, info in infos.items() if suffix in algorithm.suffixes}
-        given, unsure = config.given(name, algorithm, own)
-        reason = algorithm.problem(own) or unsure or ""
+        said = config.of(name, algorithm, own)
+        reason = algorithm.problem(own) or said.problem or ""
     if reason or algorithm is None:
         return None, [Unread(name, tuple(suffixes), kind, reason)]
-    if algorithm.id == "peft-oft" and (name.startswith("lora_") or "ot_revision" in header.metadata):
-        given[ONETRAINER] = torch.tensor(True)
+    if isinstance(algorithm, PeftOft):
+        algorithm = PeftOft(said.exact, name.startswith("lora_") or "ot_revision" in header.metadata)
     keys = {suffix: key for key, suffix in suffixes.items() if suffix in algorithm.suffixes}
     extras = [(key, suffix) for key, suffix in suffixes.items() if suffix not in algorithm.suffixes]
-    return Group(name, keys, _Asked(keys, load), algorithm, given), [
+    return Group(name, keys, _Asked(keys, load), algorithm, said.scale), [
         Unread(name, (key,), "extra", EXTRAS.get(suffix, UNKNOWN)) for key, suffix in extras
     ]
 

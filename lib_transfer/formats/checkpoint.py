@@ -8,10 +8,10 @@ from pathlib import Path
 
 from lib_transfer.errors import BadFileError, TransferError
 from lib_transfer.formats.regular_file import FileStamp, OpenFile, stamp
-from lib_transfer.formats.stores.coded import plain_numbers
 from lib_transfer.formats.stores.folder import weight_files
 from lib_transfer.formats.stores.folder_store import FolderStore
 from lib_transfer.formats.stores.gguf_store import GgufStore
+from lib_transfer.formats.stores.quantised import dequantised
 from lib_transfer.formats.stores.safetensors_store import SafetensorsStore
 from lib_transfer.formats.stores.store import Contents, Store
 from lib_transfer.formats.stores.torch_store import TorchStore
@@ -33,7 +33,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Store:
     try:
         if not store.contents.tensors:
             raise BadFileError(f"{store.path} holds no tensors.", reason="empty")
-        return plain_numbers(store)
+        return dequantised(store)
     except TransferError:
         store.close()
         raise

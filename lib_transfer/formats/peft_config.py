@@ -16,11 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lib_transfer.formats.algorithms.algorithm import Algorithm
-from lib_transfer.formats.algorithms.peft_oft import EXACT
 from lib_transfer.formats.module_patterns import NotUnderstoodError, matching
 from lib_transfer.formats.regular_file import open_regular, read_exactly
 from lib_transfer.formats.tensor_info import TensorInfo
@@ -30,6 +26,21 @@ DUMP, BESIDE = "adapter_model.safetensors", "adapter_config.json"
 MAX_BYTES = 1 << 20
 _WRAPPER = "base_model.model."  # what PEFT puts before a model's own names
 _KOHYA = ("lora_", "lycoris_", "oft_")  # names that are no paths in a model, of tools that know nothing of PEFT
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a configuration says of one module, and no tensor does.
+
+    Attributes:
+        scale: the number that the product of the factors is multiplied by; None where nothing says so.
+        exact: whether OFT takes the exact Cayley transform.
+        problem: why it cannot be told, as a sentence; None when it can.
+    """
+
+    scale: float | None = None
+    exact: bool = False
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,33 +55,30 @@ class PeftConfig:
     components: Mapping[str, Mapping[str, Any]]
     problem: str | None = None
 
-    def given(
-        self, name: str, algorithm: Algorithm, infos: Mapping[str, TensorInfo]
-    ) -> tuple[dict[str, Tensor], str | None]:
-        """What the configuration says in place of tensors, by suffix, and why it cannot be told (None: it can).
+    def of(self, name: str, algorithm: Algorithm, infos: Mapping[str, TensorInfo]) -> Said:
+        """What the configuration says of a module.
 
         Args:
-            name: of the module.
-            algorithm: what it is written in.
+            name: the module's name in the file.
+            algorithm: the one that it is written in.
             infos: its tensors by suffix.
         """
         scaled = "scale" in algorithm.suffixes and infos.keys().isdisjoint({"alpha", "scale"})
         if (not scaled and algorithm.id != "peft-oft") or name.startswith(_KOHYA):
-            return {}, None
+            return Said()
         if self.problem is not None:
-            return {}, self.problem
+            return Said(problem=self.problem)
         found = [prefix for prefix in self.components if name.startswith(prefix)]
         if not found:
-            return {}, None
+            return Said()
         prefix = max(found, key=len)
         settings, path = self.components[prefix], name.removeprefix(prefix).removeprefix(_WRAPPER)
         try:
-            if not scaled:
-                return _rotation(settings), None
-            scale = _scale(settings, path, algorithm.rank(infos))
+            if scaled:
+                return Said(scale=_scale(settings, path, algorithm.rank(infos)))
+            return Said(exact=_is_exact(settings))
         except NotUnderstoodError as error:
-            return {}, f"How strong the module is cannot be told: {error}."
-        return {} if scale is None else {"scale": torch.tensor(scale, dtype=torch.float64)}, None
+            return Said(problem=f"How strong the module is cannot be told: {error}.")
 
 
 def peft_config(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> PeftConfig:
@@ -141,10 +149,10 @@ def _number(value: Any, name: str) -> float:
     return float(value)
 
 
-def _rotation(settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """How PEFT's OFT makes rotations of its numbers."""
+def _is_exact(settings: Mapping[str, Any]) -> bool:
+    """Whether PEFT's OFT makes rotations by the exact transform instead of the series."""
     if settings.get("use_cayley_neumann", True) is False:
-        return {EXACT: torch.tensor(True)}
+        return True
     if (terms := settings.get("num_cayley_neumann_terms", 5)) != 5:
         raise NotUnderstoodError(f"its rotations are series of {str(terms)[:24]} terms instead of 5")
-    return {}
+    return False

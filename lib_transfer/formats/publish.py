@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lib_transfer.errors import OutputExistsError, StorageError
+from lib_transfer.formatting import size as in_bytes
 
 _PIECE = 16 << 20
 _PART = re.compile(r"\..+\.(?P<pid>\d+)\.[0-9a-f]{8}\.part")
@@ -66,7 +67,7 @@ def publish(
     if not overwrite and os.path.lexists(path):
         raise _exists(path)
     _need_space(path, size)
-    part = _part_name(path)
+    part = part_name(path)
     warnings: list[str] = []
     try:
         _write_part(part, pieces)
@@ -110,7 +111,8 @@ def sweep(folder: str | os.PathLike[str], older_than: float = _STALE_AFTER) -> l
     return removed
 
 
-def _part_name(path: Path) -> Path:
+def part_name(path: Path) -> Path:
+    """A new name beside ``path`` for what is not finished; :func:`sweep` removes one that a killed process left behind."""
     # A name may have 255 bytes; 48 characters have at most 192 and leave room for the rest.
     return path.with_name(f".{path.name[:48]}.{os.getpid()}.{secrets.token_hex(4)}.part")
 
@@ -200,7 +202,7 @@ def _need_space(path: Path, size: int) -> None:
     margin = size // 20 + (64 << 20) if size >= 1 << 20 else 0
     if free < size + margin:
         raise StorageError(
-            f"{path} needs {_megabytes(size + margin)}, but only {_megabytes(free)} are free.",
+            f"{path} needs {in_bytes(size + margin)}, but only {in_bytes(free)} are free.",
             hint=_ADVICE[errno.ENOSPC],
         )
 
@@ -208,19 +210,15 @@ def _need_space(path: Path, size: int) -> None:
 def _storage_error(path: Path, size: int, error: OSError) -> StorageError:
     free = ""
     with contextlib.suppress(OSError):
-        free = f"; {_megabytes(shutil.disk_usage(path.parent).free)} are free"
+        free = f"; {in_bytes(shutil.disk_usage(path.parent).free)} are free"
     return StorageError(
-        f"{path} could not be written: {error.strerror or error} (it needs {_megabytes(size)}{free}).",
+        f"{path} could not be written: {error.strerror or error} (it needs {in_bytes(size)}{free}).",
         hint=_ADVICE.get(error.errno or 0, ""),
     )
 
 
 def _exists(path: Path) -> OutputExistsError:
     return OutputExistsError(f"{path} exists already and was not touched.", hint="Choose another name.")
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
 
 
 def _alive(pid: int) -> bool:

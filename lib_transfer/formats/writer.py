@@ -28,14 +28,12 @@ class Written:
         path: its name.
         size: its bytes.
         sha256: of the whole file.
-        model_hash: of the data section; equals ``sshs_model_hash`` in its metadata.
         warnings: what failed after it was in place; the file itself is whole.
     """
 
     path: Path
     size: int
     sha256: str
-    model_hash: str
     warnings: tuple[str, ...]
 
 
@@ -75,7 +73,7 @@ def write_adapter(
         _read_back(part, file, model_hash)
 
     warnings = publish(path, pieces(), file.size, overwrite=overwrite, verify=verify)
-    return Written(Path(path), file.size, digest.hexdigest(), model_hash, tuple(warnings))
+    return Written(Path(path), file.size, digest.hexdigest(), tuple(warnings))
 
 
 def _read_back(part: Path, file: Serialised, model_hash: str) -> None:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lib_transfer.architecture import Architecture, modules, name_index, recognise
-from lib_transfer.architecture.architecture import home_in
+from lib_transfer.architecture.architecture import key_layout_in
 from lib_transfer.architecture.encoders import Encoder, encoder_in
 from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.errors import TransferError, UnsupportedError
@@ -20,17 +20,17 @@ from lib_transfer.formats.stores.joined_store import JoinedStore
 
 @dataclass(frozen=True)
 class Base:
-    """A checkpoint as the engine sees it.
+    """A checkpoint, divided into modules.
 
     Attributes:
-        path: of the file.
-        sha256: of its contents.
+        path: the path of the file.
+        sha256: the SHA-256 of its contents.
         checkpoint: its tensors, on disk.
-        architecture: what it is.
-        modules: all of them, in forward order.
+        architecture: its architecture.
+        modules: all its modules, in forward order.
         by_name: modules by canonical name.
         by_adapter_name: what each name that an adapter can use stands for.
-        encoders: of the tensors that are read from text encoders in files of their own, the SHA-256 of that file.
+        encoders: for tensors that are read from a text encoder in a file of its own, the SHA-256 of that file.
     """
 
     path: Path
@@ -72,14 +72,14 @@ def open_base(path: Path, sha256: str, encoders: Sequence[tuple[Path, str]] = ()
             store = stack.enter_context(open_checkpoint(file))
             encoder = _need_encoder(architecture, store, file)
             names = {
-                encoder.home.prefix + key.removeprefix(encoder.found.prefix): key
+                encoder.key_layout.prefix + key.removeprefix(encoder.found.prefix): key
                 for key in store.shapes
                 if key.startswith(encoder.found.prefix)
             }
             others.append((store, names))
             identities |= dict.fromkeys(names, digest)
-            if (home := home_in(encoder.layout, checkpoint.shapes)) is not None:
-                hidden |= {key for key in checkpoint.shapes if key.startswith(home.prefix)}
+            if (key_layout := key_layout_in(encoder.layout, checkpoint.shapes)) is not None:
+                hidden |= {key for key in checkpoint.shapes if key.startswith(key_layout.prefix)}
         joined = JoinedStore(checkpoint, others, hidden) if others else checkpoint
         with _naming(path):
             found = modules(architecture, joined.shapes)

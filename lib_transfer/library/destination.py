@@ -1,18 +1,22 @@
-"""Where an output goes, whether it is there already, and what may be written over."""
+"""Where an output goes, and what may be written over."""
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from lib_transfer.errors import BadFileError, OutputExistsError, RequestError, TransferError
-from lib_transfer.formats.identity import addnet_hash
-from lib_transfer.formats.metadata import DATA_HASH, PREFIX
-from lib_transfer.formats.naming import fill_template, safe_stem
+from lib_transfer.errors import BadFileError, OutputExistsError, RequestError
+from lib_transfer.formats.metadata import PREFIX
+from lib_transfer.formats.naming import unique_stem
 from lib_transfer.formats.safetensors_file import read_header
-from lib_transfer.library.request import TransferRequest, files_of
 
+HASH = "{hash8}"
 TEMPLATE = "{lora}_{target}_{method}_{hash8}"
+
+Existing = Literal["skip", "overwrite", "both"]
+"""What to do where an output of ours is in the way that is not the wanted one: leave it alone, retire it, or keep both."""
 
 
 @dataclass(frozen=True)
@@ -33,44 +37,15 @@ class Destination:
     overwrite: bool = False
 
 
-def output_path(request: TransferRequest, destination: Destination) -> Path:
-    """The file that the output of ``request`` is written to.
+def numbered(path: Path, taken: Container[str]) -> Destination:
+    """The destination ``path``, with the first free number behind its name where another LoRA has that name.
 
-    Raises:
-        RequestError: the name is the adapter's own (the hosts know a LoRA by its file name, in whatever folder it is).
+    Args:
+        path: the output.
+        taken: names of files without ending, casefolded.
     """
-    files = files_of(request)
-    if destination.file is not None:
-        path = destination.file.with_suffix("") if destination.file.suffix == ".safetensors" else destination.file
-        path = path.with_name(safe_stem(path.name) + ".safetensors")
-    else:
-        stem = fill_template(
-            destination.template,
-            lora=request.adapter_name,
-            source=request.source_name or "",
-            target=request.target_name,
-            method=request.method,
-            rank=str(request.setting("rank")),
-            hash8=request.hash8,
-        )
-        path = (destination.folder or files.adapter.parent) / f"{stem}.safetensors"
-    if path.stem.casefold() == request.adapter_name.casefold():
-        raise RequestError(
-            f"The output would have the adapter's own name, {path.stem}.",
-            hint="WebUIs know a LoRA by its file name alone; choose another.",
-        )
-    return path
-
-
-def is_done(path: Path, request: TransferRequest) -> bool:
-    """Whether ``path`` is the undamaged output of an equal request, by its own metadata and hash."""
-    try:
-        metadata = read_header(path).metadata
-        if metadata.get(f"{PREFIX}request") != request.to_json():
-            return False
-        return addnet_hash(path) == metadata.get(DATA_HASH)
-    except TransferError:
-        return False
+    stem = unique_stem(path.stem, taken)
+    return Destination(path.parent, template=stem.replace("{", "{{").replace("}", "}}"))
 
 
 def to_replace(path: Path, destination: Destination) -> Path | None:

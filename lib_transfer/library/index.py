@@ -1,15 +1,11 @@
-"""What the files' headers say, kept on disk, so that thousands of LoRAs are looked into once.
+"""What the headers of files say, remembered on disk, so that thousands of LoRAs are looked into once.
 
 An entry holds for as long as the file's size, modification time and inode stay the same.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
-import secrets
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -18,9 +14,9 @@ from typing import Any, TypeVar
 
 from lib_transfer.errors import TransferError, UnsupportedError
 from lib_transfer.formats.identity import stamp
+from lib_transfer.storage.memory import FileMemory
 
 VERSION = 2
-_SAVE_EVERY = 500
 
 logger = logging.getLogger("transfer_lora")
 
@@ -98,14 +94,11 @@ Facts = TypeVar("Facts", AdapterFacts, CheckpointFacts, OutputFacts, ContentFact
 
 
 class FileIndex:
-    """Facts about files, remembered in a JSON file in ``folder``. Safe to use from several threads."""
+    """Facts about files, remembered in ``folder`` (see :class:`~.memory.FileMemory`). Safe to use from several threads."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / "file-index.json"
-        self._lock = threading.Lock()
+        self._memory = FileMemory(folder)
         self._scanning = threading.Lock()
-        self._entries: dict[str, Any] | None = None
-        self._unsaved = 0
 
     def adapter(self, path: Path, *, known_only: bool = False) -> AdapterFacts | None:
         """The facts of a LoRA; None where it is gone, or not looked into yet and ``known_only``."""
@@ -130,18 +123,12 @@ class FileIndex:
             work = (list(adapters), list(checkpoints))
             threading.Thread(target=self._scan, args=work, name="transfer-lora-index", daemon=True).start()
 
-    @property
-    def scanning(self) -> bool:
-        """Whether a scan is under way."""
-        return self._scanning.locked()
-
     def _scan(self, adapters: list[Path], checkpoints: list[Path]) -> None:
         try:
             for path in checkpoints:
                 self.checkpoint(path)
             for path in adapters:
                 self.adapter(path)
-            self.save()
         except Exception:
             logger.exception("Transfer LoRA: looking into the LoRA files failed")
         finally:
@@ -151,57 +138,25 @@ class FileIndex:
         self, kind: str, path: Path, facts: type[Facts], read: Callable[[Path], Facts], known_only: bool
     ) -> Facts | None:
         try:
-            now = stamp(path)
+            now = stamp(path.absolute())
         except TransferError:
             return None
-        # The version of the reader is part of the key: what an older one said is asked anew.
-        key = f"{kind}/{VERSION}/{path.absolute()}"
-        state = [now.size, now.mtime_ns, now.inode]
-        with self._lock:
-            entry = self._loaded().get(key)
-        known = _restored(facts, entry, state)
+        # The version of the reader is part of the kind: what an older one said is asked anew.
+        kind = f"{kind}/{VERSION}"
+        known = _restored(facts, self._memory.get(kind, now))
         if known is not None or known_only:
             return known
         found = read(path)
-        with self._lock:
-            self._loaded()[key] = {"stamp": state, "facts": asdict(found)}
-            self._unsaved += 1
-            due = self._unsaved >= _SAVE_EVERY
-        if due:
-            self.save()
+        self._memory.put(kind, now, asdict(found))
         return found
 
-    def _loaded(self) -> dict[str, Any]:
-        if self._entries is None:
-            try:
-                content = json.loads(self._file.read_text(encoding="utf-8"))
-                self._entries = content if isinstance(content, dict) else {}
-            except (OSError, ValueError):
-                self._entries = {}
-        return self._entries
 
-    def save(self) -> None:
-        """Best effort: what is not remembered is read again."""
-        with self._lock:
-            if not self._unsaved:
-                return
-            text = json.dumps(self._entries)
-            self._unsaved = 0
-        part = self._file.with_name(f".{self._file.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-        with contextlib.suppress(OSError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(text, encoding="utf-8")
-            part.replace(self._file)
-
-
-def _restored(facts: type[Facts], entry: Any, state: list[int]) -> Facts | None:
-    """The remembered facts, if they are of this state of the file and sound."""
+def _restored(facts: type[Facts], remembered: Any) -> Facts | None:
+    """The remembered facts, if they have this form."""
     try:
-        if entry["stamp"] != state:
-            return None
-        values: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in entry["facts"].items()}
+        values: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in remembered.items()}
         return facts(**values)
-    except (KeyError, TypeError):
+    except (AttributeError, TypeError):
         return None
 
 

@@ -2,60 +2,132 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass
 from pathlib import Path
 
+from lib_transfer.errors import TransferError
+from lib_transfer.formats.identity import addnet_hash
+from lib_transfer.formats.metadata import DATA_HASH, PREFIX
+from lib_transfer.formats.safetensors_file import read_header
+from lib_transfer.library.adapters import walk
 from lib_transfer.library.index import FileIndex
-from lib_transfer.library.request import TransferRequest
-from lib_transfer.library.walk import walk
+from lib_transfer.library.request import TransferRequest, adapter_in, canonical
+
+
+def is_done(path: Path, request: TransferRequest) -> bool:
+    """Whether ``path`` is the undamaged output of an equal request, by its own metadata and hash."""
+    try:
+        metadata = read_header(path).metadata
+        if canonical(metadata.get(f"{PREFIX}request", "")) != canonical(request.to_json()):
+            return False
+        return addnet_hash(path) == metadata.get(DATA_HASH)
+    except TransferError:
+        return False
 
 
 @dataclass(frozen=True)
-class Copy:
-    """An output of ours: its file, and the request that it is the output of, as JSON."""
+class _Seen:
+    """A file in the state in which it was looked into, and its request as JSON; "" where it is none of ours."""
 
     path: Path
+    state: tuple[int, int]
     request: str
 
 
-@dataclass
 class Outputs:
-    """What lies in the folders of a batch.
+    """Every output of ours in the LoRA folders, wherever it lies and whatever it is called. Safe to use from several threads.
 
-    Attributes:
-        copies: outputs of ours by the name of the adapter that each was made from.
-        stems: every file name in the folders without its ending, casefolded, with the files of that name.
+    :meth:`look` goes through the folders; a file is read again only when it changed. The other methods answer from that.
+
+    Args:
+        index: what the files' headers say, remembered on disk.
     """
 
-    copies: dict[str, list[Copy]] = field(default_factory=dict)
-    stems: dict[str, list[Path]] = field(default_factory=dict)
+    def __init__(self, index: FileIndex) -> None:
+        self._index = index
+        self._lock = threading.Lock()
+        self._seen: dict[str, _Seen] = {}
+        self._by_request: dict[str, list[Path]] = {}
+        self._by_adapter: dict[str, list[_Seen]] = {}
+        self._stems: set[str] = set()
 
-    @classmethod
-    def within(cls, folders: Iterable[Path], index: FileIndex, check: Callable[[], None]) -> Outputs:
-        """Those in ``folders`` and below; ``check`` is called between files and may raise."""
-        found = cls()
+    def look(self, folders: Iterable[Path], check: Callable[[], None] = lambda: None) -> None:
+        """Look into what is new or changed in ``folders`` and below; ``check`` is called between files and may raise."""
+        found: dict[str, _Seen] = {}
         for name in dict.fromkeys(name for folder in folders for name in walk(folder)):
             check()
-            path = Path(name)
-            found.stems.setdefault(path.stem.casefold(), []).append(path)
-            facts = index.output(path)
-            if facts is not None and facts.request and (adapter := _adapter_of(facts.request)) is not None:
-                found.copies.setdefault(adapter, []).append(Copy(path, facts.request))
-        index.save()
-        return found
+            with contextlib.suppress(OSError):
+                found[name] = self._looked(name)
+        with self._lock:
+            self._seen = found
+            self._by_request, self._by_adapter, self._stems = {}, {}, set()
+            for seen in found.values():
+                self._note(seen)
 
-    def of(self, request: TransferRequest) -> list[Path]:
-        """Every output that says it is that of an equal request."""
-        wanted = request.to_json()
-        return [copy.path for copy in self.copies.get(request.adapter_name, []) if copy.request == wanted]
+    def add(self, path: Path) -> None:
+        """Take in an output that was just written."""
+        with contextlib.suppress(OSError):
+            seen = self._looked(str(path))
+            with self._lock:
+                self._seen[str(path)] = seen
+                self._note(seen)
+        self._index.intact(path)
 
+    def of(self, request: TransferRequest, usual: Path | None = None) -> list[Path]:
+        """Every output that says it is that of an equal request.
 
-def _adapter_of(request: str) -> str | None:
-    """The adapter that a request of ours names; None where it is none of ours, whatever it is."""
-    try:
-        name = json.loads(request)["adapter"]["name"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return name if isinstance(name, str) else None
+        Args:
+            request: the request.
+            usual: where it would be written to today: nearly always it is there, and nothing else has to be looked at.
+        """
+        wanted = canonical(request.to_json())
+        with self._lock:
+            places = list(self._by_request.get(wanted, ()))
+        if usual is not None and usual not in places and canonical(self._request(usual)) == wanted:
+            with self._lock:
+                self._by_request.setdefault(wanted, []).append(usual)
+            places.append(usual)
+        return [path for path in dict.fromkeys(places) if canonical(self._request(path)) == wanted]
+
+    def others(self, request: TransferRequest, path: Path) -> list[Path]:
+        """The output at ``path``, if it is one of the same adapter for another request."""
+        wanted = canonical(request.to_json())
+        with self._lock:
+            known = self._by_adapter.get(request.adapter_name, ())
+            return [seen.path for seen in known if seen.path == path and seen.request != wanted]
+
+    def made_from(self, adapter: str) -> bool:
+        """Whether there is an output that was made from an adapter of this name."""
+        return adapter in self._by_adapter
+
+    @property
+    def stems(self) -> Set[str]:
+        """Every file name in the folders without its ending, casefolded."""
+        return self._stems
+
+    def intact(self, path: Path) -> bool:
+        """Whether an output is undamaged. Reads the whole file, once for every state it is in."""
+        return self._index.intact(path)
+
+    def _looked(self, name: str) -> _Seen:
+        status = os.stat(name)  # noqa: PTH116 - thousands of them
+        state = (status.st_size, status.st_mtime_ns)
+        before = self._seen.get(name)
+        if before is not None and before.state == state:
+            return before
+        path = Path(name)
+        return _Seen(path, state, canonical(self._request(path)))
+
+    def _request(self, path: Path) -> str:
+        facts = self._index.output(path)
+        return facts.request if facts is not None else ""
+
+    def _note(self, seen: _Seen) -> None:
+        self._stems.add(seen.path.stem.casefold())
+        if seen.request and (adapter := adapter_in(seen.request)) is not None:
+            self._by_request.setdefault(seen.request, []).append(seen.path)
+            self._by_adapter.setdefault(adapter, []).append(seen)

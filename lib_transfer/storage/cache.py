@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lib_transfer.formats.publish import sweep
+from lib_transfer.formats.publish import part_name, sweep
+from lib_transfer.storage.memory import FileMemory
 
 VERSION = 1
 """Version of the mathematics behind the entries; a new one makes all old entries unknown."""
@@ -37,7 +37,6 @@ DEFAULT_LIMIT = 20 * 2**30
 
 # Only files named like this are ever removed: the folder may be one that holds other things too.
 _ENTRY_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
-_HASH_NAME = re.compile(r"[0-9a-f]{64}\.json")
 
 
 def default_folder() -> Path:
@@ -127,7 +126,7 @@ class Cache:
         if self.problem is not None:
             return
         path = self.path(kind, key)
-        part = path.with_name(f".{key[:8]}.{os.getpid()}.{secrets.token_hex(4)}.part")
+        part = part_name(path)
         cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
         cpu |= {f"check.{name}": _checks(t) for name, t in cpu.items()}
         try:
@@ -178,8 +177,9 @@ class Cache:
 
         What killed processes left half-written goes too.
         """
-        for folder in (self.folder / "files", *(f for kind in KINDS for f in (self.folder / kind).glob("??"))):
+        for folder in (f for kind in KINDS for f in (self.folder / kind).glob("??")):
             sweep(folder)
+        FileMemory(self.folder).prune()
         aged = []
         for _, path in self.files():
             with contextlib.suppress(OSError):
@@ -196,12 +196,12 @@ class Cache:
         return freed
 
     def clear(self) -> int:
-        """Remove every entry and every remembered hash; returns the bytes freed."""
+        """Remove every entry and everything that is remembered of files; returns the bytes that entries took."""
         freed = self.contents().total_bytes
-        remembered = [p for p in (self.folder / "files").glob("*.json") if _HASH_NAME.fullmatch(p.name)]
-        for path in [*(path for _, path in self.files()), *remembered]:
+        for _, path in self.files():
             with contextlib.suppress(OSError):
                 path.unlink()
+        FileMemory(self.folder).clear()
         return freed
 
 

@@ -28,7 +28,7 @@ def _best(given_scores: list[list[float]]) -> float:
     return max(sums)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(scores)
 def test_nothing_monotone_is_better(matrix: list[list[float]]) -> None:
     assigned = align(matrix)

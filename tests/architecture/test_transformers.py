@@ -423,7 +423,7 @@ def test_text_encoders_in_files_of_their_own(name: str) -> None:
         keys = {k.removeprefix(start): shape for k, shape in reference(known(name)).items() if k.startswith(start)}
         found = encoder_in(known(name), keys)
         assert (found and found.layout.part) == (part if keys else None)
-        assert found is None or found.home.prefix == start
+        assert found is None or found.key_layout.prefix == start
     other = {"encoder.block.0.layer.0.SelfAttention.q.weight": (512, 512)}
     assert encoder_in(known(name), other) is None, "a smaller T5"
 

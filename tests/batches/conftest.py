@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 from tests import tiny
 from tests.batches import shelf
 
@@ -31,11 +31,6 @@ class World:
     @property
     def runtime(self) -> Runtime:
         return Runtime(device="cpu", cache_folder=self.cache, workers=1)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -2,69 +2,78 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lib_transfer import methods as registry
-from lib_transfer.batches.convert import convert_all
+from lib_transfer.batches.convert import convert
 from lib_transfer.batches.costs import Costs
 from lib_transfer.batches.plan import BatchPlan, plan
-from lib_transfer.batches.request import BatchRequest
 from lib_transfer.batches.task import MEMORY, Task, tasks
+from lib_transfer.batches.watch import SilentWatch
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.library.found import find
+from lib_transfer.library.adapters import find
+from lib_transfer.library.checkpoints import Checkpoint, described, installed
+from lib_transfer.library.decide import TransferSettings
 from lib_transfer.library.index import FileIndex
-from lib_transfer.library.sources import described, installed
+from lib_transfer.library.library import Library
+from lib_transfer.library.outputs import Outputs
 from lib_transfer.progress import Silent
 from tests.batches.conftest import World
 
 
-class Quiet:
-    """A watch that says nothing, and never stops."""
+@dataclass(frozen=True)
+class Asked:
+    """A target, how to transfer, and what there is."""
 
-    def group(self, worker: int, names: tuple[str, ...]) -> None: ...
-
-    def stretch(self, worker: int, total: int, what: str) -> None: ...
-
-    def step(self, worker: int) -> None: ...
-
-    def settled(self, outcome: Outcome) -> None: ...
-
-    def cancelled(self) -> bool:
-        return False
-
-    def left_out(self, name: str) -> bool:
-        return False
+    target: Checkpoint
+    settings: TransferSettings
+    library: Library
 
 
 def ask(
     world: World, *folders: Path, method: str = "rotation", settings: dict[str, Any] | None = None, **more: Any
-) -> BatchRequest:
-    """A request whose adapters say what they were trained on, unless a source is given."""
+) -> Asked:
+    """What is asked; the adapters say what they were trained on, unless a source is given."""
     hashes = world.runtime.hashes
-    more.setdefault("installed", installed(world.checkpoints, hashes))
+    target = described([more.pop("target", world.target)], hashes, name="tuned.safetensors")
     checked = registry.settings(registry.get(method), settings or {})
-    target = described(more.pop("target", world.target), "tuned.safetensors", hashes)
-    return BatchRequest(target, method, checked, tree=(*folders, *filter(None, [more.get("output")])), **more)
+    index = FileIndex(world.cache)
+    there = more.pop("installed", None)
+    library = Library(
+        index,
+        hashes,
+        folders=(*folders, *filter(None, [more.get("output")])),
+        checkpoints=installed(world.checkpoints, hashes) if there is None else there,
+        outputs=Outputs(index),
+    )
+    return Asked(target, TransferSettings(method, checked, **more), library)
 
 
 def look(
-    world: World, *folders: Path, progress: Any = None, batch: BatchRequest | None = None, **more: Any
+    world: World,
+    *folders: Path,
+    progress: Any = None,
+    asked: Asked | None = None,
+    transferred: bool = False,
+    **more: Any,
 ) -> BatchPlan:
     """The plan for everything in ``folders``."""
     found = find(folders, recursive=True)
-    batch = batch or ask(world, *folders, **more)
-    index = FileIndex(world.cache)
-    return plan(found, batch, index=index, hashes=world.runtime.hashes, progress=progress or Silent())
+    asked = asked or ask(world, *folders, **more)
+    progress = progress or Silent()
+    return plan(found, asked.target, asked.settings, asked.library, progress, transferred=transferred)
 
 
 def grouped(world: World, planned: BatchPlan, memory: int = MEMORY, workers: int = 1) -> list[Task]:
-    return tasks(planned, world.runtime, Costs(planned.batch), memory=memory, workers=workers)
+    return tasks(planned, world.runtime, Costs(planned), memory=memory, workers=workers)
 
 
 def go(world: World, planned: BatchPlan, watch: Any = None, **more: Any) -> dict[str, Outcome]:
     """Convert; what became of each adapter that was to be converted."""
-    return {o.name: o for o in convert_all(grouped(world, planned, **more), watch or Quiet())}
+    groups = grouped(world, planned, **more)
+    return {o.name: o for group in groups for o in convert(group, watch or SilentWatch())}
 
 
 def batch(world: World, *folders: Path, **more: Any) -> dict[str, Outcome]:

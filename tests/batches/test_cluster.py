@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,26 @@ from lib_transfer.errors import RequestError
 from tests.batches import shelf
 from tests.batches.conftest import World
 from tests.batches.steps import Quiet, ask, contents, go, grouped, look
+from tests.waiting import HANG, until
 
 # Dask is no part of the environments that pin what the WebUIs have; there the rest of this folder is tested alone.
 needs_dask = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs Dask's distributed")
 
 
 @pytest.fixture
-def scheduler() -> Iterator[Any]:
-    """Two worker processes of one thread each."""
+def scheduler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two worker processes of one thread each, however long their start takes."""
+    import dask
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as local:
+    monkeypatch.setattr(cluster, "PATIENCE", f"{HANG}s")
+    patience = {f"distributed.comm.timeouts.{name}": f"{HANG}s" for name in ("connect", "tcp")}
+    workers = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with dask.config.set(patience), LocalCluster(**workers) as local:
         yield local
 
 
 @needs_dask
-@pytest.mark.timeout(120)
 def test_the_same_files_with_a_worker_killed_midway(
     scheduler: Any, world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,9 +56,7 @@ def test_the_same_files_with_a_worker_killed_midway(
 
     def kill() -> None:
         """Once the first output is there, the worker that has not made it."""
-        limit = time.monotonic() + 60
-        while not contents(out) and time.monotonic() < limit:
-            time.sleep(0.01)
+        until(lambda: contents(out), every=0.01)
         worker = next(iter(scheduler.workers.values())).pid
         killed.append(worker)
         os.kill(worker, signal.SIGKILL)

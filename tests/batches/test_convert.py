@@ -11,18 +11,16 @@ import pytest
 
 from lib_transfer.batches import processes
 from lib_transfer.batches.processes import in_processes
-from lib_transfer.batches.watch import Tally
+from lib_transfer.batches.watch import SilentWatch, Tally
 from lib_transfer.conversion import group
 from lib_transfer.errors import NotEnoughMemoryError, StorageError
-from lib_transfer.progress import WRITING
 from tests.batches import shelf
 from tests.batches.conftest import World
-from tests.batches.steps import Quiet, batch, contents, go, grouped, look, statuses
+from tests.batches.steps import batch, contents, go, grouped, look, statuses
 
 COUNT, SHARE = 200, 0.05
 
 
-@pytest.mark.timeout(120)
 def test_two_hundred_with_one_in_twenty_broken(world: World, tmp_path: Path) -> None:
     """All good ones are converted, and every bad one is named with its reason."""
     loras = tmp_path / "Lora"
@@ -65,7 +63,9 @@ def test_the_bytes_depend_on_no_group_worker_or_order(world: World, tmp_path: Pa
         planned = look(own, loras, output=out)
         groups = grouped(own, planned, **how)
         random.shuffle(groups)
-        outcomes = list(in_processes(groups, Quiet(), 2)) if how.get("workers") else go(own, planned, **how).values()
+        outcomes = (
+            list(in_processes(groups, SilentWatch(), 2)) if how.get("workers") else go(own, planned, **how).values()
+        )
         assert {outcome.status for outcome in outcomes} == {"written"}
         return contents(out)
 
@@ -77,7 +77,7 @@ def test_the_bytes_depend_on_no_group_worker_or_order(world: World, tmp_path: Pa
 
 
 def test_one_is_left_out_while_its_group_is_at_work(world: World, loras: Path) -> None:
-    class Leaving(Quiet):
+    class Leaving(SilentWatch):
         def left_out(self, name: str) -> bool:
             return name == "styles/three"
 
@@ -130,7 +130,7 @@ def test_a_worker_that_dies_takes_nothing_with_it(world: World, loras: Path, tmp
     [task] = grouped(world, planned)
     killing: list[int] = []
 
-    class Killing(Quiet):
+    class Killing(SilentWatch):
         """Kills the process, which has said what it is at, as long as the second LoRA is among that."""
 
         def group(self, worker: int, names: tuple[str, ...]) -> None:
@@ -149,7 +149,7 @@ def test_a_disk_that_fails_stops_the_batch(world: World, loras: Path, monkeypatc
     def full(*_: Any, **__: Any) -> None:
         raise StorageError("one.safetensors could not be written: No space left on device.", hint="Free some space.")
 
-    monkeypatch.setattr("lib_transfer.conversion.transfer.write_adapter", full)
+    monkeypatch.setattr("lib_transfer.conversion.publish.write_adapter", full)
     with pytest.raises(StorageError, match="No space left"):
         go(world, look(world, loras))
 
@@ -166,7 +166,7 @@ def test_the_tally_goes_from_nothing_to_all() -> None:
         shares.append(tally.now()[0])
     assert shares == [0, 1 / 4, 2 / 4, 2.5 / 4]
     assert "module 1 of 2" in tally.now()[1]
-    tally.stretch(0, 1, WRITING)
+    tally.publishing(0)
     for name in ("a", "b"):
         tally.settled(name)
         assert tally.now()[0] == 2.5 / 4

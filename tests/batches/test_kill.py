@@ -8,10 +8,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-import pytest
-
 from tests.batches import shelf
 from tests.batches.conftest import World
+from tests.waiting import HANG
 
 KILLS, LORAS = 20, 6
 
@@ -69,10 +68,11 @@ PARENT = """
     assert ended(start(*folder("measured"))) == 0
     took = time.monotonic() - began
     done, series, midway = 0, 0, 0
-    while done < int(kills):
+    # Also until one came midway: how fast a child is depends on what else the machine does.
+    while done < int(kills) or not midway:
         series += 1
         where = folder(f"series-{series}")
-        while done < int(kills):
+        while done < int(kills) or not midway:
             child = start(*where)
             if done % 2:
                 time.sleep(random.uniform(0, 0.9) * took)
@@ -98,7 +98,6 @@ PARENT = """
 """
 
 
-@pytest.mark.timeout(180)
 def test_kill_9_at_twenty_random_moments_and_two_at_once(world: World, tmp_path: Path) -> None:
     loras = tmp_path / "Lora"
     for number in range(LORAS):
@@ -109,10 +108,11 @@ def test_kill_9_at_twenty_random_moments_and_two_at_once(world: World, tmp_path:
         cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,
-        timeout=160,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 0, f"seed {seed}: {done.stderr[-3000:]}"
     outputs, kills, midway = map(int, done.stdout.split())
-    assert (outputs, kills) == (LORAS, KILLS)
+    assert outputs == LORAS
+    assert kills >= KILLS
     assert midway > 0, f"seed {seed}"

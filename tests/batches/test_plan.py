@@ -16,11 +16,11 @@ from lib_transfer.batches.costs import Costs
 from lib_transfer.batches.estimate import estimate
 from lib_transfer.batches.report import COLUMNS, BatchReport
 from lib_transfer.errors import RequestError
-from lib_transfer.library.found import find
+from lib_transfer.library.adapters import find
 from tests import tiny
 from tests.batches import shelf
 from tests.batches.conftest import World
-from tests.batches.steps import ask, batch, contents, go, grouped, look, statuses
+from tests.batches.steps import batch, contents, go, grouped, look, statuses
 
 
 def test_files_are_found_by_folder_and_pattern(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ class TestDone:
     def test_nothing_is_done_twice(self, world: World, loras: Path, first: dict[str, Path]) -> None:
         before = contents(loras)
         planned = look(world, loras)
-        assert (planned.items, planned.copies) == ((), 3)
+        assert (planned.items, planned.passed_over) == ((), 3)
         assert {name: o.path for name, o in planned.settled.items()} == first
         assert all(o.verdict for o in planned.settled.values())  # told from the output itself
         assert contents(loras) == before
@@ -245,7 +245,7 @@ def test_the_same_file_twice_gets_one_copy(world: World, loras: Path) -> None:
 def test_copies_are_carried_on_where_that_is_asked_for(world: World, loras: Path, tmp_path: Path) -> None:
     batch(world, loras)
     further = tiny.save(tmp_path / "further.safetensors", tiny.fine_tuned(load_file(world.target), 0.05), torch.float16)
-    planned = look(world, loras, copies=True, target=further)
+    planned = look(world, loras, transferred=True, target=further)
     assert len(planned.items) == 6
     assert {item.source.name for item in planned.items if item.source} == {"base.safetensors", "tuned.safetensors"}
     outcomes = go(world, planned)
@@ -258,7 +258,7 @@ def test_groups_fit_into_the_memory_and_every_worker_has_some(world: World, tmp_
     for number in range(24):
         shelf.sound(loras, f"{number:02}", number)
     planned = look(world, loras)
-    costs = Costs(planned.batch)
+    costs = Costs(planned)
     each = planned.items[0].size + costs.output_bytes(planned.items[0])
     at_work = 32 * costs.largest_weight(planned.items)
     assert [len(t.items) for t in grouped(world, planned)] == [24]
@@ -275,7 +275,7 @@ def test_groups_fit_into_the_memory_and_every_worker_has_some(world: World, tmp_
 def test_the_disk_that_is_told_is_about_what_it_takes(settings: dict[str, object], world: World, loras: Path) -> None:
     method = "prolora" if settings.get("rank") == "full" else "rotation"
     planned = look(world, loras, settings=settings, method=method)
-    told = estimate(planned, grouped(world, planned), Costs(planned.batch), world.runtime, workers=1)
+    told = estimate(planned, grouped(world, planned), Costs(planned), world.runtime, workers=1)
     before = sum(map(len, contents(loras).values()))
     go(world, planned)
     took = sum(map(len, contents(loras).values())) - before
@@ -286,13 +286,11 @@ def test_the_disk_that_is_told_is_about_what_it_takes(settings: dict[str, object
 
 def test_a_cold_cache_takes_longer_than_a_warm_one(world: World, loras: Path, tmp_path: Path) -> None:
     batch(world, loras, settings={"strength": 2.0})
-    planned = look(world, loras)
 
     def seconds(cache: Path) -> float:
         own = World(world.checkpoints, cache)
-        request = ask(own, loras) if cache == world.cache else planned.batch
-        there = look(own, loras, batch=request)
-        return estimate(there, grouped(own, there), Costs(request), own.runtime, workers=1).seconds
+        there = look(own, loras)
+        return estimate(there, grouped(own, there), Costs(there), own.runtime, workers=1).seconds
 
     assert seconds(tmp_path / "cold") > seconds(world.cache)
 

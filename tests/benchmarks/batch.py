@@ -20,23 +20,27 @@ import torch
 import lib_transfer
 from lib_transfer import methods
 from lib_transfer.architecture import modules, reference
-from lib_transfer.batches.convert import convert_all
+from lib_transfer.batches.convert import convert
 from lib_transfer.batches.costs import Costs
 from lib_transfer.batches.plan import BatchPlan, plan
 from lib_transfer.batches.processes import in_processes
-from lib_transfer.batches.request import BatchRequest
 from lib_transfer.batches.task import Task, tasks
-from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.conversion.run import Relations, Runtime
-from lib_transfer.conversion.subspaces import Wanted, read_weight
+from lib_transfer.batches.watch import SilentWatch
+from lib_transfer.conversion.decompositions import Wanted
+from lib_transfer.conversion.relation import Relations
+from lib_transfer.conversion.runtime import Runtime
+from lib_transfer.conversion.weights import read_weight
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.lora_tensors import lora_tensors
 from lib_transfer.formats.writer import write_adapter
+from lib_transfer.library.adapters import find
 from lib_transfer.library.base import Base, open_base
-from lib_transfer.library.found import find
+from lib_transfer.library.checkpoints import described
+from lib_transfer.library.decide import TransferSettings
 from lib_transfer.library.index import FileIndex
-from lib_transfer.library.sources import described
+from lib_transfer.library.library import Library
+from lib_transfer.library.outputs import Outputs
 from lib_transfer.linalg import factors as linalg
 from lib_transfer.methods import MethodInput
 from lib_transfer.progress import Silent
@@ -48,25 +52,13 @@ RANK = 16
 ROUNDS = 3
 
 
-class Quiet:
+class Quiet(SilentWatch):
     """A watch that notes when the first group began."""
 
     began = 0.0
 
     def group(self, worker: int, names: tuple[str, ...]) -> None:
         self.began = self.began or time.perf_counter()
-
-    def stretch(self, worker: int, total: int, what: str) -> None: ...
-
-    def step(self, worker: int) -> None: ...
-
-    def settled(self, outcome: Outcome) -> None: ...
-
-    def cancelled(self) -> bool:
-        return False
-
-    def left_out(self, name: str) -> bool:
-        return False
 
 
 class Bench:
@@ -85,27 +77,26 @@ class Bench:
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir(parents=True)
         hashes = self.runtime.hashes
-        batch = BatchRequest(
-            described(self.target, self.target.name, hashes),
+        settings = TransferSettings(
             "rotation",
             methods.settings(methods.get("rotation"), {}),
-            source=described(self.source, self.source.name, hashes),
+            source=described([self.source], hashes),
             output=self.out,
-            tree=(self.out,),
         )
         wanted = set(self.adapters)
         found = [each for each in find([self.adapters[0].parent], recursive=False) if each.path in wanted]
         index = FileIndex(self.runtime.cache.folder)
-        return plan(found, batch, index=index, hashes=hashes, progress=Silent())
+        library = Library(index, hashes, folders=(self.out,), outputs=Outputs(index))
+        return plan(found, described([self.target], hashes), settings, library, Silent())
 
     def groups(self, workers: int = 1) -> list[Task]:
         """The same in groups."""
         planned = self.planned()
-        return tasks(planned, self.runtime, Costs(planned.batch), memory=self.memory, workers=workers)
+        return tasks(planned, self.runtime, Costs(planned), memory=self.memory, workers=workers)
 
     def in_this_process(self) -> None:
         """The batch, plan and all, computed by one thread."""
-        assert {outcome.status for outcome in convert_all(self.groups(), Quiet())} == {"written"}
+        assert {outcome.status for group in self.groups() for outcome in convert(group, Quiet())} == {"written"}
 
     def with_workers(self, workers: int) -> float:
         """Seconds per adapter in so many processes, from when the first group was begun."""

@@ -14,7 +14,7 @@ import torch
 
 import lib_transfer
 from lib_transfer.architecture import modules
-from lib_transfer.conversion.subspaces import read_weight
+from lib_transfer.conversion.weights import read_weight
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.writer import write_adapter
 from lib_transfer.storage.cache import Cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
+from tests import forked, tiny
+from tests.waiting import HANG, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,11 +29,33 @@ class Done:
 
 
 def start(
-    arguments: Sequence[object], folder: Path, cache: Path, before: Callable[[], None] | None = None
+    arguments: Sequence[object],
+    folder: Path,
+    cache: Path,
+    before: Callable[[], None] | None = None,
+    hold: Path | None = None,
 ) -> subprocess.Popen[str]:
-    """A process of the command line; ``before`` runs in it first."""
+    """A process of the command line that Ctrl-C stops.
+
+    Args:
+        arguments: of the command line.
+        folder: the working directory.
+        cache: the cache folder.
+        before: is called in the process first.
+        hold: a file; while it exists, the process stands still within a module (:mod:`tests.batches.held`).
+    """
+
+    def prepare() -> None:
+        interruptible()
+        if before is not None:
+            before()
+
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRANSFER_LORA_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lib_transfer", *map(str, arguments)]
+    if hold is not None:
+        hold.touch()
+        environment["HOLD"] = str(hold)
+    module = "lib_transfer" if hold is None else "tests.batches.held"
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -39,13 +63,23 @@ def start(
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=before,  # noqa: PLW1509 - before the child has threads
+        preexec_fn=prepare,  # noqa: PLW1509 - before the child has threads
     )
 
 
-@pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tiny.Files:
-    return tiny.make(tmp_path_factory.mktemp("tiny"))
+def interruptible() -> None:
+    """Let SIGINT end this process again. A shell's background jobs ignore it, and so do their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def standing(process: subprocess.Popen[str], hold: Path) -> int:
+    """Wait until a process of ``process`` stands still; its id."""
+
+    def there() -> list[int]:
+        assert process.poll() is None, process.communicate()
+        return [int(path.suffix[1:]) for path in hold.parent.glob(f"{hold.name}.*")]
+
+    return until(there)[0]
 
 
 @pytest.fixture(scope="session")
@@ -54,13 +88,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, cache: Path) -> Callable[..., Done]:
-    """Run one command in ``tmp_path``."""
+def cli(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Callable[..., Done]:
+    """Run one command in ``tmp_path``, in a process of its own."""
 
     def run(*arguments: object) -> Done:
-        process = start(arguments, tmp_path, cache)
-        out, err = process.communicate(timeout=120)
-        return Done(process.returncode, out, err)
+        if arguments[0] == "batch":  # it starts processes itself, and those begin with the main module of this one
+            process = start(arguments, tmp_path, cache)
+            said = process.communicate(timeout=HANG)
+            return Done(process.returncode, *said)
+        place = tmp_path_factory.mktemp("said")
+        environment = {"TRANSFER_LORA_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+        code = forked.command([*map(str, arguments)], tmp_path, environment, place / "out", place / "err")
+        return Done(code, (place / "out").read_text(), (place / "err").read_text())
 
     return run
 

@@ -7,9 +7,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,10 +16,10 @@ from lib_transfer.cli.main import main
 from tests import tiny
 from tests.batches import shelf
 from tests.batches.steps import contents
-from tests.cli.conftest import ROOT, Done, start
+from tests.cli.conftest import ROOT, Done, standing, start
+from tests.waiting import HANG, until
 
 Cli = Callable[..., Done]
-WITHIN = 20  # seconds; what is waited for here takes much less, and would take for ever otherwise
 
 
 @pytest.fixture
@@ -54,7 +51,6 @@ def here(cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
     return run
 
 
-@pytest.mark.timeout(120)
 def test_a_folder_and_again(cli: Cli, here: Cli, loras: Path, files: tiny.Files, tmp_path: Path) -> None:
     """Two workers, sources from the metadata, a broken file; then nothing is left to do."""
     (loras / "page.safetensors").write_bytes(b"<!DOCTYPE html>")
@@ -120,32 +116,15 @@ class Held:
 
     def __init__(self, arguments: list[object], folder: Path, cache: Path) -> None:
         self.hold = folder / "hold"
-        self.hold.touch()
-        environment = {**os.environ, "TRANSFER_LORA_CACHE": str(cache), "OMP_NUM_THREADS": "1", "HOLD": str(self.hold)}
-        command = [sys.executable, "-m", "tests.batches.held", *map(str, arguments)]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            start_new_session=True,
-        )  # fmt: skip
-        self.worker = self._worker()
+        self.process = start(arguments, ROOT, cache, os.setsid, self.hold)
+        self.worker = standing(self.process, self.hold)
 
-    def _worker(self) -> int:
-        limit = time.monotonic() + 60
-        while time.monotonic() < limit:
-            assert self.process.poll() is None, self.process.communicate()
-            found = [int(p.suffix[1:]) for p in self.hold.parent.glob("hold.*")]
-            if found:
-                return found[0]
-            time.sleep(0.02)
-        raise AssertionError("no worker came")
-
-    def signal(self, what: int) -> float:
-        """Send a signal to the whole session, as a terminal does (SIGKILL to the main process alone); when that was."""
+    def signal(self, what: int) -> None:
+        """Send a signal to the whole session, as a terminal does (SIGKILL to the main process alone)."""
         if what == signal.SIGKILL:
             self.process.kill()
         else:
             os.killpg(self.process.pid, what)
-        return time.monotonic()
 
     def gone(self) -> bool:
         """Whether the worker is no more."""
@@ -167,17 +146,9 @@ def held(loras: Path, ends: list[object], tmp_path: Path, cache: Path) -> Iterat
     batch.process.communicate()
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + WITHIN
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.02)
-
-
 def test_ctrl_c_is_over_at_once_whatever_a_module_takes(held: Held, loras: Path, tmp_path: Path) -> None:
-    began = held.signal(signal.SIGINT)
-    out, err = held.process.communicate(timeout=WITHIN)
-    print(f"\ninterrupted within {time.monotonic() - began:.2f} s")
+    held.signal(signal.SIGINT)
+    out, err = held.process.communicate(timeout=HANG)
     assert held.process.returncode == 130, (out, err)
     assert "Interrupted; 0 LoRAs had been written, nothing is half-written." in out
     assert "Traceback" not in out + err
@@ -190,7 +161,7 @@ def test_a_killed_batch_leaves_no_worker_and_is_resumed(
     held: Held, loras: Path, ends: list[object], cli: Cli, tmp_path: Path
 ) -> None:
     held.signal(signal.SIGKILL)
-    _until(held.gone)
+    until(held.gone)
     held.process.wait()
     assert {name for name in contents(loras) if "_" in name} == set()
     assert cli("batch", loras, *ends, "--recursive", "--workers", 1).code == 0
@@ -206,7 +177,7 @@ def test_a_full_disk_stops_it_with_a_sentence(loras: Path, ends: list[object], c
         resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))
 
     process = start(["batch", loras, *ends, "--workers", 1, "--memory", 0.000001], tmp_path, cache, little_room)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANG)
     assert process.returncode == 1, (out, err)
     assert err.startswith("Error: ")
     assert "pile" in err

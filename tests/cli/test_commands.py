@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ import pytest
 from safetensors.torch import load_file
 
 from tests import tiny
-from tests.cli.conftest import Done
+from tests.cli.conftest import Done, start
+from tests.waiting import HANG
 
 Cli = Callable[..., Done]
+ROOT = Path(__file__).parents[2]
 
 
 def test_what_only_reads(several: Any, style: Path, files: tiny.Files, tmp_path: Path) -> None:
@@ -28,6 +32,10 @@ def test_what_only_reads(several: Any, style: Path, files: tiny.Files, tmp_path:
     )
     assert {name: d.code for name, d in done.items()} == dict.fromkeys(done, 0)
     assert all(d.err == "" for d in done.values())
+    # As people start it: in an interpreter of its own, which has nothing else to say.
+    process = start(["inspect", style], tmp_path, tmp_path / "cache")
+    assert process.communicate(timeout=HANG) == (done["adapter"].out, "")
+    assert process.returncode == 0
 
     told = json.loads(done["adapter as JSON"].out)
     assert (told["schema"], told["kind"]) == (1, "adapter")
@@ -49,6 +57,39 @@ def test_what_only_reads(several: Any, style: Path, files: tiny.Files, tmp_path:
     assert "rotation (default)" in listed
     assert all(paper in listed for paper in ("arXiv 2501.16559", "arXiv 2506.04244", "--threshold", "--subspace-rank"))
     assert "130 interrupted" in done["help"].out
+
+
+WITHOUT = """
+import runpy, sys
+sys.modules.update(dict.fromkeys({missing!r}))
+sys.argv = ["lib_transfer", *{arguments!r}]
+runpy.run_module("lib_transfer", run_name="__main__")
+"""
+
+
+def without(missing: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = WITHOUT.format(missing=missing, arguments=arguments)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("missing", [["torch"], ["safetensors"], ["numpy"], ["torch", "safetensors", "numpy"]])
+def test_what_is_missing_is_told_in_a_sentence(missing: list[str]) -> None:
+    done = without(missing, "inspect", "x.safetensors")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"Transfer LoRA needs {' and '.join(missing)}, which this Python lacks." in done.stderr
+    assert f"-m pip install {' '.join(missing)}" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_and_version_need_nothing() -> None:
+    needed = ["torch", "safetensors", "numpy"]
+    done = without(needed, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(command in done.stdout for command in ("transfer", "batch", "verify", "inspect", "similarity", "cache"))
+    assert without(needed, "--version").returncode == 0
+    wrong = without(needed, "transform")
+    assert wrong.returncode == 2
+    assert "invalid choice" in wrong.stderr
 
 
 def test_similarity(cli: Cli, files: tiny.Files, tmp_path: Path) -> None:
@@ -96,7 +137,6 @@ def test_cache(cli: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None
     assert [p.name for p in folder.rglob("*") if p.is_file()] == ["mine.txt"]
 
 
-@pytest.mark.timeout(300)
 def test_demo(cli: Cli, tmp_path: Path) -> None:
     done = cli("demo", "--dir", tmp_path / "demo")
     assert done.code == 0, done.err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from safetensors.torch import load_file
 
 from lib_transfer.cli.main import main
 from tests import tiny
-from tests.cli.conftest import Done, start
+from tests.cli.conftest import Done, standing, start
+from tests.waiting import HANG
 
 Cli = Callable[..., Done]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -134,26 +134,25 @@ def test_a_full_disk(style: Path, files: tiny.Files, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
     process = start(["transfer", style, *_ends(files)], tmp_path, tmp_path / "cache", little_room)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANG)
     assert process.returncode == 1, err
     assert err.startswith("Error: ")
     assert "Traceback" not in err
     assert {p.name for p in tmp_path.iterdir()} <= {"style.safetensors", "cache"}
 
 
-def test_interrupted(files: tiny.Files, tmp_path: Path) -> None:
+def test_interrupted(files: tiny.Files, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Ctrl-C during a transfer: 130, a sentence, and nothing left."""
     from tests.transfer.test_formulas import adapter, places
 
     tiny.save(tmp_path / "style.safetensors", adapter(places("sd1")))
-    process = start(
-        ["transfer", "style.safetensors", *_ends(files), "--json", "told.json"], tmp_path, tmp_path / "cache"
-    )
-    limit = time.monotonic() + 60
-    while not (tmp_path / "cache" / "weights").exists() and time.monotonic() < limit:
-        time.sleep(0.01)
+    command = ["transfer", "style.safetensors", *_ends(files), "--json", "told.json"]
+    hold = tmp_path_factory.mktemp("held") / "hold"
+    process = start(command, tmp_path, tmp_path / "cache", hold=hold)
+    standing(process, hold)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    hold.unlink()  # the module that is under way is finished
+    _, err = process.communicate(timeout=HANG)
     assert process.returncode == 130, err
     assert "Interrupted; nothing was written." in err
     assert "Traceback" not in err

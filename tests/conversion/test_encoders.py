@@ -94,7 +94,7 @@ def test_the_request_names_them_in_no_order(world: tuple, tmp_path: Path) -> Non
     runtime = lib_transfer.Runtime(device="cpu", cache_folder=tmp_path / "cache")
     first, *rest = parts["target"]
     requests = [
-        lib_transfer.request(lora, source=parts["source"], target=[first, *order], runtime=runtime)
+        lib_transfer.request(lora, source=parts["source"], target=[first, *order], runtime=runtime).request
         for order in (rest, rest[::-1], rest[:1])
     ]
     assert requests[0] == requests[1] != requests[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from safetensors.torch import load_file, save_file
 
 import lib_transfer
 from lib_transfer.conversion import group
-from lib_transfer.conversion.run import Runtime
-from lib_transfer.conversion.transfer import Ending, Order, TransferResult, transfer_group
+from lib_transfer.conversion.jobs import Ending, transfer_group
+from lib_transfer.conversion.publish import TransferResult
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import CancelledError, NumericError, TransferError
 from lib_transfer.formats.stores.store import Store
 from lib_transfer.library.destination import Destination
+from lib_transfer.library.job import Job
 from lib_transfer.progress import Silent
 from lib_transfer.storage.cache import Cache
 
@@ -25,11 +28,6 @@ from .. import tiny
 
 UNET = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_0_{}"
 MODULES = {UNET.format(0, "attn1_to_q"): 8, UNET.format(1, "attn1_to_k"): 16, UNET.format(2, "attn2_to_q"): 32}
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tiny.Files:
-    return tiny.make(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -45,17 +43,17 @@ def adapters(tmp_path: Path) -> list[Path]:
     return made
 
 
-def orders(files: tiny.Files, adapters: list[Path], out: Path, cache: Path, **settings: Any) -> list[Order]:
+def jobs(files: tiny.Files, adapters: list[Path], out: Path, cache: Path, **settings: Any) -> list[Job]:
     out.mkdir(exist_ok=True)
     ends = {"source": files["sd1-source"], "target": files["sd1-target"], "runtime": Runtime(cache_folder=cache)}
-    return [Order(lib_transfer.request(a, **ends, **settings), Destination(folder=out)) for a in adapters]
+    return [replace(lib_transfer.request(a, **ends, **settings), destination=Destination(folder=out)) for a in adapters]
 
 
-def run(wanted: list[Order], cache: Path, workers: int = 1, **how: Any) -> dict[str, Ending]:
+def run(wanted: list[Job], cache: Path, workers: int = 1, **how: Any) -> dict[str, Ending]:
     """The endings by the names of the adapters."""
     runtime = Runtime(device="cpu", cache_folder=cache, workers=workers)
     endings = transfer_group(wanted, runtime=runtime, progress=how.pop("progress", Silent()), **how)
-    return {order.request.adapter_name: ending for order, ending in endings}
+    return {job.request.adapter_name: ending for job, ending in endings}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -67,10 +65,10 @@ def test_an_adapters_bytes_are_those_it_has_alone(
     workers: int, files: tiny.Files, adapters: list[Path], tmp_path: Path
 ) -> None:
     cold, warm, alone = tmp_path / "cold", tmp_path / "warm", tmp_path / "alone"
-    for number, order in enumerate(orders(files, adapters, alone, tmp_path / "c")):
-        run([order], tmp_path / f"cache-{number}")
-    run(orders(files, adapters, cold, tmp_path / "c"), tmp_path / "cache", workers)
-    run(orders(files, adapters[::-1], warm, tmp_path / "c"), tmp_path / "cache", workers)
+    for number, job in enumerate(jobs(files, adapters, alone, tmp_path / "c")):
+        run([job], tmp_path / f"cache-{number}")
+    run(jobs(files, adapters, cold, tmp_path / "c"), tmp_path / "cache", workers)
+    run(jobs(files, adapters[::-1], warm, tmp_path / "c"), tmp_path / "cache", workers)
     assert len(contents(alone)) == 4
     assert contents(cold) == contents(warm) == contents(alone)
 
@@ -85,7 +83,7 @@ def test_what_adapters_share_is_read_once_for_all(
         seen: Counter[Any] = Counter()
         cache = tmp_path / f"cache-{name}"
         if warm:
-            run(orders(files, wanted, tmp_path / f"before-{name}", cache), cache)
+            run(jobs(files, wanted, tmp_path / f"before-{name}", cache), cache)
         read, get = Store.read, Cache.get
 
         def counted(file: Store, key: str, *rest: Any) -> Any:
@@ -99,7 +97,7 @@ def test_what_adapters_share_is_read_once_for_all(
         with monkeypatch.context() as patched:
             patched.setattr(Store, "read", counted)
             patched.setattr(Cache, "get", got)
-            run(orders(files, wanted, tmp_path / f"out-{name}", cache), cache)
+            run(jobs(files, wanted, tmp_path / f"out-{name}", cache), cache)
         return +seen
 
     assert reads(adapters, "all") == reads([adapters[3]], "one") != Counter()
@@ -118,7 +116,7 @@ def test_the_trouble_of_one_is_not_that_of_the_others(files: tiny.Files, adapter
             }
     save_file(huge, adapters[1])
     out, cache = tmp_path / "out", tmp_path / "cache"
-    endings = run(orders(files, adapters, out, cache), cache)
+    endings = run(jobs(files, adapters, out, cache), cache)
     assert isinstance(endings["style-0"], NumericError)
     assert isinstance(endings["style-1"], NumericError)
     assert {type(endings[f"style-{n}"]) for n in (2, 3)} == {TransferResult}
@@ -128,11 +126,11 @@ def test_the_trouble_of_one_is_not_that_of_the_others(files: tiny.Files, adapter
 def test_one_is_left_out_midway(files: tiny.Files, adapters: list[Path], tmp_path: Path) -> None:
     asked: list[str] = []
 
-    def left(member: group.Member) -> bool:
-        asked.append(member.request.adapter_name)
+    def left(one: group.AdapterRun) -> bool:
+        asked.append(one.request.adapter_name)
         return asked[-1] == "style-1" and asked.count("style-1") == 2
 
-    endings = run(orders(files, adapters, tmp_path / "out", tmp_path / "c"), tmp_path / "c", left=left)
+    endings = run(jobs(files, adapters, tmp_path / "out", tmp_path / "c"), tmp_path / "c", left=left)
     assert isinstance(endings["style-1"], CancelledError)
     assert sorted(name.split("_")[0] for name in contents(tmp_path / "out")) == ["style-0", "style-2", "style-3"]
 
@@ -153,14 +151,14 @@ def test_stopped_it_has_written_whole_files_or_none(
     out, cache = tmp_path / "out", tmp_path / "cache"
     pairs = 9  # three adapters of two modules, one of three
     with pytest.raises(CancelledError):
-        run(orders(files, adapters, out, cache), cache, progress=Stopping())
+        run(jobs(files, adapters, out, cache), cache, progress=Stopping())
     assert contents(out) == {}
     whole = tmp_path / "whole"
-    run(orders(files, adapters, whole, cache), cache)
+    run(jobs(files, adapters, whole, cache), cache)
     stopping = Stopping()
     stopping.asked = at - pairs - 3  # before the third file
     with pytest.raises(CancelledError):
-        run(orders(files, adapters, out, cache), cache, progress=stopping)
+        run(jobs(files, adapters, out, cache), cache, progress=stopping)
     assert len(contents(out)) == 2
     assert contents(out).items() <= contents(whole).items()
 
@@ -170,14 +168,14 @@ def test_two_at_the_same_request_at_once(
 ) -> None:
     """The other one has published while this one computed: that is done, too."""
     out, cache = tmp_path / "out", tmp_path / "cache"
-    meddle: list[Callable[[], Any]] = [lambda: run(orders(files, adapters[:1], out, cache), cache)]
+    meddle: list[Callable[[], Any]] = [lambda: run(jobs(files, adapters[:1], out, cache), cache)]
 
     class Meddling(Silent):
         def step(self, what: str) -> None:
             if meddle:
                 meddle.pop()()
 
-    endings = run(orders(files, adapters, out, cache), cache, progress=Meddling())
+    endings = run(jobs(files, adapters, out, cache), cache, progress=Meddling())
     statuses = {name: e.status for name, e in endings.items() if not isinstance(e, TransferError)}
     assert statuses == {"style-0": "already done", **{f"style-{n}": "written" for n in (1, 2, 3)}}
     assert len(contents(out)) == 4

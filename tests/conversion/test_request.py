@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lib_transfer.library.request import TransferRequest, request
+from lib_transfer.library.job import make_job
+from lib_transfer.library.request import TransferRequest, adapter_in, canonical
 from lib_transfer.storage.hashes import Hashes
 
 
@@ -15,7 +16,8 @@ def asked(adapter: Path, folder: Path) -> TransferRequest:
     target = folder / "target.safetensors"
     target.write_bytes(b"target")
     adapter.write_bytes(b"adapter")
-    return request(adapter, target=target, method="reuse", settings={}, hashes=Hashes(folder / "hashes"))
+    job = make_job(adapter, target=target, method="reuse", settings={}, hashes=Hashes(folder / "hashes"))
+    return job.request
 
 
 def test_the_configuration_beside_an_adapter_of_peft_is_part_of_it(tmp_path: Path) -> None:
@@ -36,3 +38,14 @@ def test_a_configuration_beside_another_file_is_not(name: str, tmp_path: Path) -
     alone = asked(tmp_path / name, tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     assert asked(tmp_path / name, tmp_path) == alone
+
+
+def test_an_output_of_the_method_that_was_called_copy_is_that_of_an_equal_request(tmp_path: Path) -> None:
+    text = asked(tmp_path / "style.safetensors", tmp_path).to_json()
+    old, new = (json.dumps({**json.loads(text), "method": name}, sort_keys=True) for name in ("copy", "reuse"))
+    assert old != new
+    assert canonical(old) == canonical(new) == new
+    assert canonical("no request") == "no request"
+    assert canonical('["\\"method\\": \\"copy\\""]') == '["\\"method\\": \\"copy\\""]'
+    assert adapter_in(old) == "style"
+    assert adapter_in("[1]") is None

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lib_transfer
-from lib_transfer import Destination, Runtime, TransferRequest, TransferResult
+from lib_transfer import Destination, Job, Runtime, TransferResult
 from lib_transfer.architecture import modules
 from lib_transfer.conversion import carry as carry_module
 from lib_transfer.conversion import group as group_module
+from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.similarity import compare
-from lib_transfer.conversion.subspaces import Wanted
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, NumericError
 from lib_transfer.linalg import subspace as linalg
 from lib_transfer.progress import Silent
@@ -67,19 +67,19 @@ def runtime(cache: Path, workers: int = 1) -> Runtime:
     return Runtime(device="cpu", cache_folder=cache, workers=workers)
 
 
-def request_of(world: World, cache: Path, method: str = "rotation", **settings: Any) -> TransferRequest:
+def request_of(world: World, cache: Path, method: str = "rotation", **settings: Any) -> Job:
     settings = {"threshold": 0.0, **settings} if method != "reuse" else settings
     return lib_transfer.request(
         world.adapter, source=world.base, target=world.other, method=method, runtime=runtime(cache), **settings
     )
 
 
-def run(request: TransferRequest, cache: Path, out: Path, *, workers: int = 1, progress: Any = None) -> TransferResult:
+def run(request: Job, cache: Path, out: Path, *, workers: int = 1, progress: Any = None) -> TransferResult:
     out.mkdir(exist_ok=True)
     return lib_transfer.transfer(request, Destination(folder=out), runtime=runtime(cache, workers), progress=progress)
 
 
-def bytes_of(request: TransferRequest, cache: Path, out: Path, **how: Any) -> bytes:
+def bytes_of(request: Job, cache: Path, out: Path, **how: Any) -> bytes:
     """The output's bytes; it is removed again."""
     result = run(request, cache, out, **how)
     assert result.status == "written"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import lib_transfer
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.evaluation.prompts import PLAIN, prompts_of
 from lib_transfer.evaluation.runs import expected_cost
 from lib_transfer.evaluation.verification import REUSE, Better, Question, evaluate
@@ -122,10 +123,8 @@ def test_a_request_has_the_side_of_the_latents_that_are_run(tmp_path: Path, size
         module = next(m for m in opened.modules if m.position.role == "attn1.to_q")
         lora = tmp_path / "lora.safetensors"
         save_file(tiny.factors(str(module.output_name), module.shape), lora)
-        transfer = lib_transfer.request(
-            lora, source=path, target=path, runtime=Runtime(cache_folder=tmp_path / "cache")
-        )
-        runner, better = Networks(), Better(transfer, Destination(tmp_path))
+        job = lib_transfer.request(lora, source=path, target=path, runtime=Runtime(cache_folder=tmp_path / "cache"))
+        runner, better = Networks(), Better(dataclasses.replace(job, destination=Destination(tmp_path)))
         question = Question(lora, {"again": lora}, PROMPTS, 1, size, steps=1)
         found = evaluate(question, opened, opened, runner, Count(), better=better)
     assert runner.sizes == [(pixels, pixels)]

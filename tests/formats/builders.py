@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib_transfer.formats.adapter import Adapter
+from lib_transfer.formats.unread import EMBEDDING
+
 CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
 CODES |= {torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.bool: "BOOL", torch.uint8: "U8"}
 CODES |= {torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"}
@@ -33,6 +36,14 @@ def file_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = Non
         document[name] = entry(CODES[tensor.dtype], tuple(tensor.shape), len(data), len(data) + len(piece))
         data += piece
     return raw(document, data)
+
+
+def accounted(adapter: Adapter) -> bool:
+    """Whether every tensor of the file is either in one group or embedding, or reported once as not read."""
+    read = [key for group in adapter.groups.values() for key in group.keys.values()]
+    bundled = [f"{EMBEDDING}{name}.{suffix}" for name, suffixes in adapter.embeddings.items() for suffix in suffixes]
+    reported = [key for unread in adapter.unsupported for key in unread.tensors]
+    return sorted(read + bundled + reported) == sorted(adapter.header.tensors)
 
 
 def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Path:

@@ -14,14 +14,14 @@ from lib_transfer.formats.adapter import read_adapter
 from lib_transfer.formats.algorithms import ALGORITHMS
 from lib_transfer.update import Update
 
-from .builders import lora, random, save
+from .builders import accounted, lora, random, save
 
 M = "lora_unet_x"
 
 
 def update_of(tensors: dict[str, Tensor], tmp_path: Path) -> Update:
     adapter = read_adapter(save(tmp_path / "a.safetensors", {f"{M}.{key}": value for key, value in tensors.items()}))
-    assert adapter.accounted
+    assert accounted(adapter)
     assert not adapter.unsupported, adapter.unsupported
     return adapter.groups[M].update()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lib_transfer.formats.adapter import read_adapter
 from lib_transfer.formats.algorithms.dora import PER_OUTPUT
 
-from .builders import random, save
+from .builders import accounted, random, save
 from .trained import LAYERS, delta, error_of_forward, group_of, layer, trained
 
 lycoris = pytest.importorskip("lycoris.modules")
@@ -252,7 +252,7 @@ def test_a_weight_in_the_place_of_the_bases(suffix: str, tmp_path: Path) -> None
     factors = {"lora_A.weight": random(2, 4), "lora_B.weight": random(6, 2), "lora_B.bias": random(6, seed=3)}
     tensors = {f"{layer}.{key}": tensor for key, tensor in factors.items()}
     adapter = read_adapter(save(tmp_path / "a.safetensors", {**tensors, f"{name}.{suffix}": value}))
-    assert adapter.accounted
+    assert accounted(adapter)
     assert not adapter.unsupported
     group = adapter.groups[name]
     assert group.misfit((8,)) is None

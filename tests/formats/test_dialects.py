@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from lib_transfer.errors import TransferError
 from lib_transfer.formats.adapter import Adapter, describe, read_adapter
 
-from .builders import lora, random, save
+from .builders import accounted, lora, random, save
 
 # The tool, what it writes after the module's name for up and down, and the module as it is read.
 LORAS: dict[str, tuple[str, str, str]] = {
@@ -95,7 +95,7 @@ OTHERS: dict[str, tuple[dict[str, Tensor], str]] = {
 
 def read(tensors: dict[str, Tensor], tmp_path: Path) -> Adapter:
     adapter = read_adapter(save(tmp_path / "a.safetensors", tensors))
-    assert adapter.accounted
+    assert accounted(adapter)
     return adapter
 
 
@@ -220,7 +220,7 @@ KEYS = st.tuples(MODULES, SUFFIXES).map("".join)
 SIZES = st.sampled_from([(2, 2), (2,), (1,), ()])
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(tensors=st.dictionaries(KEYS, SIZES, min_size=1, max_size=14))
 def test_every_tensor_of_any_mixture_is_read_or_reported(tensors: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
     try:

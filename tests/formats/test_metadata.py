@@ -164,7 +164,7 @@ def test_what_cannot_be_kept_is_dropped_with_a_note() -> None:
         assert len(notes) == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(parent=st.dictionaries(st.sampled_from(sorted(PARENT)) | st.text(), st.text()), odd=st.text())
 def test_any_text_can_be_stored(parent: dict[str, str], odd: str) -> None:
     base = BaseFacts(odd + "\ud800", None, None, None, False, None, None)

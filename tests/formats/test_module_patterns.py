@@ -16,7 +16,7 @@ NAMES = st.lists(st.sampled_from(["a", "b", "1", "12", "attn", "to_q", "blocks",
 PATHS = st.lists(NAMES.map("".join), min_size=1, max_size=4).map(".".join)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(patterns=st.lists(PATTERNS, max_size=3), path=PATHS)
 def test_it_is_what_peft_matches(patterns: list[str], path: str) -> None:
     other = pytest.importorskip("peft.utils.other")

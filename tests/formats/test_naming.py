@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_transfer.errors import RequestError
@@ -60,7 +60,7 @@ def check_stem(stem: str, folder: Path) -> None:
     path.unlink()
 
 
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=300)
 TEXT = st.text(max_size=150) | st.text(alphabet="./\\ ~:con\0e\u0301汉😀", max_size=200)
 
 

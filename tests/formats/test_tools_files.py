@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lib_transfer.formats.adapter import Adapter, read_adapter
 from lib_transfer.update import Update
 
-from .builders import random
+from .builders import accounted, random
 
 peft = pytest.importorskip("peft", reason="the tools are not in this environment")
 diffusers = pytest.importorskip("diffusers", reason="the tools are not in this environment")
@@ -87,7 +87,7 @@ class Oracle:
 
     def agrees(self, adapter: Adapter, prefix: str) -> None:
         """Raise if the adapter, whose names are the paths behind ``prefix``, does anything else."""
-        assert adapter.accounted
+        assert accounted(adapter)
         assert not adapter.unsupported, adapter.unsupported
         assert set(adapter.groups) == {prefix + path for path in self.changes}
         for path, (base, change, bias) in self.changes.items():
@@ -163,7 +163,7 @@ def test_peft_saves_it_beside_the_tensors(config: str, tmp_path: Path) -> None:
     # Under another name the configuration may be that of another file.
     renamed = read_adapter(path.rename(tmp_path / "renamed.safetensors"))
     group = renamed.groups[next(iter(renamed.groups))]
-    assert not group.given
+    assert group.scale is None
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from lib_transfer.formats.adapter import read_adapter
 from lib_transfer.formats.serialise import serialise, sshs_hashes, with_hashes
 from lib_transfer.formats.writer import write_adapter
 
-from .builders import file_bytes, lora, random
+from .builders import accounted, file_bytes, lora, random
 
 MIXED = {
     "z.half": random(3, 2, seed=1, dtype=torch.float16),
@@ -111,7 +111,7 @@ def test_a_written_adapter_is_whole(tmp_path: Path) -> None:
     assert {key: metadata[key] for key in ("ss_a", "ss_b", "other")} == {
         key: METADATA[key] for key in ("ss_a", "ss_b", "other")
     }
-    assert read_adapter(path).accounted
+    assert accounted(read_adapter(path))
     with pytest.raises(OutputExistsError):
         write_adapter(path, lora("lora_unet_y"), METADATA)
     assert path.read_bytes() == content
@@ -191,7 +191,7 @@ def test_a_drive_that_cannot_be_mapped_is_written_to_all_the_same(
 
     monkeypatch.setattr(writer, "safe_open", refuse)
     write_adapter(tmp_path / "x", lora("lora_unet_x"), {})
-    assert read_adapter(tmp_path / "x").accounted
+    assert accounted(read_adapter(tmp_path / "x"))
 
 
 SCRIPT = """

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lib_transfer.formats.adapter import Group, read_adapter
 from lib_transfer.update import Update
 
-from .builders import save
+from .builders import accounted, save
 
 M = "lora_unet_x"
 LAYERS: dict[str, Callable[[int], nn.Module]] = {
@@ -55,7 +55,7 @@ def trained(made: Any, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Te
 def group_of(tensors: dict[str, Tensor], tmp_path: Path, name: str = M) -> Group:
     """The file with these tensors of the module ``name`` as the reader gives it."""
     adapter = read_adapter(save(tmp_path / "a.safetensors", {f"{name}.{key}": value for key, value in tensors.items()}))
-    assert adapter.accounted
+    assert accounted(adapter)
     assert not adapter.unsupported, adapter.unsupported
     return adapter.groups[name]
 

@@ -70,7 +70,7 @@ def test_balanced_of_repeated_singular_values() -> None:
     assert relative(dense(factors.balanced(update)), 2 * torch.eye(64).double()) < 1e-6
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     out=st.integers(1, 12),
     into=st.integers(1, 12),

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lib_transfer.architecture.module import Module, Position
-from lib_transfer.conversion import subspaces
-from lib_transfer.conversion.subspaces import Wanted, Weight
+from lib_transfer.conversion.decompositions import Wanted, decomposition
+from lib_transfer.conversion.weights import Weight
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.linalg import subspace as linalg
 from lib_transfer.linalg.subspace import Decomposition
@@ -48,7 +48,7 @@ def chosen(tmp_path: Path, w: Tensor, k: int, *, hopeful: bool = True) -> Decomp
     module = Module("w", "w", None, "linear", tuple(w.shape), None, None, Position("unet", "", "", 0, ""), (), None)
     with open_checkpoint(path) as checkpoint:
         asked = Weight(checkpoint, "0" * 64, module, CPU)
-        return subspaces._decomposition(asked, Wanted(None, k), Cache(tmp_path / "cache"), hopeful=hopeful)
+        return decomposition(asked, Wanted(None, k), Cache(tmp_path / "cache"), hopeful=hopeful)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -245,7 +245,7 @@ PARAMETERS = {p.name: p for m in METHODS for p in methods.parameters(m)}
 anything = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(parameter=st.sampled_from(sorted(PARAMETERS)), value=anything)
 def test_a_setting_is_of_its_kind_and_in_range_or_refused(parameter: str, value: object) -> None:
     declared: Parameter = PARAMETERS[parameter]

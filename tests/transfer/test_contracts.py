@@ -99,7 +99,9 @@ def test_3_and_4_its_name_is_its_own(name: str, outputs: Outputs) -> None:
 def test_4_never_the_adapters_own_name_even_elsewhere(
     files: tiny.Files, runtime: lib_transfer.Runtime, outputs: Outputs, tmp_path: Path
 ) -> None:
-    request = lib_transfer.request(outputs["sd1-target"][0], target=files["sd1-target"], method="reuse", runtime=runtime)
+    request = lib_transfer.request(
+        outputs["sd1-target"][0], target=files["sd1-target"], method="reuse", runtime=runtime
+    )
     for wanted in (
         lib_transfer.Destination(folder=tmp_path, template="{lora}"),
         lib_transfer.Destination(file=tmp_path / "STYLE.safetensors"),
@@ -133,7 +135,7 @@ def _kohya_legacy_hash(tensors: dict[str, torch.Tensor], metadata: dict[str, str
 def test_6_its_time_is_now(name: str, outputs: Outputs) -> None:
     parent, _, out = outputs[f"{name}-target"]
     assert parent.stat().st_mtime == 1_000_000_000
-    assert abs(time.time() - out.path.stat().st_mtime) < 3600
+    assert parent.stat().st_ctime - 2 < out.path.stat().st_mtime < time.time() + 2  # no file system is coarser than 2 s
 
 
 @pytest.mark.parametrize("end", ["target", "pruned"])
@@ -306,7 +308,7 @@ def test_the_same_request_is_already_done_and_gives_the_same_bytes(
     assert first.path is not None
     kept = first.path.read_bytes()
 
-    def request(cache: lib_transfer.Runtime) -> lib_transfer.TransferRequest:
+    def request(cache: lib_transfer.Runtime) -> lib_transfer.Job:
         return lib_transfer.request(
             parent, source=files["sd1-source"], target=files["sd1-target"], energy=0.9, runtime=cache
         )

@@ -20,11 +20,12 @@ from lib_transfer.conversion.pairing import pairing
 from lib_transfer.conversion.plan import plan
 from lib_transfer.conversion.shares import update_of
 from lib_transfer.conversion.sketches import Sketches
-from lib_transfer.conversion.subspaces import read_weight
+from lib_transfer.conversion.weights import read_weight
 from lib_transfer.formats.adapter import read_adapter
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.update import place
 from tests import tiny
+from tests.formats.builders import accounted
 
 WIDTH = 16
 Matrix = Tensor
@@ -316,7 +317,7 @@ def test_read_onto_the_right_rows(
             for suffix, t in tensors.items()
         }
         adapter = read_adapter(tiny.save(tmp_path / "a.safetensors", file))
-        assert adapter.accounted and not adapter.unsupported, (family, name.text, adapter.unsupported)
+        assert accounted(adapter) and not adapter.unsupported, (family, name.text, adapter.unsupported)
         planned = plan(adapter, opened, opened, find, lambda: True)
         assert planned.pairs and not planned.unread, (family, name.text, planned.unread)
         got = torch.zeros(weights[key].shape[0], whole.shape[1], dtype=torch.float64)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-if importlib.util.find_spec("gradio") is None:
+from tests.waiting import HANG, until
+
+try:
+    GRADIO = importlib.metadata.version("gradio")
+except importlib.metadata.PackageNotFoundError:
+    GRADIO = None
+
+if GRADIO is None:
     collect_ignore_glob = ["test_*.py"]
 else:
     from tests.webui import models
@@ -31,6 +37,8 @@ if TYPE_CHECKING:
     from tests.webui.generations import Generations
 
 ROOT = Path(__file__).resolve().parents[2]
+FORGE = GRADIO is not None and int(GRADIO.partition(".")[0]) >= 4
+"""Forge has gradio 4, A1111 gradio 3; the stand-in for each is tested where its gradio is."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,6 +77,10 @@ class Server:
         log = self.hold.with_suffix(".loaded")
         return log.read_text().splitlines() if log.exists() else []
 
+    def wait_for_loads(self, known: int) -> None:
+        """Wait until there are more than ``known`` entries in :attr:`loaded`."""
+        until(lambda: len(self.loaded) > known)
+
     @property
     def loras(self) -> Path:
         return self.models / "Lora"
@@ -84,7 +96,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(params=[False, True], ids=["a1111", "forge"])
+@pytest.fixture(params=[FORGE], ids=["forge" if FORGE else "a1111"])
 def program(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
     """A stand-in for each program, and nothing left of an earlier one."""
     from lib_transfer.webui.app import extension
@@ -137,33 +149,35 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path],
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         running.append(process)
         url = f"http://127.0.0.1:{port}/"
-        deadline = time.monotonic() + 60
-        while not _answers(url + "config"):
+
+        def answers() -> bool:
             assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+            return _answers(url + "config")
+
+        until(answers, every=0.1)
         return Server(url, folder, hold)
 
     yield start
     for process in running:
         process.terminate()
     for process in running:
-        process.wait(10)
+        process.wait(HANG)
 
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
+        with urllib.request.urlopen(url, timeout=HANG) as reply:
             return reply.status == 200
     except OSError:
         return False
 
 
 @pytest.fixture(scope="session")
-def server(serve: Callable[[Path], Server], tmp_path_factory: pytest.TempPathFactory) -> Server:
+def server(serve: Callable[[Path], Server], checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Server:
     """A server on two related SD1 checkpoints, an SDXL one, and no LoRA but those that tests put there."""
     folder = tmp_path_factory.mktemp("models")
-    models.checkpoints(folder)
+    shutil.copytree(checkpoints, folder / "Stable-diffusion")
+    (folder / "Lora").mkdir()
     return serve(folder)
 
 
@@ -171,10 +185,14 @@ def server(serve: Callable[[Path], Server], tmp_path_factory: pytest.TempPathFac
 def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    # The one without a window of its own takes half of the processor time.
+    known = ("chromium-headless-shell", "chromium", "google-chrome")
+    chromium = next(filter(None, map(shutil.which, known)), None)
     assert chromium, "The browser tests need Chromium: apt-get install chromium fonts-dejavu-core"
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"], timeout=1000 * HANG
+        )
         yield opened
         opened.close()
 
@@ -191,6 +209,7 @@ def window(browser: Browser) -> Iterator[Callable[..., Tab]]:
 
     def open_window(url: str, *, theme: str = "light", width: int = 1280, ours: bool = False) -> Tab:
         context = browser.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
+        context.set_default_timeout(1000 * HANG)
         contexts.append(context)
 
         def gate(route, request) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Error, Locator, Page
 
-WAIT = 60_000  # milliseconds, for a busy machine; everything here is waited for, nothing is slept for
+from tests.waiting import until
 
 
 class Tab:
@@ -14,7 +14,14 @@ class Tab:
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        page.set_default_timeout(WAIT)
+
+    def theme(self, name: str) -> None:
+        """Change to gradio's ``light`` or ``dark`` theme: in both versions it is a class of the body."""
+        script = """dark => {
+            document.body.classList.toggle("dark", dark);
+            document.getAnimations().forEach(each => each.finish());
+        }"""
+        self.page.evaluate(script, name == "dark")
 
     def part(self, name: str) -> Locator:
         """The control ``name``. gradio 3 gives an HTML's id to two elements, one in the other."""
@@ -39,13 +46,17 @@ class Tab:
     def open_list(self, name: str) -> Locator:
         """Open the list ``name``; its entries. A page that is still busy may miss the first click."""
         options = self.part(name).locator("[data-testid=dropdown-option]")
-        for _ in range(5):
+
+        def opened() -> bool:
             self.part(name).locator("input").first.click()
             try:
-                options.first.wait_for(timeout=WAIT / 10)
-                break
+                options.first.wait_for(timeout=5000)
             except Error:
                 self.part(name).locator("input").first.blur()
+                return False
+            return True
+
+        until(opened)
         return options
 
     def close_list(self, name: str) -> None:
@@ -55,14 +66,17 @@ class Tab:
 
     def pick(self, name: str, start: str) -> None:
         """Choose the first entry of the list ``name`` that begins with ``start``; it may be on its way to the page still."""
-        for _ in range(20):
-            options = self.open_list(name)
-            labels = options.evaluate_all("all => all.map(each => each.getAttribute('aria-label'))")
-            if any(label.startswith(start) for label in labels):
-                break
-            self.close_list(name)
-            self.page.wait_for_timeout(250)
-        options.nth(next(i for i, label in enumerate(labels) if label.startswith(start))).click()
+
+        def found() -> list[int]:
+            labels = self.open_list(name).evaluate_all("all => all.map(each => each.getAttribute('aria-label'))")
+            places = [number for number, label in enumerate(labels) if label.startswith(start)]
+            if not places:
+                self.close_list(name)
+            return places
+
+        [place, *_] = until(found)
+        options = self.part(name).locator("[data-testid=dropdown-option]")
+        options.nth(place).click()
         if options.count():
             self.close_list(name)
 

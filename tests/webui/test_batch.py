@@ -205,15 +205,16 @@ def test_watched_one_left_out_and_interrupted(view: Batch, server: Server) -> No
     assert len(server.files() - before) == 1
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_can_be_read(theme: str, window: Callable[..., Tab], server: Server, loras: Path) -> None:
+def test_it_can_be_read(window: Callable[..., Tab], server: Server, loras: Path) -> None:
     """At the width of a phone too: the table scrolls within itself, the page does not."""
-    view = opened(window(server.url, theme=theme, width=400))
+    view = opened(window(server.url, theme="dark", width=400))
     view.run("plan")
-    assert view.page.evaluate("() => document.documentElement.scrollWidth") == 400
-    colours = view.page.locator("#transfer_lora_batch_table tbody th").first.evaluate(
-        "cell => [getComputedStyle(cell).color, getComputedStyle(document.querySelector('gradio-app')).backgroundColor]"
-    )
-    levels = [sum(map(int, colour[4:-1].split(",")[:3])) for colour in colours]
-    assert (levels[0] > levels[1]) == (theme == "dark")
-    assert abs(levels[0] - levels[1]) > 300
+    for theme in ("dark", "light"):
+        view.tab.theme(theme)
+        assert view.page.evaluate("() => document.documentElement.scrollWidth") == 400
+        colours = view.page.locator("#transfer_lora_batch_table tbody th").first.evaluate(
+            "cell => [getComputedStyle(cell).color, getComputedStyle(document.querySelector('gradio-app')).backgroundColor]"
+        )
+        levels = [sum(map(int, colour[4:-1].split(",")[:3])) for colour in colours]
+        assert (levels[0] > levels[1]) == (theme == "dark")
+        assert abs(levels[0] - levels[1]) > 300

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lib_transfer.errors import RequestError
+from lib_transfer.library.checkpoints import find
 from lib_transfer.library.index import AdapterFacts, FileIndex
-from lib_transfer.library.source_checkpoint import find
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.host import Checkpoint
 from lib_transfer.webui.host.settings import parameters
@@ -134,7 +134,6 @@ def test_what_is_remembered_of_a_file_ends_with_the_file(tmp_path: Path) -> None
     first = index.adapter(path)
     assert first is not None
     assert (first.base, first.kind, first.source_name) == ("Stable Diffusion 1.x", "LoRA / LoCon, rank 3", models.BASE)
-    index.save()
     again = FileIndex(tmp_path / "cache")
     assert again.adapter(path, known_only=True) == first
     path.write_bytes(b"broken")
@@ -146,8 +145,13 @@ def test_what_is_remembered_of_a_file_ends_with_the_file(tmp_path: Path) -> None
 
 
 def test_a_damaged_index_is_as_good_as_none(tmp_path: Path) -> None:
-    (tmp_path / "file-index.json").write_text("[1, 2")
+    path = models.lora(tmp_path, "one")
+    (tmp_path / "files-1.sqlite3").write_text("[1, 2")
     assert FileIndex(tmp_path).adapter(tmp_path / "none.safetensors") is None
+    assert FileIndex(tmp_path).adapter(path, known_only=True) is None
+    first = FileIndex(tmp_path).adapter(path)
+    assert first is not None
+    assert FileIndex(tmp_path).adapter(path, known_only=True) == first
 
 
 def test_install_says_nothing_when_all_is_well_and_one_line_otherwise(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from lib_transfer.errors import CancelledError
-from lib_transfer.progress import WRITING
 from lib_transfer.webui.app import extension
 from lib_transfer.webui.host.settings import PREFIX, settings
 from lib_transfer.webui.hosts.program import Program as Host
@@ -192,7 +191,7 @@ def test_a_stop_while_the_output_is_written_waits_for_it() -> None:
     job = Job("transfer", ("one",))
     job.go()
     job.begin(0)
-    job.start(1, WRITING)
+    job.publishing()
     job.interrupt()
     assert job.state == "stopping"
     job.finish("done")
@@ -206,7 +205,7 @@ def test_nothing_begins_to_be_written_after_a_stop() -> None:
     job.interrupt()
     assert job.state == "stopped"
     with pytest.raises(CancelledError):
-        job.start(1, WRITING)
+        job.publishing()
 
 
 def test_forges_additional_modules_are_the_text_encoders_that_lie_beside(program: Program, tmp_path: Path) -> None:

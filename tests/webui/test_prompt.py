@@ -41,7 +41,7 @@ def test_a_missing_copy_is_made_and_loaded_in_place_of_the_original(made: Genera
     assert made.passes == [Pass(TUNED, "a cat , sitting", ((copy.name, 0.8, 0.8),))]
     # Byte for byte the request that the command line builds: whatever made a copy, the others find it.
     same = lib_transfer.request(made.program.loras / "cat.safetensors", source=made.path(BASE), target=made.path(TUNED))
-    assert request_of(copy) == same.to_json()
+    assert request_of(copy) == same.request.to_json()
 
 
 @pytest.mark.parametrize(

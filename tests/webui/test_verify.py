@@ -67,8 +67,7 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     assert float(numbers[2]) == pytest.approx(1, abs=0.01)
     assert words[1].startswith("The target moves as the source does")
     assert "over 2 inputs" in words[2]
-    tab.shot(tmp_path / "verify.png")
-    keep(tmp_path / "verify.png", "verify")
+    keep(tab, "verify")
     assert server.loaded[loaded:] == [models.BASE, models.TUNED, "given back"]
     assert server.files() == before
     with safe_open(str(server.loras / f"{copy}.safetensors"), "pt") as file:
@@ -101,8 +100,7 @@ def test_a_better_one_is_looked_for_and_saved(window: Window, server: Server, tm
     assert stem.startswith("bettered_tuned_auto_")
     assert said == f"Done: verified, and your checkpoint is loaded again. Written: {stem}."
     tab.part("verified").locator("code", has_text=f"<lora:{stem}:1>").wait_for()
-    tab.shot(tmp_path / "better.png")
-    keep(tmp_path / "better.png", "better")
+    keep(tab, "better")
     with safe_open(str(server.models / "Lora" / new), "pt") as file:
         metadata = file.metadata()
     report = json.loads(metadata["transfer_lora.report"])
@@ -120,8 +118,7 @@ def test_interrupt_stops_at_the_next_run_and_gives_the_checkpoint_back(window: W
     server.hold.touch()
     tab.begin("verify")
     tab.wait("status.state === 'running'")
-    while not server.loaded[loaded:]:
-        tab.page.wait_for_timeout(20)
+    server.wait_for_loads(loaded)
     tab.press("interrupt")
     assert tab.until("stopped").startswith("Stopped. Nothing was verified")
     server.hold.unlink()

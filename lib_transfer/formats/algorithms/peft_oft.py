@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,12 +24,19 @@ from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.update import Update
 
 TRIANGLES, SCALED = "oft_R.weight", "oft_R.scaled_oft"
-#: What no tensor says, but the file's surroundings: the exact transform; made by OneTrainer.
-EXACT, ONETRAINER = "oft_R exact", "oft_R by OneTrainer"
 
 
+@dataclass(frozen=True)
 class PeftOft(Algorithm):
-    """OFT of PEFT and OneTrainer: rotations of blocks of inputs."""
+    """OFT of PEFT and OneTrainer: rotations of blocks of inputs.
+
+    Attributes:
+        exact: whether the transform is the exact one, which the configuration beside the file says and no tensor.
+        by_onetrainer: whether OneTrainer made the file.
+    """
+
+    exact: bool = False
+    by_onetrainer: bool = False
 
     id = "peft-oft"
     title = "OFT (PEFT)"
@@ -61,11 +69,11 @@ class PeftOft(Algorithm):
         q = triangles.new_zeros(len(triangles), size, size)
         rows, columns = torch.triu_indices(size, size, 1)
         q[:, rows, columns], q[:, columns, rows] = triangles, -triangles
-        if base_weight.dim() > 2 and (ONETRAINER in tensors or SCALED in tensors):
+        if base_weight.dim() > 2 and (self.by_onetrainer or SCALED in tensors):
             q = -q  # the transpose of R
         squared = q @ q
         series = 2 * q + 2 * squared + 2 * q @ squared + squared @ squared
-        turned = shift(-q) if EXACT in tensors else series  # R - I
+        turned = shift(-q) if self.exact else series  # R - I
         weight = base_weight.flatten(1)
         rotations = turned.float().expand(weight.shape[1] // size, size, size)
         change = torch.einsum("obi,bji->obj", weight.reshape(len(weight), -1, size), rotations)

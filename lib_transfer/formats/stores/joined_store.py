@@ -29,10 +29,6 @@ class JoinedStore(Store):
         stamps = tuple(stamp for store in self._stores for stamp in store.stamps)
         self.contents = Contents(first.path, tensors, first.metadata, stamps)
 
-    def holder(self, key: str) -> Store:
-        """The store that holds a tensor."""
-        return self._places[key][0]
-
     def _load(self, key: str, rows: tuple[int, int] | None) -> Tensor:
         store, own = self._places[key]
         return store._load(own, rows)

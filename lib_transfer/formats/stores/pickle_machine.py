@@ -1,14 +1,15 @@
 """The instructions of a pickle, carried out on values that can do nothing.
 
-The format is Python's (``Lib/pickletools.py`` documents every instruction). Of its instructions those are known that a
-state dict is written with, in protocols 2 to 5. What they would import and call is asked of a :class:`Vocabulary`, which
+Python's ``pickletools`` decodes the instructions, and documents each; it executes none. Of them those are carried out that
+a state dict is written with, in protocols 2 to 5. What they would import and call is asked of a :class:`Vocabulary`, which
 answers with values of its own; nothing is imported, no attribute is looked up and no object of the file is called.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable
+import io
+import pickletools
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, Protocol
 
 from lib_transfer.errors import BadFileError
@@ -16,6 +17,7 @@ from lib_transfer.errors import BadFileError
 MAX_BYTES = 16 << 20
 MAX_INSTRUCTIONS = 500_000  # a tensor takes some 35
 MAX_TEXT = 1 << 20
+MAX_LINE = 1000
 
 
 class Vocabulary(Protocol):
@@ -50,62 +52,62 @@ def run(data: bytes, vocabulary: Vocabulary) -> object:
     """
     if len(data) > MAX_BYTES:
         raise BadFileError(f"It has {len(data) >> 20} MB; the limit is {MAX_BYTES >> 20} MB.", reason="too_many")
-    return _Machine(data, vocabulary).run()
+    return _Machine(vocabulary).run(data)
 
 
 def _refuse(what: str) -> NoReturn:
     raise BadFileError(what, reason="pickle")
 
 
+class _Bounded(io.BytesIO):
+    """A stream of which no instruction gets a long text or a long number."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= MAX_TEXT:
+            _refuse(f"It has a text of {size} bytes.")
+        return super().read(size)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(MAX_LINE)
+        # pickletools would read a backslash as the beginning of an escape, which pickle does not do.
+        if not line.endswith(b"\n") or b"\\" in line:
+            _refuse("It has a name without an end.")
+        return line
+
+
+def _instructions(data: bytes) -> Iterator[tuple[str, Any]]:
+    """Name and argument of each instruction up to the last."""
+    stream = _Bounded(data)
+    try:
+        for number, (instruction, argument, _) in enumerate(pickletools.genops(stream)):
+            if number >= MAX_INSTRUCTIONS:
+                raise BadFileError(f"It has more than {MAX_INSTRUCTIONS} instructions.", reason="too_many")
+            yield instruction.name, argument
+    except BadFileError:
+        raise
+    except ValueError as error:
+        _refuse(f"It is cut off or damaged ({error}).")
+    if stream.tell() != len(data):
+        _refuse("It goes on after its end.")
+
+
 class _Machine:
-    def __init__(self, data: bytes, vocabulary: Vocabulary) -> None:
-        self.data = data
-        self.place = 0
+    def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self) -> object:
-        for _ in range(MAX_INSTRUCTIONS):
-            code = self.take(1)[0]
-            if code == _STOP:
-                value = self.pop()
-                if self.stack or self.marks or self.place != len(self.data):
-                    _refuse("It goes on after its end.")
-                return value
-            instruction = _INSTRUCTIONS.get(code)
+    def run(self, data: bytes) -> object:
+        for name, argument in _instructions(data):
+            instruction = _INSTRUCTIONS.get(name)
             if instruction is None:
-                _refuse(f"It has the instruction {bytes([code])!r}, which no state dict needs.")
-            instruction(self)
-        raise BadFileError(f"It has more than {MAX_INSTRUCTIONS} instructions.", reason="too_many")
-
-    # ---- arguments ----
-
-    def take(self, count: int) -> bytes:
-        end = self.place + count
-        if end > len(self.data):
-            _refuse("It is cut off.")
-        piece = self.data[self.place : end]
-        self.place = end
-        return piece
-
-    def number(self, form: struct.Struct) -> Any:
-        return form.unpack(self.take(form.size))[0]
-
-    def sized(self, form: struct.Struct) -> bytes:
-        size = self.number(form)
-        if not 0 <= size <= MAX_TEXT:
-            _refuse(f"It has a text of {size} bytes.")
-        return self.take(size)
-
-    def line(self) -> str:
-        end = self.data.find(b"\n", self.place, self.place + 1000)
-        if end < 0:
-            _refuse("It has a name without an end.")
-        line = self.take(end - self.place)
-        self.place += 1
-        return _text(line)
+                _refuse(f"It has the instruction {name}, which no state dict needs.")
+            instruction(self, argument)
+        value = self.pop()
+        if self.stack or self.marks:
+            _refuse("It goes on after its end.")
+        return value
 
     # ---- the stack ----
 
@@ -158,8 +160,8 @@ class _Machine:
 
     # ---- names ----
 
-    def global_name(self) -> None:
-        module, name = self.line(), self.line()
+    def global_name(self, both: str) -> None:
+        module, _, name = both.partition(" ")
         self.stack.append(self.vocabulary.find(module, name))
 
     def stack_global(self) -> None:
@@ -192,72 +194,64 @@ class _Machine:
         self.stack.append(self.memo[index])
 
 
-def _text(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        _refuse("It has a text that is not Unicode.")
-
-
-def _protocol(machine: _Machine) -> None:
-    version = machine.take(1)[0]
+def _protocol(machine: _Machine, version: int) -> None:
     if not 2 <= version <= 5:
         _refuse(f"It is written in protocol {version}.")
 
 
-def _push(make: Callable[[_Machine], object]) -> Callable[[_Machine], None]:
-    return lambda machine: machine.stack.append(make(machine))
+_Instruction = Callable[[_Machine, Any], None]
 
 
-_U1, _U2, _U4, _U8 = (struct.Struct(form) for form in ("<B", "<H", "<L", "<Q"))
-_I4, _F8 = struct.Struct("<l"), struct.Struct(">d")
-_STOP = ord(".")
+def _push(make: Callable[[_Machine], object]) -> _Instruction:
+    return lambda machine, _: machine.stack.append(make(machine))
 
-_INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
-    0x80: _protocol,
-    0x95: lambda m: m.number(_U8),  # a frame, which only helps reading ahead
-    ord("N"): _push(lambda m: None),
-    0x88: _push(lambda m: True),
-    0x89: _push(lambda m: False),
-    ord("K"): _push(lambda m: m.number(_U1)),
-    ord("M"): _push(lambda m: m.number(_U2)),
-    ord("J"): _push(lambda m: m.number(_I4)),
-    0x8A: _push(lambda m: int.from_bytes(m.sized(_U1), "little", signed=True)),
-    ord("G"): _push(lambda m: m.number(_F8)),
-    ord("X"): _push(lambda m: _text(m.sized(_U4))),
-    0x8C: _push(lambda m: _text(m.sized(_U1))),
-    0x8D: _push(lambda m: _text(m.sized(_U8))),
-    # Texts of Python 2, and bytes.
-    ord("U"): _push(lambda m: m.sized(_U1).decode("latin-1")),
-    ord("T"): _push(lambda m: m.sized(_I4).decode("latin-1")),
-    ord("C"): _push(lambda m: m.sized(_U1)),
-    ord("B"): _push(lambda m: m.sized(_U4)),
-    0x8E: _push(lambda m: m.sized(_U8)),
-    ord("("): lambda m: m.marks.append(len(m.stack)),
-    ord(")"): _push(lambda m: ()),
-    0x85: _push(lambda m: m.several(1)),
-    0x86: _push(lambda m: m.several(2)),
-    0x87: _push(lambda m: m.several(3)),
-    ord("t"): _push(lambda m: tuple(m.to_mark())),
-    ord("]"): _push(lambda m: []),
-    ord("a"): lambda m: m.append([m.pop()]),
-    ord("e"): lambda m: m.append(m.to_mark()),
-    ord("}"): _push(lambda m: {}),
-    ord("s"): lambda m: m.set_items(list(m.several(2))),
-    ord("u"): lambda m: m.set_items(m.to_mark()),
-    0x8F: _push(lambda m: Opaque()),  # a set
-    0x90: lambda m: m.add_items(),
-    0x91: lambda m: m.frozen_set(),
-    ord("c"): lambda m: m.global_name(),
-    0x93: lambda m: m.stack_global(),
-    ord("R"): lambda m: m.reduce(),
-    0x81: lambda m: m.new_object(2),
-    0x92: lambda m: m.new_object(3),
-    ord("b"): lambda m: m.build(),
-    ord("Q"): _push(lambda m: m.vocabulary.external(m.pop())),
-    ord("q"): lambda m: m.put(m.number(_U1)),
-    ord("r"): lambda m: m.put(m.number(_U4)),
-    0x94: lambda m: m.put(len(m.memo)),
-    ord("h"): lambda m: m.get(m.number(_U1)),
-    ord("j"): lambda m: m.get(m.number(_U4)),
+
+def _push_argument(machine: _Machine, argument: object) -> None:
+    machine.stack.append(argument)
+
+
+def _nothing(machine: _Machine, argument: object) -> None:
+    """The end, where the last value is taken; and a frame, which only helps a reader of streams."""
+
+
+_NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
+# The first two are texts of Python 2.
+_TEXTS = ("SHORT_BINSTRING", "BINSTRING", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
+_BYTES = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8")
+
+_INSTRUCTIONS: dict[str, _Instruction] = {
+    "PROTO": _protocol,
+    "FRAME": _nothing,
+    "STOP": _nothing,
+    **dict.fromkeys((*_NUMBERS, *_TEXTS, *_BYTES), _push_argument),
+    "NONE": _push(lambda m: None),
+    "NEWTRUE": _push(lambda m: True),
+    "NEWFALSE": _push(lambda m: False),
+    "MARK": lambda m, _: m.marks.append(len(m.stack)),
+    "EMPTY_TUPLE": _push(lambda m: ()),
+    "TUPLE1": _push(lambda m: m.several(1)),
+    "TUPLE2": _push(lambda m: m.several(2)),
+    "TUPLE3": _push(lambda m: m.several(3)),
+    "TUPLE": _push(lambda m: tuple(m.to_mark())),
+    "EMPTY_LIST": _push(lambda m: []),
+    "APPEND": lambda m, _: m.append([m.pop()]),
+    "APPENDS": lambda m, _: m.append(m.to_mark()),
+    "EMPTY_DICT": _push(lambda m: {}),
+    "SETITEM": lambda m, _: m.set_items(list(m.several(2))),
+    "SETITEMS": lambda m, _: m.set_items(m.to_mark()),
+    "EMPTY_SET": _push(lambda m: Opaque()),
+    "ADDITEMS": lambda m, _: m.add_items(),
+    "FROZENSET": lambda m, _: m.frozen_set(),
+    "GLOBAL": lambda m, both: m.global_name(both),
+    "STACK_GLOBAL": lambda m, _: m.stack_global(),
+    "REDUCE": lambda m, _: m.reduce(),
+    "NEWOBJ": lambda m, _: m.new_object(2),
+    "NEWOBJ_EX": lambda m, _: m.new_object(3),
+    "BUILD": lambda m, _: m.build(),
+    "BINPERSID": _push(lambda m: m.vocabulary.external(m.pop())),
+    "BINPUT": lambda m, index: m.put(index),
+    "LONG_BINPUT": lambda m, index: m.put(index),
+    "MEMOIZE": lambda m, _: m.put(len(m.memo)),
+    "BINGET": lambda m, index: m.get(index),
+    "LONG_BINGET": lambda m, index: m.get(index),
 }

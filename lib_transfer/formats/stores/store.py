@@ -71,10 +71,6 @@ class Store(ABC):
         """The name of the number format a tensor is stored in, such as ``F16``."""
         return self.info(key).dtype
 
-    def bytes_of(self, key: str) -> int:
-        """How many bytes a tensor has on disk."""
-        return self.info(key).nbytes
-
     def info(self, key: str) -> TensorInfo:
         """What is said of one tensor.
 

@@ -93,7 +93,7 @@ def serve(models_dir: Path, *, cache_folder: Path | None, port: int | None, brow
 
 
 def _inject_like_a_webui() -> None:
-    """Put our javascript and style into every page, where a WebUI puts an extension's.
+    """Put our JavaScript and style into every page, where a WebUI puts those of an extension.
 
     gradio has no way of adding a script file that works on both 3.41 and 4.40.
     """

@@ -1,1 +1,1 @@
-"""The Batch view: whole folders of LoRAs, planned, converted and told of in one table."""
+"""The view that plans and transfers whole folders of LoRAs, with one table of results."""

@@ -7,30 +7,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_transfer.batches.request import BatchRequest, Existing
 from lib_transfer.errors import RequestError
-from lib_transfer.library.found import Found, placed
+from lib_transfer.library.adapters import Found, placed
+from lib_transfer.library.checkpoints import Checkpoint
+from lib_transfer.library.decide import TransferSettings
 from lib_transfer.library.index import AdapterFacts
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.host import Host
-from lib_transfer.webui.host.settings import KEEP_BOTH, LEAVE, REPLACE
 from lib_transfer.webui.shell.form import FormValues
 from lib_transfer.webui.transfer.form import (
+    Order,
     chosen_names,
     method_of,
     order_controls,
-    output_folder,
     settings_of,
     source_of,
     target_of,
 )
+from lib_transfer.webui.transfer.work import settings_for
 
 EVERYWHERE = "All LoRA folders"
 CHOSEN = "The LoRAs chosen under Transfer"
 ANY_BASE = "Any base"
 ANY_ALGORITHM = "Any algorithm"
-
-_EXISTING: dict[str, Existing] = {LEAVE: "skip", REPLACE: "overwrite", KEEP_BOTH: "both"}
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,16 @@ class BatchOrder:
 
     Attributes:
         found: the files that the folder and the name select.
-        batch: what is asked for all of them.
+        target: the checkpoint that they are to work on.
+        settings: how they are transferred.
+        transferred: whether transferred LoRAs are carried on, too.
         base, algorithm: the filters that depend on what a file contains; "" for none.
     """
 
     found: tuple[Found, ...]
-    batch: BatchRequest
+    target: Checkpoint
+    settings: TransferSettings
+    transferred: bool
     base: str
     algorithm: str
 
@@ -65,26 +68,21 @@ def batch_order(values: FormValues, host: Host) -> BatchOrder:
     Raises:
         RequestError: something is missing, gone or out of range; the message says what to do.
     """
-    method = method_of(values["method"])
-    batch = BatchRequest(
-        target=target_of(values["target"], host),
-        method=method.id,
-        settings=settings_of(method, values),
-        source=source_of(values["source"], host),
-        installed=tuple(host.checkpoints().values()),
-        output=output_folder(host),
-        template=str(host.setting("template")),
-        existing=_EXISTING[str(host.setting("exists"))],
-        tree=host.adapter_folders(),
-        copies=values["batch_folder"] == CHOSEN,
-    )
+    method, target = method_of(values["method"]), target_of(values["target"], host)
+    asked = Order({}, target, source_of(values["source"], host), method, settings_of(method, values))
     pattern = _text(values["batch_name"]).strip()
     names = _within(values, files.adapters(host.adapter_folders()))
     matching = {name: path for name, path in names.items() if _matches(name, pattern)}
     if not matching:
         raise RequestError("No LoRA was found.", hint="Choose another folder, or other filters.")
-    base, algorithm = _text(values["batch_base"], ANY_BASE), _text(values["batch_algorithm"], ANY_ALGORITHM)
-    return BatchOrder(tuple(placed(matching, host.adapter_folders())), batch, base, algorithm)
+    return BatchOrder(
+        tuple(placed(matching, host.adapter_folders())),
+        asked.target,
+        settings_for(asked, host, across_families=False),
+        transferred=values["batch_folder"] == CHOSEN,
+        base=_text(values["batch_base"], ANY_BASE),
+        algorithm=_text(values["batch_algorithm"], ANY_ALGORITHM),
+    )
 
 
 def _text(value: object, anything: str = "") -> str:

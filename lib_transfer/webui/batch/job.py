@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from lib_transfer.batches.report import BatchReport
+from lib_transfer.batches.watch import Tally
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.webui.shell.jobs import Job
-
-if TYPE_CHECKING:
-    from lib_transfer.batches.report import BatchReport
-    from lib_transfer.batches.watch import Tally
+from lib_transfer.webui.shell.jobs import Job, JobWatch
 
 
 class BatchJob(Job):
@@ -27,12 +23,11 @@ class BatchJob(Job):
         self._tally: Tally | None = None
         self._left: set[str] = set()
 
-    def planned(self, report: BatchReport) -> None:
-        """The plan is there, and the conversion begins."""
-        from lib_transfer.batches.watch import Tally  # noqa: PLC0415 - torch is imported when it is used
-
+    def planned(self, report: BatchReport) -> BatchWatch:
+        """The plan is there, and the conversion begins; what is to be told of it."""
         self._tally = Tally(len(report.plan.items))
         self.report = report
+        return BatchWatch(self, self._tally)
 
     def settled(self, outcome: Outcome) -> None:
         """A LoRA is through.
@@ -63,29 +58,6 @@ class BatchJob(Job):
         """Sentences to show at the end."""
         return tuple(self.said)
 
-    # The watch of the batch: one group at a time, in this process.
-
-    def group(self, worker: int, names: tuple[str, ...]) -> None:
-        """A group begins."""
-        if self._tally is not None:
-            self._tally.group(worker, names)
-
-    def stretch(self, worker: int, total: int, what: str) -> None:
-        """A stretch of the group begins."""
-        self.start(total, what)
-        if self._tally is not None:
-            self._tally.stretch(worker, total, what)
-
-    def step(self, what: object) -> None:
-        """One step is done: of the plan (``what`` names it), or of a group (``what`` is the worker)."""
-        super().step(str(what))
-        if self._tally is not None and isinstance(what, int):
-            self._tally.step(what)
-
-    def left_out(self, name: str) -> bool:
-        """Whether the person left out this LoRA."""
-        return name in self._left
-
     def leave_out(self, name: object) -> None:
         """Leave out a LoRA that nothing has become of yet."""
         if isinstance(name, str) and self.report is not None and name in self.report.plan.facts:
@@ -95,3 +67,29 @@ class BatchJob(Job):
     def left(self) -> frozenset[str]:
         """The LoRAs that were left out."""
         return frozenset(self._left)
+
+
+class BatchWatch(JobWatch):
+    """The watch of a batch that is converted one group at a time, in this process."""
+
+    def __init__(self, job: BatchJob, tally: Tally) -> None:
+        super().__init__(job)
+        self._batch, self._tally = job, tally
+
+    def group(self, worker: int, names: tuple[str, ...]) -> None:
+        self._tally.group(worker, names)
+
+    def stretch(self, worker: int, total: int, what: str) -> None:
+        super().stretch(worker, total, what)
+        self._tally.stretch(worker, total, what)
+
+    def step(self, worker: int) -> None:
+        super().step(worker)
+        self._tally.step(worker)
+
+    def publishing(self, worker: int) -> None:
+        super().publishing(worker)
+        self._tally.publishing(worker)
+
+    def left_out(self, name: str) -> bool:
+        return name in self._batch.left

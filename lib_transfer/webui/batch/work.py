@@ -6,13 +6,20 @@ import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from lib_transfer.batches.convert import convert
+from lib_transfer.batches.costs import Costs
+from lib_transfer.batches.estimate import estimate
+from lib_transfer.batches.plan import plan
+from lib_transfer.batches.report import BatchReport
+from lib_transfer.batches.task import tasks
 from lib_transfer.errors import CancelledError, TransferError
 from lib_transfer.library.index import FileIndex
+from lib_transfer.library.outputs import Outputs
 from lib_transfer.webui.batch.form import BatchOrder
 from lib_transfer.webui.batch.job import BatchJob
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.jobs import Job
-from lib_transfer.webui.transfer.work import gpu_memory, runtime
+from lib_transfer.webui.transfer.work import gpu_memory, library_of, runtime
 
 logger = logging.getLogger("transfer_lora")
 
@@ -46,25 +53,18 @@ class BatchWork:
                 self.host.adapters_changed()
 
     def _run(self, job: BatchJob) -> None:
-        from lib_transfer.batches.convert import convert  # noqa: PLC0415 - torch is imported when it is used
-        from lib_transfer.batches.costs import Costs  # noqa: PLC0415
-        from lib_transfer.batches.estimate import estimate  # noqa: PLC0415
-        from lib_transfer.batches.plan import plan  # noqa: PLC0415
-        from lib_transfer.batches.report import BatchReport  # noqa: PLC0415
-        from lib_transfer.batches.task import tasks  # noqa: PLC0415
-
-        run, batch = runtime(self.host), self.order.batch
+        order, run = self.order, runtime(self.host)
+        library = library_of(self.host, self.index, job.cancelled, Outputs(self.index))
         planned = plan(
-            self.order.found,
-            batch,
-            index=self.index,
-            hashes=run.hashes,
-            progress=job,
-            # As everywhere in the tab, no checkpoint is hashed to find out whether it is a source.
-            hash_sources=False,
-            wanted=self.order.wanted,
+            order.found,
+            order.target,
+            order.settings,
+            library,
+            job,
+            transferred=order.transferred,
+            wanted=order.wanted,
         )
-        costs = Costs(batch)
+        costs = Costs(planned)
         groups = tasks(planned, run, costs, memory=int(float(self.host.setting("batch_memory")) * 2**30))
         report = BatchReport(planned)
         if job.kind == "plan":
@@ -72,13 +72,13 @@ class BatchWork:
             job.report = report
             job.said += [report.headline, *([str(takes)] if groups else [])]
             return
-        job.planned(report)
+        watch = job.planned(report)
         on_gpu = run.torch_device.type == "cuda"
         for number, group in enumerate(groups):
             # On a GPU every group waits for its turn in the program's queue, so that pictures can be made in between.
             turn = self.host.gpu_turn(f"{job.id}-{number}") if on_gpu else nullcontext()
             with turn as job.turn, gpu_memory(self.host):
-                for outcome in convert(group, job):
+                for outcome in convert(group, watch):
                     logger.info("Transfer LoRA: %r: %s %s", outcome.name, outcome.status, outcome.message)
                     job.settled(outcome)
             job.turn = None

@@ -1,1 +1,1 @@
-"""Compare: the same prompt and seed without a LoRA, with it, and with its copy, side by side."""
+"""Pictures with one prompt and seed: without a LoRA, with the original, and with the transferred LoRA."""

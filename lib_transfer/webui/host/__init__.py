@@ -1,1 +1,1 @@
-"""The program that the page lives in, as the page sees it."""
+"""What the page needs from the program it runs in, and our settings there."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lib_transfer.library.base import Base
-from lib_transfer.library.source_checkpoint import Checkpoint
+from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.models import Model
 
 

@@ -1,27 +1,27 @@
-"""The LoRAs that can be chosen: names for files, and files for names that come back from a browser."""
+"""The LoRAs in the page's lists: a line for each file, and the file for a line that comes back from the browser."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from lib_transfer.library.walk import adapters, walk
+from lib_transfer.library.adapters import adapters, walk
 
 __all__ = ["adapters", "by_card", "entry", "name_in", "walk"]
 
-# Between a name and what is known of it in a list; no tool writes two blanks into a file name.
+# Stands between a name and the facts about it; no tool writes two blanks into a file name.
 _MARK = "  ["
 
 
 def entry(name: str, facts: str) -> str:
-    """A line of the list: the name, and what is known of it."""
+    """A line of the list: the name, and facts about the file."""
     return f"{name}{_MARK}{facts}]" if facts else name
 
 
 def name_in(line: object, names: Mapping[str, Path]) -> str | None:
-    """The name that a line from the browser stands for; None where there is no such file.
+    """The name that a line from the browser stands for; None if there is no such file.
 
-    Values come from a browser and are not to be trusted: only what is in ``names`` is ever given back.
+    Values from a browser cannot be trusted: only a name in ``names`` is ever returned.
     """
     if not isinstance(line, str):
         return None
@@ -32,5 +32,5 @@ def name_in(line: object, names: Mapping[str, Path]) -> str | None:
 
 
 def by_card(card: object, names: Mapping[str, Path]) -> str | None:
-    """The name for a card of the WebUI, which knows a LoRA by its file name alone."""
+    """The name for a card of the WebUI, which names a LoRA by its file name alone."""
     return next((name for name, path in names.items() if path.stem == card), None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_transfer.library.base import encoders_among
-from lib_transfer.library.source_checkpoint import Checkpoint
+from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.webui.host import settings
 from lib_transfer.webui.host.abilities import Models, Pictures, Prompting, QueueSlot
 

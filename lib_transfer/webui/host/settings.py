@@ -1,4 +1,4 @@
-"""Our settings, declared once: the WebUI's settings page and the standalone server's are both made from this."""
+"""Our settings, declared once; the settings page of the WebUI and that of the standalone server are made from them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lib_transfer.errors import RequestError
 from lib_transfer.methods import METHODS, Parameter
 
 PREFIX = "transfer_lora_"
-"""Of our settings' names among the WebUI's."""
+"""What stands before the names of our settings among those of the WebUI."""
 
 SECTION = ("transfer_lora", "Transfer LoRA")
 
 NOT_SET = "as the input"
-"""What stands in a list for a choice that is not made."""
+"""The entry of a list that stands for no choice."""
 
 TRANSFER_NOW, USE_ORIGINAL = MISSING = ("transfer it now", "use the original")
 
@@ -30,10 +30,10 @@ class Setting:
 
     Attributes:
         key: its name, without :data:`PREFIX`.
-        label: as shown; never changes, because translations and stored values go by it.
-        help: one line for a person.
-        default: what holds when nothing is stored.
-        parameter: kind, bounds and choices; None for free text.
+        label: the label of its control.
+        help: a line of help.
+        default: the value when nothing is stored.
+        parameter: its kind, bounds and choices; None for free text.
     """
 
     key: str
@@ -43,7 +43,7 @@ class Setting:
     parameter: Parameter | None = None
 
     def sound(self, value: Any) -> Any:
-        """``value`` in the right type, or the default where it is not allowed."""
+        """``value`` in the right type, or the default if it is not allowed."""
         if self.parameter is None:
             return value if isinstance(value, str) else self.default
         if value is None or value in ("", NOT_SET):
@@ -70,17 +70,23 @@ def _number(key: str, label: str, text: str, default: float, most: float) -> Set
 
 @cache
 def parameters() -> tuple[Parameter, ...]:
-    """Every parameter that some method declares, once."""
+    """The parameters of all methods, each once."""
     return tuple(dict.fromkeys(p for method in METHODS for p in registry.parameters(method)))
 
 
-# Where the parameter's own name says too little in a list of controls.
+# Labels for parameters whose own name says too little in a list of controls.
 _LABELS = {"below": "Modules below the threshold", "rank": "Output rank", "dtype": "Output precision"}
 
 
 def label(parameter: Parameter) -> str:
     """The label of a method's parameter."""
     return _LABELS.get(parameter.name, parameter.name.replace("_", " ").capitalize())
+
+
+def help_of(parameter: Parameter) -> str:
+    """The help for a method's parameter as a sentence; the command line shows it as it is declared."""
+    text = parameter.help
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
 @cache
@@ -90,33 +96,28 @@ def settings() -> tuple[Setting, ...]:
 
 
 def _all() -> Iterator[Setting]:
-    yield _text("output_folder", "Output sub-folder", "of the LoRA folder, for new files; empty: beside the original")
-    yield _text(
-        "template",
-        "Name template",
-        "of new files, from the tokens {lora} {source} {target} {method} {rank} {hash8}",
-        "{lora}_{target}_{method}_{hash8}",
-    )
-    yield _choice("exists", "When the output exists", "what to do when another file has its name", EXISTS, LEAVE)
-    yield _choice(
-        "missing",
-        "When a copy is missing",
-        "for a tag in a prompt: make the copy before the picture, or use the original and say so",
-        MISSING,
-        TRANSFER_NOW,
-    )
+    text = "The folder for new files, inside the LoRA folder. Empty: the folder of the original."
+    yield _text("output_folder", "Output sub-folder", text)
+    text = "The names of new files. Tokens: {lora} {source} {target} {method} {rank} {hash8}."
+    yield _text("template", "Name template", text, "{lora}_{target}_{method}_{hash8}")
+    text = "What to do when there is another file of that name."
+    yield _choice("exists", "When the output exists", text, EXISTS, LEAVE)
+    text = "What to do for a tag in a prompt: transfer before the picture is made, or use the original and say so."
+    yield _choice("missing", "When a transferred LoRA is missing", text, MISSING, TRANSFER_NOW)
     ids = tuple(method.id for method in METHODS)
-    yield _choice("method", "Default method", "the method that the tab starts with", ids, registry.DEFAULT)
+    yield _choice("method", "Default method", "The method that the tab starts with.", ids, registry.DEFAULT)
     for parameter in parameters():
-        yield Setting(
-            parameter.name, f"Default {label(parameter).lower()}", parameter.help, parameter.default, parameter
-        )
-    devices = ("auto", "cpu", "cuda")
-    yield _choice("device", "Device", "where to compute; auto takes a GPU where there is one", devices, "auto")
-    yield _number("memory", "GPU memory limit", "GB that a transfer may take on the GPU; 0: no limit", 0.0, 1024.0)
-    yield _number("batch_memory", "Memory for batches", "GB that the LoRAs at work in a batch may take", 2.0, 1024.0)
-    yield _text("cache_folder", "Cache folder", "where decompositions are kept; empty: the usual place")
-    yield _number("cache_size", "Cache size", "GB that decompositions may take; the oldest go first", 20.0, 4096.0)
+        name = f"Default {label(parameter).lower()}"
+        yield Setting(parameter.name, name, help_of(parameter), parameter.default, parameter)
+    text = "Where to compute. auto uses a GPU if there is one."
+    yield _choice("device", "Device", text, ("auto", "cpu", "cuda"), "auto")
+    text = "The most GB that a transfer may use on the GPU. 0: no limit."
+    yield _number("memory", "GPU memory limit", text, 0.0, 1024.0)
+    text = "The most GB of memory for the LoRAs that a batch works on at a time."
+    yield _number("batch_memory", "Memory for batches", text, 2.0, 1024.0)
+    yield _text("cache_folder", "Cache folder", "The folder for cached decompositions. Empty: the usual place.")
+    text = "The most GB of cached decompositions. Those unused for longest are removed first."
+    yield _number("cache_size", "Cache size", text, 20.0, 4096.0)
 
 
 @cache

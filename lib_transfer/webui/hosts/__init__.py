@@ -1,1 +1,1 @@
-"""The programs that the tab can live in: a WebUI, or a small server of our own."""
+"""The programs that the page can run in: a WebUI, or the standalone server."""

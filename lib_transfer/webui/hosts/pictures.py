@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from lib_transfer.errors import RequestError
-from lib_transfer.library.source_checkpoint import Checkpoint
+from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.webui.host.abilities import Picture
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lib_transfer.library.source_checkpoint import Checkpoint
+from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.webui.host.abilities import QueueSlot
 from lib_transfer.webui.host.host import Active, Host
 from lib_transfer.webui.host.settings import PREFIX

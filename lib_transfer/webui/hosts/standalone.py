@@ -13,13 +13,11 @@ from typing import Any
 from lib_transfer.errors import RequestError, TransferError
 from lib_transfer.formats.identity import legacy_a1111_hash, stamp
 from lib_transfer.formats.publish import write_bytes
-from lib_transfer.library.source_checkpoint import Checkpoint
+from lib_transfer.library.checkpoints import ENDINGS, Checkpoint
 from lib_transfer.storage.cache import default_folder
 from lib_transfer.storage.hashes import Hashes
 from lib_transfer.webui.host.abilities import QueueSlot
 from lib_transfer.webui.host.host import Active, Host
-
-_CHECKPOINTS = (".safetensors", ".ckpt", ".gguf")
 
 
 class Standalone(Host):
@@ -63,7 +61,7 @@ class Standalone(Host):
         hashes = Hashes(self._cache_folder)
         found: dict[str, Checkpoint] = {}
         for path in sorted(self._checkpoint_folder.rglob("*")):
-            if path.suffix.lower() in _CHECKPOINTS and path.is_file():
+            if path.suffix.lower() in ENDINGS and path.is_file():
                 name = path.relative_to(self._checkpoint_folder).as_posix()
                 found[name] = Checkpoint(name, path, hashes.recalled(path), self._legacy_hash(path))
         self._checkpoints = found

@@ -1,1 +1,1 @@
-"""Prompt time: a tag names a LoRA, and the copy for the checkpoint in use is what the program loads."""
+"""Rewrites prompts so that the program loads the LoRA that was transferred to the checkpoint in use."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_transfer.errors import CancelledError
-from lib_transfer.library.source_checkpoint import Checkpoint
+from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.prompt import infotext
 from lib_transfer.webui.prompt.overrides import Overrides, overrides_of

@@ -1,8 +1,8 @@
-"""What a picture's parameters say of transferred copies, and how the prompt is made of them again.
+"""What a picture's parameters record about transferred LoRAs, and how the person's prompt is restored from them.
 
-The prompt in the parameters names the copies with the programs' own tags, so that it works without this extension. Beside it
-stand, for a person, ``Transfer LoRA: name -> method, target hash``; for the way back, which tag each copy stands for; and
-whether the box was ticked.
+The prompt in the parameters names the transferred LoRAs with the programs' own tags, so that it works without this
+extension. It is followed by ``Transfer LoRA: name -> method, target hash`` for people, by the tag that each transferred LoRA
+stands for, so that the prompt can be restored, and by the state of the box.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from lib_transfer.webui.prompt.tags import EVERY, Tag, replaced
 
 MADE = "Transfer LoRA"
 TAGS = "Transfer LoRA tags"
-BOX = "Use transferred copies"
-"""The label of the box too, which is how the programs name it when parameters are sent from tab to tab."""
+BOX = "Use transferred LoRAs"
+"""Also the label of the box, which the programs use as its name when parameters are sent from tab to tab."""
+
+OLD_BOX = "Use transferred copies"
+"""The name of the box in the parameters of older pictures."""
 
 _PROMPTS = ("Prompt", "Negative prompt", "Hires prompt", "Hires negative prompt")
 # Neither ":" nor ">" can stand in the name of a tag.
@@ -25,7 +28,7 @@ _PAIR = re.compile(r"<(\w+):([^:>]+)> is <(\w+):([^:>]+)>")
 
 
 def forget(parameters: MutableMapping[str, Any]) -> None:
-    """Take out what an earlier picture said: a plot's pictures share their parameters."""
+    """Remove what an earlier picture recorded: the pictures of a plot share their parameters."""
     for key in (MADE, TAGS, BOX):
         parameters.pop(key, None)
 
@@ -33,12 +36,12 @@ def forget(parameters: MutableMapping[str, Any]) -> None:
 def tell(
     parameters: MutableMapping[str, Any], used: Iterable[Resolved], tags: Iterable[tuple[Tag, str]], box: bool
 ) -> None:
-    """Say what the tags of a generation stood for.
+    """Record what the tags of a generation stood for.
 
     Args:
         parameters: ``p.extra_generation_params``.
-        used: every name that stands for something.
-        tags: the tags that were written anew, each with the name that was written.
+        used: what each name in the prompt stands for.
+        tags: the tags that were rewritten, each with its new name.
         box: whether the box was ticked.
     """
     said = (f"{r.name} -> {r.method}, {r.target_hash}" if r.method else f"{r.name} -> original" for r in used)
@@ -56,8 +59,8 @@ def tell(
 
 
 def restore(parameters: MutableMapping[str, Any]) -> None:
-    """Put the person's own tags back into parameters that are being sent to a prompt; also says whether to tick the box."""
-    parameters.setdefault(BOX, "False")
+    """Put the person's own tags, and the state of the box, back into parameters that are sent to a prompt."""
+    parameters.setdefault(BOX, parameters.pop(OLD_BOX, "False"))
     before = {(kind, name): (was, of) for kind, name, was, of in _PAIR.findall(str(parameters.pop(TAGS, "")))}
     if not before:
         return
@@ -69,7 +72,7 @@ def restore(parameters: MutableMapping[str, Any]) -> None:
     for key in _PROMPTS:
         if isinstance(parameters.get(key), str):
             parameters[key] = replaced(parameters[key], EVERY, own)
-    # Two checkpoints have two copies of one LoRA, which alone may have made the second prompt another one.
+    # The second prompt may differ from the first only because its checkpoint has its own transferred LoRA.
     for first, second in ((_PROMPTS[0], _PROMPTS[2]), (_PROMPTS[1], _PROMPTS[3])):
         if parameters.get(second) and parameters[second] == parameters.get(first):
             parameters[second] = ""

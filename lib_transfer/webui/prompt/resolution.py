@@ -1,26 +1,26 @@
-"""What a LoRA's name in a prompt stands for with a checkpoint: its copy, itself, or nothing."""
+"""What a LoRA's name in a prompt stands for with a checkpoint: the transferred LoRA, the original, or nothing."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lib_transfer.errors import CancelledError, RequestError, TransferError
+from lib_transfer.errors import CancelledError, RequestError, TransferError, internal
+from lib_transfer.library.adapters import Found
+from lib_transfer.library.checkpoints import Checkpoint, doubts
+from lib_transfer.library.decide import Convert, Failed, LeftOut, decide
 from lib_transfer.library.index import FileIndex
-from lib_transfer.library.source_checkpoint import doubts, find
-from lib_transfer.webui.host.host import Checkpoint, Host, QueueSlot
+from lib_transfer.library.job import Job as TransferJob
+from lib_transfer.library.library import Library
+from lib_transfer.library.outputs import Outputs
+from lib_transfer.webui.host.host import Host, QueueSlot
 from lib_transfer.webui.host.settings import USE_ORIGINAL
-from lib_transfer.webui.prompt.copies import Copies
 from lib_transfer.webui.prompt.overrides import Overrides
 from lib_transfer.webui.shell.jobs import Job
-from lib_transfer.webui.shell.once import Once
+from lib_transfer.webui.shell.keyed_lock import KeyedLock
 from lib_transfer.webui.transfer.form import Order
-from lib_transfer.webui.transfer.work import Work, requested
-
-if TYPE_CHECKING:
-    from lib_transfer.library.request import TransferRequest
+from lib_transfer.webui.transfer.work import Work, library_of, settings_for
 
 NOTHING = "Nothing of it can be carried to this checkpoint; analyse it in the tab to see why."
 
@@ -32,10 +32,11 @@ class Resolved:
     """What a name stands for.
 
     Attributes:
-        name: as in the prompt.
-        use: the name to write in its place; "" where the tag is to be taken out.
-        method, target_hash: how the copy was made, and the first digits of the target's SHA-256; "" for an original.
-        problem: why it is not the copy, or what speaks against it, where the person should know.
+        name: the name as it is in the prompt.
+        use: the name to write in its place; "" where the tag is to be removed.
+        method, target_hash: how the transferred LoRA was made, and the first digits of the target's SHA-256; "" for an
+            original.
+        problem: why it is not the transferred LoRA, or what speaks against it, where the person should know.
     """
 
     name: str
@@ -46,14 +47,14 @@ class Resolved:
 
 
 class Resolver:
-    """Finds copies and makes missing ones, within generations of ``host``."""
+    """Finds transferred LoRAs and makes missing ones, within generations of ``host``."""
 
-    def __init__(self, host: Host, index: FileIndex, once: Once) -> None:
+    def __init__(self, host: Host, index: FileIndex, lock: KeyedLock) -> None:
         assert host.prompting is not None
         self._host, self._prompting = host, host.prompting
         self._index = index
-        self._once = once
-        self._copies = Copies(host, index)
+        self._lock = lock
+        self._outputs = Outputs(index)
         self._nothing: set[str] = set()
 
     def resolve(self, name: str, target: Checkpoint, overrides: Overrides) -> Resolved:
@@ -72,66 +73,62 @@ class Resolver:
         if overrides.use == "original":
             return original
         try:
-            return self._copy(original, path, target, overrides)
+            return self._transferred(original, path, target, overrides)
         except CancelledError:
             raise
         except TransferError as error:
             return _instead(original, str(error))
         except Exception as error:
             logger.exception("Transfer LoRA: %r failed", name)
-            return _instead(original, f"This is an error in Transfer LoRA itself: {type(error).__name__}: {error}")
+            return _instead(original, internal(error).message)
 
-    def _copy(self, original: Resolved, path: Path, target: Checkpoint, overrides: Overrides) -> Resolved:
-        """The copy; the original where ``target`` is what it was trained on.
+    def _transferred(self, original: Resolved, path: Path, target: Checkpoint, overrides: Overrides) -> Resolved:
+        """The transferred LoRA; the original where ``target`` is what it was trained on.
 
         Raises:
-            TransferError: there is no copy, and why.
+            TransferError: there is no transferred LoRA, and why.
         """
-        facts = self._index.adapter(path)
-        if facts is None or facts.problem:
-            raise RequestError(facts.problem if facts else f"{path.name} is gone.")
-        method, settings = overrides.how(self._host)
-        match = find(facts, self._host.checkpoints().values())
-        if match.checkpoint is None and method.needs_source:
-            asks = f" It asks for {match.asks_for}, which is not installed." if match.asks_for else ""
-            raise RequestError(f"The checkpoint that it was trained on is not known.{asks}")
-        if match.checkpoint is not None and match.checkpoint.path == target.path:
-            return original
-        source = match.checkpoint if method.needs_source else None
-        order = Order({original.name: path}, target, None, method, settings)
+        order = Order({original.name: path}, target, None, *overrides.how(self._host))
         with self._prompting.within_generation(f"looking for the copy of {original.name}") as turn:
-            request = requested(order, path, source, self._host, turn.interrupted)
-            if request.source_sha256 == request.target_sha256:
+            library = library_of(self._host, self._index, turn.interrupted, self._outputs)
+            adapter = Found(original.name, path)
+            decision = decide(adapter, target, settings_for(order, self._host), library, thorough=True)
+            if isinstance(decision, LeftOut) and decision.why == "trained on the target":
                 return original
-            found = self._copies.find(request) or self._made(order, request, turn)
+            if isinstance(decision, LeftOut | Failed):
+                raise RequestError(decision.sentence, hint=decision.hint)
+            if isinstance(decision, Convert):
+                job = decision.job(library.hashes, turn.interrupted)
+                found = self._made(order, decision, job, library, turn)
+            else:
+                job, found = decision.job, decision.path
         if not _same(self._host.listed_adapter(found.stem), found):
             raise RequestError(f"Another LoRA has the name of its copy, {found.stem}.")
         # That a LoRA names its source by no hash is the common case, and nothing to say with every picture.
-        doubt = doubts(facts, source, request.source_sha256) if facts.source_sha256 else ()
+        hashes = job.request.source_sha256, job.request.target_sha256
+        doubt = doubts(decision.facts, decision.source, hashes[0]) if decision.facts.source_sha256 else ()
         problem = " ".join((f"{original.name}:", *doubt)) if doubt else ""
-        return Resolved(original.name, found.stem, method.id, request.target_sha256[:10], problem)
+        return Resolved(original.name, found.stem, job.request.method, hashes[1][:10], problem)
 
-    def _made(self, order: Order, request: TransferRequest, turn: QueueSlot) -> Path:
-        """A missing copy, made now.
+    def _made(self, order: Order, decision: Convert, asked: TransferJob, library: Library, turn: QueueSlot) -> Path:
+        """A missing transferred LoRA, made now.
 
         Raises:
             TransferError: it was not made, and why.
         """
         if self._host.setting("missing") == USE_ORIGINAL:
             raise RequestError("It has no copy for this checkpoint yet.")
-        if request.to_json() in self._nothing:
+        if asked.request.digest in self._nothing:
             raise RequestError(NOTHING)
         job = Job("transfer", tuple(order.adapters))
         job.turn = turn
         job.go()
-        Work(order, self._host, self._index, self._once)(job)
-        [outcome] = job.outcomes
+        outcome = Work(order, self._host, self._index, self._lock).convert(job, decision, library)
         if outcome.path is not None:
-            self._copies.made(request, outcome.path)
             return outcome.path
         if outcome.status == "nothing carried":
             # It would be worked out anew for every picture.
-            self._nothing.add(request.to_json())
+            self._nothing.add(asked.request.digest)
             raise RequestError(NOTHING)
         raise RequestError(outcome.message, hint=outcome.hint)
 

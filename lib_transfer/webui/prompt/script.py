@@ -1,7 +1,7 @@
 """What the programs call for every generation: the box in txt2img and img2img, and the hooks.
 
-The script that registers this mixes it into the program's own ``Script`` class: the programs register every such class that
-they find in a script's namespace, and know their own base class only when they run.
+Our script adds this to the program's own ``Script`` class, which can be imported only while the program runs. The programs
+register every such class that they find in the namespace of a script.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from lib_transfer.webui.prompt.infotext import BOX
 from lib_transfer.webui.shell.gradio_compat import elem_id
 
 TITLE = "Transfer LoRA"
-"""What the API calls the script, in lower case."""
+"""The script's name in the API, there in lower case."""
 
 
 class Hooks:
-    """The hooks of a ``Script``. Keeps nothing of a generation: the programs have one for all of them.
+    """The hooks of a ``Script``. The programs use one object for all generations, so nothing of a generation is kept in it.
 
     Attributes:
-        prompts: gives who writes prompts anew.
-        infotext_fields, paste_field_names: where the programs put the box's value from a picture's parameters.
+        prompts: returns the object that rewrites prompts.
+        infotext_fields, paste_field_names: tell the programs how to restore the box from a picture's parameters.
     """
 
     prompts: Callable[[], Prompts]
@@ -37,16 +37,16 @@ class Hooks:
         return TITLE
 
     def show(self, is_img2img: bool) -> Any:
-        """Always there, in both tabs."""
+        """The script is always active, in both tabs."""
         return importlib.import_module("modules.scripts").AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
-        """The box. The programs call this more than once and throw some of it away."""
+        """The box. The programs call this more than once and discard some of the results."""
         where = "img2img" if is_img2img else "txt2img"
         with gr.Accordion(TITLE, open=False, elem_id=elem_id(where)):
             box = gr.Checkbox(
                 label=BOX,
-                info="for every LoRA in the prompt; for one alone, write <tlora:name:1>",
+                info="For every LoRA in the prompt. For a single one, write <tlora:name:1> instead.",
                 value=False,
                 elem_id=elem_id(f"{where}_use"),
             )
@@ -55,9 +55,9 @@ class Hooks:
         return [box]
 
     def process(self, p: Any, box: Any = False, *_: Any) -> None:
-        """Once for a generation, when its prompts are complete and its model is loaded."""
+        """Called once for a generation, when its prompts are complete and its model is loaded."""
         self.prompts().begin(p, bool(box))
 
     def before_process_batch(self, p: Any, box: Any = False, *_: Any, prompts: list[str], **__: Any) -> None:
-        """Once for every batch, the last moment before its tags are parsed."""
+        """Called for every batch, just before its tags are parsed."""
         self.prompts().batch(p, prompts, bool(box))

@@ -1,4 +1,4 @@
-"""Tags in prompts that name LoRAs: found, and written anew."""
+"""Finds and rewrites the tags in prompts that name LoRAs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 OURS = "tlora"
-"""The tag that always asks for the copy."""
+"""The tag that always asks for the transferred LoRA."""
 
 EVERY = (OURS, "lora", "lyco")
-"""Every tag that names a LoRA: ours, and the two that the programs' Lora extension answers to."""
+"""Every tag that names a LoRA: ours, and the two that the programs' Lora extension reads."""
 
-# As the programs find tags (extra_networks.py), but that a tag of nothing is one too.
+# As the programs find tags (extra_networks.py), but a tag with an empty name counts too.
 _TAG = re.compile(r"<(\w+):([^>]*)>")
 
 
@@ -26,21 +26,21 @@ class Tag:
 
     @property
     def program_kind(self) -> str:
-        """The kind that the programs know it by."""
+        """The kind that the programs know."""
         return "lora" if self.kind == OURS else self.kind
 
     def written(self, kind: str, name: str) -> str:
-        """The tag with another kind and name; weights stay as they are."""
+        """The tag with another kind and name and the same weights."""
         return f"<{kind}:{name}{self.rest}>"
 
 
 def holds(text: str, kinds: Collection[str]) -> bool:
-    """Whether there may be a tag of ``kinds`` in ``text``; quick, for the prompts that have none."""
+    """Whether ``text`` may have a tag of ``kinds``. It must be quick, because most prompts have none."""
     return any(f"<{kind}:" in text for kind in kinds)
 
 
 def replaced(text: str, kinds: Collection[str], new: Callable[[Tag], str]) -> str:
-    """``text`` with every tag of ``kinds`` replaced by what ``new`` says."""
+    """``text`` with every tag of ``kinds`` replaced by what ``new`` returns for it."""
     if not holds(text, kinds):
         return text
 

@@ -1,1 +1,1 @@
-"""The frame of the page: the tab, jobs and their status, controls, the standalone server."""
+"""What the views share: controls, forms, jobs and their status, HTML."""

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lib_transfer.errors import TransferError
+from lib_transfer.errors import TransferError, internal
 from lib_transfer.library.index import FileIndex
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.form import Form, FormValues
-from lib_transfer.webui.shell.html import INTERNAL_ERROR, REPORT_IT
 from lib_transfer.webui.shell.jobs import Board, Job
-from lib_transfer.webui.shell.once import Once
+from lib_transfer.webui.shell.keyed_lock import KeyedLock
 from lib_transfer.webui.shell.status import refused, status
 
 logger = logging.getLogger("transfer_lora")
@@ -41,7 +40,7 @@ class TabEvents:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.board = Board()
-        self.once = Once()
+        self.once = KeyedLock()
         self.index = FileIndex(host.cache_folder())
 
 
@@ -81,8 +80,8 @@ class ViewEvents:
             return {self.job_name: "", self.status_name: refused((error.message, error.hint))}
         except Exception as error:
             logger.exception("Transfer LoRA: a job could not be started")
-            text = INTERNAL_ERROR.format(f"{type(error).__name__}: {error}")
-            return {self.job_name: "", self.status_name: refused((text, REPORT_IT))}
+            ours = internal(error)
+            return {self.job_name: "", self.status_name: refused((ours.message, ours.hint))}
         slot = functools.partial(self.host.gpu_turn, start.job.id) if start.in_queue else None
         self.tab.board.start(start.job, start.work, slot)
         return {self.job_name: start.job.id, self.status_name: status(start.job)}

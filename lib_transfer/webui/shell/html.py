@@ -12,12 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lib_transfer.conversion.report import percent as _percent
-from lib_transfer.errors import TransferError
+from lib_transfer.errors import TransferError, internal
+from lib_transfer.formatting import size
 
 logger = logging.getLogger("transfer_lora")
-
-INTERNAL_ERROR = "This is an error in Transfer LoRA itself: {}"
-REPORT_IT = "Please report it with the lines in the WebUI's console."
 
 
 def number(value: object) -> str:
@@ -28,11 +26,6 @@ def number(value: object) -> str:
 def percent(value: object) -> str:
     """A share as a percentage; "" for anything that is no number."""
     return _percent(float(value)) if isinstance(value, (int, float)) else ""
-
-
-def size(count: float) -> str:
-    """A number of bytes, in MB or GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 _PAGE = Environment(
@@ -71,6 +64,7 @@ def guarded(work: Callable[..., str]) -> Callable[..., str]:
             return error(problem.message, problem.hint)
         except Exception as problem:
             logger.exception("Transfer LoRA: an event failed")
-            return error(INTERNAL_ERROR.format(f"{type(problem).__name__}: {problem}"), REPORT_IT)
+            ours = internal(problem)
+            return error(ours.message, ours.hint)
 
     return safely

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Literal
 
+from lib_transfer.batches.watch import SilentWatch
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.errors import CancelledError
-from lib_transfer.progress import WRITING
+from lib_transfer.errors import CancelledError, internal
+from lib_transfer.progress import PUBLISHING, remaining
 from lib_transfer.webui.host.host import QueueSlot
 
 State = Literal["waiting", "running", "stopping", "done", "stopped", "failed"]
@@ -46,14 +47,13 @@ class Job:
         self.state: State = "waiting"
         self.turn: QueueSlot | None = None
         self.on_gpu = False
-        self.failure = ""
         self.outcomes: list[Outcome] = []
         self.problem: tuple[str, str] | None = None
         self.current = 0
         self._lock = threading.Lock()
         self._text, self._step, self._steps = "", 0, 0
         self._began = 0.0
-        self._stop, self._skip, self._writing = False, False, False
+        self._stop, self._skip, self._publishing = False, False, False
 
     # The engine's side.
 
@@ -66,14 +66,25 @@ class Job:
         with self._lock:
             if self._stop or self._skip:
                 raise CancelledError
-            self._text, self._step, self._steps = what, 0, total
-            self._writing = what == WRITING
+            self._text, self._step, self._steps, self._publishing = what, 0, total, False
         self._show()
 
     def step(self, what: str) -> None:
         """One step is done."""
         with self._lock:
             self._step += 1
+        self._show()
+
+    def publishing(self) -> None:
+        """The output is being written: from here on a stop waits for it.
+
+        Raises:
+            CancelledError: as :meth:`start`.
+        """
+        with self._lock:
+            if self._stop or self._skip:
+                raise CancelledError
+            self._text, self._step, self._steps, self._publishing = PUBLISHING, 0, 0, True
         self._show()
 
     def cancelled(self) -> bool:
@@ -107,7 +118,7 @@ class Job:
         with self._lock:
             if self._stop:
                 raise CancelledError
-            self.current, self._skip, self._writing = number, False, False
+            self.current, self._skip, self._publishing = number, False, False
             self._text, self._step, self._steps = "reading the files", 0, 0
             self._began = self._began or time.monotonic()
 
@@ -128,14 +139,14 @@ class Job:
         with self._lock:
             if self.active:
                 self._stop = True
-                self.state = "stopping" if self._writing else "stopped"
+                self.state = "stopping" if self._publishing else "stopped"
                 if self.turn is not None:
                     self.turn.stop()
 
     def skip(self) -> None:
         """Leave out the LoRA that is being worked on."""
         with self._lock:
-            self._skip = self.state == "running" and not self._writing
+            self._skip = self.state == "running" and not self._publishing
 
     def now(self) -> tuple[float, str, float | None]:
         """How much is done (0 to 1), at what, and the seconds left where they can be told."""
@@ -143,9 +154,9 @@ class Job:
             inner = self._step / self._steps if self._steps else 0.0
             if self.state == "done":
                 return 1.0, "", None
-            share = min((self.current + (1.0 if self._writing else inner)) / max(len(self.names), 1), 1.0)
+            share = min((self.current + (1.0 if self._publishing else inner)) / max(len(self.names), 1), 1.0)
             elapsed = time.monotonic() - self._began if self._began else 0.0
-            left = elapsed / share - elapsed if share > 0.02 and elapsed > 1 else None
+            left = remaining(share, elapsed)
             text = f"{self._text}, module {self._step} of {self._steps}" if self._steps > 1 else self._text
             return share, "skipping this LoRA" if self._skip else text, left
 
@@ -175,6 +186,25 @@ class Job:
         turn = self.turn
         if turn is not None:
             turn.show(self.current, len(self.names), self._step, self._steps, self._text)
+
+
+class JobWatch(SilentWatch):
+    """A job of the tab as the watch of a group that is converted in this process."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def stretch(self, worker: int, total: int, what: str) -> None:
+        self._job.start(total, what)
+
+    def step(self, worker: int) -> None:
+        self._job.step("")
+
+    def publishing(self, worker: int) -> None:
+        self._job.publishing()
+
+    def cancelled(self) -> bool:
+        return self._job.cancelled()
 
 
 class Board:
@@ -215,7 +245,8 @@ class Board:
                 job.finish("stopped")
             except Exception as error:
                 logger.exception("Transfer LoRA: the job failed")
-                job.failure = f"{type(error).__name__}: {error}"
+                ours = internal(error)
+                job.problem = (ours.message, ours.hint)
                 job.finish("failed")
             finally:
                 job.turn = None

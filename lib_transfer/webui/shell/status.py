@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lib_transfer.webui.shell.html import INTERNAL_ERROR, REPORT_IT, render
+from lib_transfer.webui.shell.html import render
 from lib_transfer.webui.shell.jobs import Job
 
 _COUNTED = {
@@ -45,7 +45,7 @@ def status(job: Job | None) -> Markup:
         **({"task": job.id} if job.on_gpu else {}),
     }
     if job.state == "failed":
-        return _html(marks, problem=(INTERNAL_ERROR.format(job.failure), REPORT_IT))
+        return _html(marks, problem=job.problem)
     if job.state == "done":
         lines = job.done() or (() if job.problem else (_done(job),))
         return _html(marks, problem=job.problem, lines=lines)

@@ -1,1 +1,1 @@
-"""The view that transfers chosen LoRAs."""
+"""The view that transfers the chosen LoRAs."""

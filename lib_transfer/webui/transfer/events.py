@@ -9,11 +9,11 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from lib_transfer.conversion.run import Runtime
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import RequestError, TransferError
 from lib_transfer.formats.naming import fill_template
+from lib_transfer.library.checkpoints import Checkpoint, find
 from lib_transfer.library.index import AdapterFacts
-from lib_transfer.library.source_checkpoint import Checkpoint, find
 from lib_transfer.webui.host import files
 from lib_transfer.webui.shell import controls
 from lib_transfer.webui.shell.events import Start, ViewEvents

@@ -1,4 +1,4 @@
-"""The heat map as a picture in the page, with colours that can be read on a light and on a dark page."""
+"""The heat maps as pictures, in colours that can be read on a light and on a dark page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lib_transfer.errors import RequestError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Midway between black and white: one picture serves both themes, whichever the page is switched to later.
+# Midway between black and white, because the person may switch the theme later.
 INK = "#808691"
 
 

@@ -13,7 +13,8 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.conversion.report import WRITTEN, ModuleReport, TransferReport, reasons
+from lib_transfer.conversion.report import ModuleReport, TransferReport, modules_written, reasons
+from lib_transfer.formatting import for_spreadsheet
 from lib_transfer.webui.shell.html import number, percent, render
 from lib_transfer.webui.transfer.heat_map import heat_maps
 
@@ -75,8 +76,7 @@ def overview(outcomes: Sequence[Outcome]) -> Markup:
 
 def _row(outcome: Outcome) -> dict[str, Any]:
     facts = outcome.facts
-    decisions = facts.get("decisions") if isinstance(facts.get("decisions"), dict) else {}
-    written = sum(n for d, n in decisions.items() if d in WRITTEN and _is_count(n))
+    written = modules_written(facts) or 0
     cells = (
         f"{written} of {facts['modules']}" if _is_count(facts.get("modules")) else "",
         percent(facts.get("energy_kept")),
@@ -140,10 +140,5 @@ def _csv(modules: Iterable[ModuleReport]) -> str:
         place = (m.position.part, m.position.block, m.position.role) if m.position else ("", "", "")
         similar = (m.similarity.left, m.similarity.right) if m.similarity else ("", "")
         numbers = [getattr(m, column) for column in columns]
-        table.writerow((_plain(m.name), *place, m.decision, _plain(m.reason), *similar, *numbers))
+        table.writerow((for_spreadsheet(m.name), *place, m.decision, for_spreadsheet(m.reason), *similar, *numbers))
     return "data:text/csv;base64," + quote(base64.b64encode(text.getvalue().encode("utf-8", "replace")).decode())
-
-
-def _plain(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: names come from files."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -1,4 +1,4 @@
-"""The work of a job: one LoRA after another, each with an outcome of its own."""
+"""The work of a job: one LoRA after another, each with an outcome of its own; and what work needs of the program."""
 
 from __future__ import annotations
 
@@ -7,38 +7,47 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lib_transfer.conversion.outcome import Outcome, summary_of
-from lib_transfer.errors import CancelledError, MismatchError, OutputExistsError, RequestError, TransferError
-from lib_transfer.library.index import AdapterFacts, FileIndex
-from lib_transfer.library.source_checkpoint import Checkpoint, doubts, find
-from lib_transfer.webui.host import files
+from lib_transfer.batches.convert import convert
+from lib_transfer.batches.task import Task
+from lib_transfer.conversion.jobs import analyse
+from lib_transfer.conversion.outcome import Outcome, failed, settled
+from lib_transfer.conversion.runtime import Runtime
+from lib_transfer.errors import CancelledError
+from lib_transfer.library.adapters import Found
+from lib_transfer.library.checkpoints import doubts
+from lib_transfer.library.decide import Convert, TransferSettings, decide
+from lib_transfer.library.destination import Existing
+from lib_transfer.library.index import FileIndex
+from lib_transfer.library.library import Library
+from lib_transfer.library.outputs import Outputs
 from lib_transfer.webui.host.device import limited
 from lib_transfer.webui.host.host import Host
-from lib_transfer.webui.host.settings import KEEP_BOTH, REPLACE
-from lib_transfer.webui.shell.jobs import Job
-from lib_transfer.webui.shell.once import Once
+from lib_transfer.webui.host.settings import KEEP_BOTH, LEAVE, REPLACE
+from lib_transfer.webui.shell.jobs import Job, JobWatch
+from lib_transfer.webui.shell.keyed_lock import KeyedLock
 from lib_transfer.webui.transfer.form import Order, output_folder
 
-if TYPE_CHECKING:
-    from lib_transfer.conversion.run import Runtime
-    from lib_transfer.conversion.transfer import TransferResult
-    from lib_transfer.library.destination import Destination
-    from lib_transfer.library.request import TransferRequest
+EXISTING: dict[str, Existing] = {LEAVE: "skip", REPLACE: "overwrite", KEEP_BOTH: "both"}
 
 logger = logging.getLogger("transfer_lora")
 
 
 @dataclass(frozen=True)
 class Work:
-    """An order, and everything that is needed to carry it out."""
+    """An order, and everything that is needed to carry it out.
+
+    Attributes:
+        order: what is asked for.
+        host: the program.
+        index: what the headers of files say.
+        lock: held for a request while its output is made.
+    """
 
     order: Order
     host: Host
     index: FileIndex
-    once: Once = field(default_factory=Once)
+    lock: KeyedLock = field(default_factory=KeyedLock)
 
     def __call__(self, job: Job) -> None:
         """Work on every LoRA; one that fails does not keep the others back.
@@ -46,12 +55,16 @@ class Work:
         Raises:
             CancelledError: the job was stopped.
         """
+        # An analysis is made whether or not there is an output.
+        outputs = None if job.kind == "analyse" else Outputs(self.index)
+        library = library_of(self.host, self.index, job.cancelled, outputs)
         written = False
         try:
+            library.look()
             with gpu_memory(self.host):
                 for number, (name, path) in enumerate(self.order.adapters.items()):
                     job.begin(number)
-                    outcome = self._one(job, name, path)
+                    outcome = self._one(job, Found(name, path), library)
                     written = written or outcome.status == "written"
                     job.outcomes.append(outcome)
                     logger.info("Transfer LoRA: %r: %s %s", name, outcome.status, outcome.message)
@@ -59,119 +72,90 @@ class Work:
             if written:
                 self.host.adapters_changed()
 
-    def _one(self, job: Job, name: str, path: Path) -> Outcome:
-        facts = self.index.adapter(path) or AdapterFacts(problem=f"{path.name} is gone.")
-        source = self._source(facts)
+    def _one(self, job: Job, adapter: Found, library: Library) -> Outcome:
+        def outcome() -> Outcome:
+            decision = decide(adapter, self.order.target, settings_for(self.order, self.host), library)
+            if isinstance(decision, Convert):
+                return self._converted(job, decision, library)
+            return settled(adapter.name, self.order.target, decision)
+
+        return self._guarded(job, adapter.name, outcome)
+
+    def convert(self, job: Job, decision: Convert, library: Library) -> Outcome:
+        """Convert the one LoRA that was decided on; what goes wrong is the outcome.
+
+        Raises:
+            CancelledError: the job was stopped.
+        """
+        with gpu_memory(self.host):
+            outcome = self._guarded(job, decision.name, lambda: self._converted(job, decision, library))
+        if outcome.status == "written":
+            self.host.adapters_changed()
+        return outcome
+
+    def _guarded(self, job: Job, name: str, work: Callable[[], Outcome]) -> Outcome:
         began = time.monotonic()
-        failed = Outcome(name, source.name if source else "", self.order.target.name, "failed")
         try:
-            outcome = self._carried(job, path, source, facts, failed)
+            outcome = work()
         except CancelledError:
             if job.interrupted:
                 raise
-            outcome = replace(failed, status="left out", message="Skipped; nothing was written.")
-        except TransferError as error:
-            outcome = replace(failed, message=error.message, hint=error.hint)
+            outcome = Outcome(name, "", self.order.target.name, "left out", "Skipped; nothing was written.")
         except Exception as error:
-            logger.exception("Transfer LoRA: %r failed", name)
-            outcome = replace(
-                failed,
-                message=f"This is an error in Transfer LoRA itself: {type(error).__name__}: {error}",
-                hint="Nothing was written. Please report it with the lines in the WebUI's console.",
-            )
+            outcome = failed(name, None, self.order.target, error)
         return replace(outcome, seconds=time.monotonic() - began)
 
-    def _source(self, facts: AdapterFacts) -> Checkpoint | None:
-        if not self.order.method.needs_source:
-            return None
-        return self.order.source or find(facts, self.host.checkpoints().values()).checkpoint
-
-    def _carried(
-        self, job: Job, path: Path, source: Checkpoint | None, facts: AdapterFacts, so_far: Outcome
-    ) -> Outcome:
-        from lib_transfer.conversion.transfer import analyse, transfer  # noqa: PLC0415 - torch is imported when it is used
-
-        order = self.order
-        if source is None and order.method.needs_source:
-            raise self._no_source(facts)
-        if source is not None and source.path == order.target.path and self.order.source is None:
-            raise MismatchError(
-                f"This LoRA was trained on the target itself, {order.target.name}: there is nothing to transfer.",
-                hint="Use it as it is, or choose another target.",
-            )
+    def _converted(self, job: Job, decision: Convert, library: Library) -> Outcome:
+        """Analyse the LoRA, or convert it as a batch of one."""
         run = runtime(self.host)
-        request = requested(order, path, source, self.host, job.cancelled)
-        notes = doubts(facts, source, request.source_sha256)
+        asked = decision.job(library.hashes, job.cancelled)
         if job.kind == "analyse":
-            return replace(so_far, status="analysed", report=analyse(request, runtime=run, progress=job), notes=notes)
-        with self.once.making(request.digest, job.cancelled):
-            result = self._written(lambda d: transfer(request, d, runtime=run, progress=job), request)
-        summary = summary_of(result.path) if result.report is None and result.path else None
-        return replace(
-            so_far,
-            status=result.status,
-            report=result.report,
-            summary=summary,
-            path=result.path,
-            notes=(*notes, *result.warnings),
-        )
-
-    def _written(self, transfer: Callable[[Destination], TransferResult], request: TransferRequest) -> TransferResult:
-        """Transfer to where the settings say, and do as they say when something is there already."""
-        from lib_transfer.library.destination import Destination, output_path  # noqa: PLC0415
-
-        template, exists = str(self.host.setting("template")), self.host.setting("exists")
-        destination = Destination(output_folder(self.host), template=template, overwrite=exists == REPLACE)
-        path = output_path(request, destination)
-        elsewhere = [
-            p
-            for p in files.adapters(self.host.adapter_folders()).values()
-            if p.stem.casefold() == path.stem.casefold() and p != path
-        ]
-        try:
-            if elsewhere:
-                raise OutputExistsError(
-                    f"A LoRA of the name {path.stem} is in another folder, and the WebUI knows LoRAs by name alone.",
-                    hint="Change the name template in the settings, for example to one with {hash8}.",
-                )
-            return transfer(destination)
-        except OutputExistsError:
-            if exists != KEEP_BOTH or "{hash8}" in template:
-                raise
-            return transfer(replace(destination, template=template + "_{hash8}"))
-
-    def _no_source(self, facts: AdapterFacts) -> RequestError:
-        if facts.problem:
-            return RequestError(facts.problem)
-        asks = f"It asks for {facts_asked(facts)}, which" if facts_asked(facts) else "Its metadata names none, so it"
-        return RequestError(
-            f"The checkpoint that this LoRA was trained on is not known. {asks} was not found among the installed ones.",
-            hint="Choose the nearest relative under Source checkpoint, or the method Copy, which does without.",
-        )
+            source = decision.source
+            notes = doubts(decision.facts, source, asked.request.source_sha256)
+            report = analyse(asked, runtime=run, progress=job)
+            known = (decision.name, source.name if source else "", decision.target.name)
+            return Outcome(*known, "analysed", report=report, notes=notes)
+        taken = frozenset() if library.outputs is None else frozenset(library.outputs.stems)
+        task = Task((decision,), run, taken, keeps_reports=True)
+        with self.lock.holding(asked.request.digest, job.cancelled):
+            [outcome] = convert(task, JobWatch(job))
+        if outcome.path is not None and library.outputs is not None:
+            library.outputs.add(outcome.path)
+        return outcome
 
 
-def facts_asked(facts: AdapterFacts) -> str:
-    """What the LoRA asks for, in words."""
-    return find(facts, ()).asks_for
+def settings_for(order: Order, host: Host, *, across_families: bool = True) -> TransferSettings:
+    """How the LoRAs of ``order`` are transferred, and where to, by the settings.
 
-
-def requested(
-    order: Order, adapter: Path, source: Checkpoint | None, host: Host, cancelled: Callable[[], bool]
-) -> TransferRequest:
-    """What ``order`` asks of the engine for one LoRA.
+    Args:
+        order: what is asked for.
+        host: the program.
+        across_families: whether LoRAs of another family are tried; for those that the person named one by one.
 
     Raises:
-        TransferError: a file cannot be read, or ``cancelled`` said to stop.
+        RequestError: the output folder in the settings is no good.
     """
-    from lib_transfer.library import request as engine  # noqa: PLC0415 - torch is imported when it is used
+    return TransferSettings(
+        order.method.id,
+        order.settings,
+        source=order.source,
+        output=output_folder(host),
+        template=str(host.setting("template")),
+        existing=EXISTING[str(host.setting("exists"))],
+        across_families=across_families,
+    )
 
-    return engine.request(
-        adapter,
-        target=host.files_of(order.target),
-        source=host.files_of(source) if source else None,
-        method=order.method.id,
-        settings=order.settings,
-        hashes=runtime(host).hashes,
+
+def library_of(host: Host, index: FileIndex, cancelled: Callable[[], bool], outputs: Outputs | None) -> Library:
+    """What the program's person has. No checkpoint is hashed to find out whether it is a source: that takes too long."""
+    return Library(
+        index,
+        runtime(host).hashes,
+        folders=host.adapter_folders(),
+        checkpoints=tuple(host.checkpoints().values()),
+        outputs=outputs,
+        beside=host.encoders(),
+        hash_sources=False,
         cancelled=cancelled,
     )
 
@@ -183,8 +167,6 @@ def gpu_memory(host: Host) -> AbstractContextManager[None]:
 
 
 def runtime(host: Host) -> Runtime:
-    """The engine's runtime as the settings say."""
-    from lib_transfer.conversion.run import Runtime  # noqa: PLC0415
-
+    """How transfers are computed, by the settings."""
     limit = int(float(host.setting("cache_size")) * 2**30)
     return Runtime(device=str(host.setting("device")), cache_folder=host.cache_folder(), cache_limit=limit)

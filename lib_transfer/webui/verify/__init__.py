@@ -1,1 +1,1 @@
-"""Verify a transferred LoRA in the tab: run both checkpoints, and say whether it does its work on the target."""
+"""The panel that verifies a transferred LoRA by running both checkpoints."""

@@ -12,10 +12,10 @@ from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, RequestError, TransferError
 from lib_transfer.evaluation import Better, Evaluation, Question, evaluate
 from lib_transfer.library.base import Base, open_base
+from lib_transfer.library.checkpoints import Checkpoint, find
 from lib_transfer.library.destination import Destination
 from lib_transfer.library.index import FileIndex
-from lib_transfer.library.request import request
-from lib_transfer.library.source_checkpoint import Checkpoint, find
+from lib_transfer.library.job import make_job
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.transfer.form import output_folder
@@ -121,18 +121,19 @@ class Verification:
 
     def _better(self, job: VerifyJob) -> Better:
         subject, host = self.subject, self.host
-        transfer = request(
+        # Never in place of the transferred one, whatever outputs are called.
+        template = str(host.setting("template"))
+        template += "" if "{hash8}" in template else "_auto_{hash8}"
+        transfer = make_job(
             subject.original,
             target=host.files_of(subject.target),
             source=host.files_of(subject.source),
             settings={},
             hashes=runtime(host).hashes,
+            destination=Destination(output_folder(host), template=template, overwrite=True),
             cancelled=job.cancelled,
         )
-        # Never in place of the transferred one, whatever outputs are called.
-        template = str(host.setting("template"))
-        template += "" if "{hash8}" in template else "_auto_{hash8}"
-        return Better(transfer, Destination(output_folder(host), template=template, overwrite=True), only_new=True)
+        return Better(transfer, only_new=True)
 
     def _noted(self, found: Evaluation) -> tuple[str, ...]:
         """Put the result into the transferred LoRA's metadata; it is not lost where that cannot be done."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_transfer.errors import BadFileError, StorageError, UnsupportedError
@@ -82,7 +82,7 @@ def test_every_number_format_and_row_is_read_as_the_package_reads_it(
     with open_checkpoint(path) as file:
         assert dict(file.shapes) == {key: tuple(tensor.shape) for key, tensor in expected.items()}
         assert file.dtype("w") == title
-        assert file.bytes_of("w") == data.nbytes
+        assert file.info("w").nbytes == data.nbytes
         assert file.metadata["general.architecture"] == "sdxl"
         for key, tensor in expected.items():
             read = file.read(key)
@@ -257,7 +257,7 @@ VALID = header(
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, about codes of NaN
 @given(st.lists(st.tuples(st.integers(0, len(VALID)), st.binary(max_size=9), st.booleans()), max_size=3))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400)
 def test_any_change_of_a_file_is_read_or_refused(tmp_path: Path, edits: list[tuple[int, bytes, bool]]) -> None:
     content = VALID
     for place, data, over in edits:

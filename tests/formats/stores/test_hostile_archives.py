@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_transfer.errors import BadFileError, TransferError, UnsupportedError
@@ -150,7 +150,7 @@ def _edited(content: bytes, edits: list[tuple[int, int, bytes, str]]) -> bytes:
 
 
 @given(mutations(VALID))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400)
 def test_any_change_of_an_archive_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
     reads_or_refuses(content, tmp_path / "x.ckpt")
 
@@ -167,12 +167,12 @@ INSTRUCTIONS = st.sampled_from([bytes([code]) for code in pickle_machine._INSTRU
         .map(program),
     )
 )
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600)
 def test_any_pickle_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
     reads_or_refuses(archive(content, [FOUR, FOUR[:8]]), tmp_path / "x.ckpt")
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
     reads_or_refuses(b"PK\3\4" + content, tmp_path / "x.ckpt")

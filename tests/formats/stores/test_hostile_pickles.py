@@ -6,7 +6,6 @@ import contextlib
 import os
 import pickle
 import struct
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from lib_transfer.formats.checkpoint import open_checkpoint
+from tests.waiting import until
 
 from .archives import (
     FOUR,
@@ -120,11 +120,7 @@ def test_the_attacks_are_real(attack: bytes, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     with contextlib.suppress(AttributeError, TypeError, pickle.UnpicklingError):
         pickle.loads(attack)  # some fail after they have done what they came for
-    for _ in range(1000):  # a started process takes a moment
-        if (tmp_path / CANARY).exists():
-            return
-        time.sleep(0.02)
-    raise AssertionError("this does not run anything")
+    until((tmp_path / CANARY).exists)  # a started process takes a moment
 
 
 GLOBALS = ["posix.system", "nt.system", "subprocess.check_output", "builtins.exec", "builtins.open", "pip.main"]
@@ -162,6 +158,18 @@ BROKEN: dict[str, bytes] = {
     "a text of 4 GB": program(b"X\xff\xff\xff\xff"),
     "a text of 2 MB": program(text("x" * (2 << 20))),
     "a negative text": program(b"T\xff\xff\xff\xff"),
+    "a text of 16 EB": program(b"\x8d" + b"\xff" * 8),
+    "a text of 8 EB": program(b"\x8d" + b"\xff" * 7 + b"\x7f"),
+    "bytes of 8 EB": program(b"\x8e" + b"\xff" * 7 + b"\x7f"),
+    "a byte array of 8 EB": program(b"\x96" + b"\xff" * 7 + b"\x7f", 5),
+    "a number of 2 GB": program(b"\x8b\xff\xff\xff\x7f"),
+    "a negative number of bytes": program(b"\x8b\xff\xff\xff\xff"),
+    "a number of a million digits": program(b"I" + b"9" * 1_000_000 + b"\n"),
+    "a number of digits": program(b"L12L\n"),
+    "a quoted text": program(b"S'w'\n"),
+    "a name with an escape": program(b"cto\\x72ch\nSize\n)R"),
+    "a name that is not ASCII": program(b"ctorch\nSiz\xc3\xa9\n"),
+    "an unknown instruction": program(b"\xf0"),
     "a text that is not Unicode": program(b"X\2\0\0\0\xff\xfe"),
     "a name without an end": program(b"cos" + b"x" * 5000),
     "a name that is no text": program(integer(1) + integer(2) + b"\x93"),

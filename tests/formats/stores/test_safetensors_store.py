@@ -59,7 +59,7 @@ def test_every_tensor_and_row_is_read_also_where_mapping_fails(
         assert file.metadata == {"title": "x"}
         for key, tensor in TENSORS.items():
             assert file.dtype(key) == CODES[tensor.dtype]
-            assert file.bytes_of(key) == tensor.numel() * tensor.element_size()
+            assert file.info(key).nbytes == tensor.numel() * tensor.element_size()
             assert same(file.read(key), tensor), key
             for first in range(tensor.shape[0] + 1 if tensor.dim() else 0):
                 for last in range(first, tensor.shape[0] + 1):

@@ -18,7 +18,7 @@ from lib_transfer.errors import BadFileError, StorageError, UnsupportedError
 from lib_transfer.formats.adapter import outline_adapter, read_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 
-from ..builders import CODES, lora, random
+from ..builders import CODES, accounted, lora, random
 from .archives import TINY, archive, sparse_archive
 from .counting import Count
 
@@ -53,7 +53,7 @@ def check(path: Path, expected: dict[str, torch.Tensor]) -> None:
         assert dict(file.shapes) == {key: tuple(tensor.shape) for key, tensor in expected.items()}
         for key, tensor in expected.items():
             assert file.dtype(key) == CODES[tensor.dtype]
-            assert file.bytes_of(key) == tensor.numel() * tensor.element_size()
+            assert file.info(key).nbytes == tensor.numel() * tensor.element_size()
             read = file.read(key)
             assert same(read, tensor.detach()), key
             assert read.is_contiguous()
@@ -150,7 +150,7 @@ def test_a_lora_in_an_archive_is_read_like_one_in_safetensors(tmp_path: Path) ->
     path = tmp_path / "lora.pt"
     torch.save(lora("lora_unet_mid_block_attentions_0_proj_in"), path)
     adapter = read_adapter(path)
-    assert adapter.accounted
+    assert accounted(adapter)
     update = next(iter(adapter.groups.values())).update()
     assert same(update.up @ update.down, random(5, 2, seed=1) @ random(2, 3, seed=2) / 2)  # type: ignore[union-attr]
     assert outline_adapter(path).groups.keys() == adapter.groups.keys()

@@ -62,7 +62,7 @@ def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
     devices = importlib.import_module("modules.devices")
 
     def part_of(layout: Layout) -> Part:
-        return Part(loaded, layout.homes[0].prefix, layout.homes[0].style)
+        return Part(loaded, layout.key_layouts[0].prefix, layout.key_layouts[0].style)
 
     def encode(pictures: Tensor) -> Tensor:
         with torch.no_grad(), devices.without_autocast(), fixed_rng():

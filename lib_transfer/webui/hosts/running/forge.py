@@ -94,7 +94,7 @@ def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
 
     def part_of(layout: Layout) -> Part | None:
         if layout == base.architecture.core:
-            return Part(loaded.forge_objects.unet.model.diffusion_model, "", layout.homes[0].style)
+            return Part(loaded.forge_objects.unet.model.diffusion_model, "", layout.key_layouts[0].style)
         encoder = getattr(loaded.forge_objects.clip.cond_stage_model, ENCODERS[layout.model], None)
         return None if encoder is None else Part(encoder.transformer, "", "hf")
 

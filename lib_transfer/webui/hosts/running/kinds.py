@@ -53,7 +53,7 @@ def kind_of(base: Base, size: Size) -> Kind:
     Raises:
         UnsupportedError: it is of no kind that can be run here.
     """
-    space = LATENT_SPACES.get(base.architecture.kin)
+    space = LATENT_SPACES.get(base.architecture.family)
     if space is None:
         raise UnsupportedError(
             f"{base.path.name} is {base.architecture.title}, which cannot be run here.",

@@ -49,7 +49,7 @@ def blocks_of(base: Base, part_of: PartOf) -> dict[str, nn.Module]:
     """The transformer blocks of the diffusion model in forward order, by canonical path."""
     found: dict[str, nn.Module] = {}
     part = part_of(base.architecture.core)
-    canonical = base.architecture.core.homes[0].prefix
+    canonical = base.architecture.core.key_layouts[0].prefix
     for module in base.modules:
         unit = module.position.unit
         if part is not None and ".transformer_blocks." in unit and module.name.startswith(canonical):
@@ -64,7 +64,7 @@ def _slots(base: Base, part_of: PartOf) -> Iterator[tuple[Part, str, Slot, Store
     for layout in base.architecture.layouts:
         part = part_of(layout)
         for slot in layout.slots() if part is not None else ():
-            name = layout.homes[0].prefix + slot.path
+            name = layout.key_layouts[0].prefix + slot.path
             stored = next(iter(slot.stored_as(part.style)), None) if part is not None else None
             if name in base.by_name and part is not None and stored is not None and not stored.transposed:
                 yield part, name, slot, stored

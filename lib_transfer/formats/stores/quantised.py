@@ -38,7 +38,7 @@ _LISTED = "_quantization_metadata"
 _PLAIN_FORMATS = frozenset({"float8_e4m3fn", "float8_e5m2"})
 
 
-def plain_numbers(store: Store) -> Store:
+def dequantised(store: Store) -> Store:
     """``store`` itself, or one that gives the numbers for its codes, without the tensors that only explain these.
 
     Raises:

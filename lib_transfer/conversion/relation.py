@@ -1,0 +1,224 @@
+"""How the subspaces of two weights lie to each other, computed once and cached.
+
+An entry per pair of weights holds both similarities for every subspace rank ``k``; an entry per pair and ``k`` holds the
+principal vectors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from lib_transfer.architecture.module import Module
+from lib_transfer.conversion.decompositions import Wanted, decomposition, whole_subspace
+from lib_transfer.conversion.weights import Weight
+from lib_transfer.library.base import Base
+from lib_transfer.linalg import subspace as linalg
+from lib_transfer.linalg.subspace import Decomposition, PrincipalVectors, Subspace
+from lib_transfer.storage.cache import Cache, entry_key
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How alike the subspaces of two weights are, at one ``k``.
+
+    Attributes:
+        rank: ``k``, the same on both sides.
+        left, right: ``phi`` of both sides, in 0 to 1; None where the dimensions differ.
+        left_corrected, right_corrected: the same, corrected for chance.
+    """
+
+    rank: int
+    left: float | None
+    right: float | None
+    left_corrected: float | None
+    right_corrected: float | None
+
+    @property
+    def smaller(self) -> float | None:
+        """The smaller one of both similarities; None where there are not both."""
+        return None if self.left is None or self.right is None else min(self.left, self.right)
+
+    @property
+    def smaller_corrected(self) -> float | None:
+        """The smaller one of both corrected similarities; None where there are not both."""
+        left, right = self.left_corrected, self.right_corrected
+        return None if left is None or right is None else min(left, right)
+
+
+class _Decomposed(NamedTuple):
+    """Both weights decomposed, and the rank that their subspaces share."""
+
+    source: Decomposition
+    target: Decomposition
+    rank: int
+
+
+@dataclass(frozen=True, eq=False)
+class Relation:
+    """Two weights, their subspaces of one rank and how these lie to each other; all of it computed when first asked for.
+
+    Attributes:
+        source, target: the two weights.
+        wanted: the subspace rank that is asked for.
+        cache: where results are kept.
+    """
+
+    source: Weight
+    target: Weight
+    wanted: Wanted
+    cache: Cache
+
+    @cached_property
+    def _decomposed(self) -> _Decomposed:
+        source = decomposition(self.source, self.wanted, self.cache, hopeful=self.wanted.modest(min(self.source.shape)))
+        capped = Wanted(None, min(self.wanted.of(source.singular_values), *self.target.shape))
+        alike = linalg.float32_rank(source.singular_values) >= (capped.rank or 0)
+        target = decomposition(self.target, capped, self.cache, hopeful=alike)
+        return _Decomposed(source, target, capped.of(target.singular_values))
+
+    @property
+    def rank(self) -> int:
+        """The subspace rank on both sides: what the source's singular values give, capped at all sides."""
+        return self._decomposed.rank
+
+    @property
+    def same_dimensions(self) -> bool:
+        """Whether both weights have one shape as matrices."""
+        return self.source.shape == self.target.shape
+
+    @cached_property
+    def similarity(self) -> Similarity:
+        """Both similarities at this rank; zero where a weight is zero and has no directions."""
+        k = self.rank
+        if not self.same_dimensions:
+            return Similarity(k, None, None, None, None)
+        if k == 0:
+            return Similarity(0, 0.0, 0.0, 0.0, 0.0)
+        left, right = self._similarities()
+        out, into = self.source.shape
+        phi_left, phi_right = float(left[k - 1]), float(right[k - 1])
+        return Similarity(
+            k,
+            phi_left,
+            phi_right,
+            linalg.chance_corrected(phi_left, k, out),
+            linalg.chance_corrected(phi_right, k, into),
+        )
+
+    @cached_property
+    def subspaces(self) -> tuple[Subspace, Subspace]:
+        """The source's and the target's subspaces of this rank."""
+        return (
+            linalg.subspace(self._decomposed.source, self.source.matrix, self.rank),
+            linalg.subspace(self._decomposed.target, self.target.matrix, self.rank),
+        )
+
+    @cached_property
+    def principal(self) -> tuple[PrincipalVectors, PrincipalVectors]:
+        """Principal vectors of the left and of the right subspaces; only for weights of one shape."""
+        k = self.rank
+        key = entry_key(self._pair_key, k)
+        entry = self.cache.get("principal", key)
+        if entry is not None:
+            t = {name: tensor.to(self.source.device) for name, tensor in entry.items()}
+            left, right = (
+                PrincipalVectors(t[f"{s}.x"], t[f"{s}.y"], t[f"{s}.cosines"], t[f"{s}.squared_sines"])
+                for s in ("left", "right")
+            )
+            return left, right
+        left, right = (linalg.principal_vectors(overlap[:k, :k]) for overlap in self._overlaps)
+        tensors = {
+            f"{side}.{name}": getattr(vectors, name)
+            for side, vectors in (("left", left), ("right", right))
+            for name in ("x", "y", "cosines", "squared_sines")
+        }
+        self.cache.put("principal", key, tensors)
+        return left, right
+
+    def _similarities(self) -> tuple[Tensor, Tensor]:
+        """``phi_left`` and ``phi_right`` for every rank."""
+        entry = self.cache.get("similarities", self._pair_key)
+        if entry is not None:
+            return entry["left"], entry["right"]
+        left, right = (linalg.similarity_by_rank(overlap) for overlap in self._overlaps)
+        self.cache.put("similarities", self._pair_key, {"left": left, "right": right})
+        return left, right
+
+    @property
+    def _pair_key(self) -> str:
+        source, target, _ = self._decomposed
+        return entry_key(self.source.key, source.precision, self.target.key, target.precision)
+
+    @cached_property
+    def _overlaps(self) -> tuple[Tensor, Tensor]:
+        """``U_s^T U_t`` and ``V_s^T V_t`` of the whole bases."""
+        source = whole_subspace(self._decomposed.source, self.source, self.cache)
+        target = whole_subspace(self._decomposed.target, self.target, self.cache)
+        return linalg.overlap(source.left, target.left), linalg.overlap(source.right, target.right)
+
+
+@dataclass(frozen=True)
+class Relations:
+    """The weights of two bases, and how they lie to each other.
+
+    Attributes:
+        source, target: the bases; both are the target where there is no source.
+        wanted: the subspace rank.
+        cache: where results are kept.
+        device: where the mathematics is done.
+        kept: what was asked for already, where it is kept (see :meth:`keeping`).
+    """
+
+    source: Base
+    target: Base
+    wanted: Wanted
+    cache: Cache
+    device: torch.device
+    kept: dict[Any, Any] | None = field(default=None, compare=False, repr=False)
+
+    def __call__(self, of_source: Module, of_target: Module) -> Relation:
+        """The relation of a source module's weight to a target module's."""
+        return self._once(
+            (of_source.name, of_target.name),
+            lambda: Relation(
+                self._weight(self.source, of_source, self.device),
+                self._weight(self.target, of_target, self.device),
+                self.wanted,
+                self.cache,
+            ),
+        )
+
+    def source_weight(self, module: Module) -> Tensor:
+        """A source module's weight in float32 and its own shape, on the CPU.
+
+        Raises:
+            NumericError: it holds NaN or infinity.
+        """
+        return self._weight(self.source, module, torch.device("cpu")).sound().reshape(module.shape)
+
+    def keeping(self) -> Relations:
+        """The same, but a weight or a relation that was asked for stays in memory: for several updates of one module."""
+        return dataclasses.replace(self, kept={})
+
+    def _weight(self, base: Base, module: Module, device: torch.device) -> Weight:
+        def make() -> Weight:
+            return Weight(base.checkpoint, base.identity(module), module, device)
+
+        return self._once((base.path, module.name, device), make)
+
+    def _once(self, key: Any, make: Callable[[], R]) -> R:
+        if self.kept is None:
+            return make()
+        if key not in self.kept:
+            self.kept[key] = make()
+        found: R = self.kept[key]
+        return found

@@ -1,0 +1,104 @@
+"""What a person has: LoRAs, checkpoints, what is known of these files, and the outputs that were made already."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lib_transfer.architecture import architectures
+from lib_transfer.errors import CancelledError, RequestError
+from lib_transfer.library.base import encoders_among
+from lib_transfer.library.checkpoints import Checkpoint, SourceMatch, Sources
+from lib_transfer.library.index import AdapterFacts, FileIndex
+from lib_transfer.library.outputs import Outputs
+from lib_transfer.storage.hashes import Hashes
+
+
+@dataclass
+class Library:
+    """Everything that :func:`lib_transfer.library.decide.decide` looks things up in, for one job.
+
+    Attributes:
+        index: what the headers of files say, remembered.
+        hashes: content hashes, remembered.
+        folders: the folders in which no two LoRAs may share a file name, because WebUIs know them by it.
+        checkpoints: the installed checkpoints.
+        outputs: what was made already; None where that plays no part.
+        beside: files that the program loads beside every checkpoint, text encoders among them.
+        hash_sources: whether a checkpoint that is not hashed yet may be, to find the source of a LoRA.
+        cancelled: asked meanwhile whether to stop.
+        given: names of outputs that were decided on and are not written yet, without ending and casefolded.
+    """
+
+    index: FileIndex
+    hashes: Hashes
+    folders: tuple[Path, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    outputs: Outputs | None = None
+    beside: tuple[Path, ...] = ()
+    hash_sources: bool = True
+    cancelled: Callable[[], bool] = lambda: False
+    given: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        hashes = self.hashes if self.hash_sources else None
+        self._sources = Sources(self.checkpoints, self.index, hashes, self.cancelled)
+
+    def look(self) -> None:
+        """Go through the folders for outputs.
+
+        Raises:
+            CancelledError: it was stopped meanwhile.
+        """
+        if self.outputs is not None:
+            self.outputs.look(self.folders, self._check)
+
+    def adapter(self, path: Path) -> AdapterFacts:
+        """What the header of a LoRA says."""
+        return self.index.adapter(path) or AdapterFacts(problem=f"{path.name} is gone.")
+
+    def source(self, facts: AdapterFacts) -> SourceMatch:
+        """The installed checkpoint that a LoRA was trained on.
+
+        Raises:
+            CancelledError: it was stopped while hashing.
+        """
+        return self._sources.of(facts)
+
+    def architecture(self, checkpoint: Checkpoint, role: str) -> str:
+        """The title of the architecture of a checkpoint.
+
+        Args:
+            checkpoint: the checkpoint.
+            role: what the message calls it, such as "The target".
+
+        Raises:
+            RequestError: it is no checkpoint that can be used.
+        """
+        facts = self.index.checkpoint(checkpoint.path)
+        if facts is None or facts.problem:
+            problem = facts.problem if facts is not None else "It does not exist, or cannot be read."
+            raise RequestError(f"{role} {checkpoint.path.name} cannot be used: {problem}", hint="Choose another one.")
+        return facts.architecture
+
+    def with_encoders(self, checkpoint: Checkpoint) -> Checkpoint:
+        """``checkpoint`` with those of the files loaded beside it that are text encoders of it.
+
+        Raises:
+            TransferError: text encoders are to be looked for, and the checkpoint cannot be read.
+        """
+        if not self.beside:
+            return checkpoint
+        encoders = encoders_among(checkpoint.path, self.beside)
+        return dataclasses.replace(checkpoint, encoders=(*checkpoint.encoders, *encoders))
+
+    def _check(self) -> None:
+        if self.cancelled():
+            raise CancelledError
+
+
+def families(*titles: str) -> set[str]:
+    """The families of the architectures of these titles; within a family, weights correspond to each other."""
+    return {architecture.family for architecture in architectures() if architecture.title in titles}

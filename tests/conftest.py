@@ -1,0 +1,35 @@
+"""What holds for every test: no limit of the clock but the one of :mod:`tests.waiting`, and one thread."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from tests import tiny
+from tests.waiting import HANG
+
+# A slow or busy machine is no failure. A fixture that lasts for all examples of a test is meant where one is used.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("any machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """End a test that hangs."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(HANG, func_only=True))
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tiny.Files:
+    """The tiny checkpoints; no test changes them."""
+    return tiny.make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Matrices as small as the tests' gain nothing from threads, and lose much to what else the machine does."""
+    torch.set_num_threads(1)
