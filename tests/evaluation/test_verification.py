@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,10 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import lib_transfer
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.evaluation.prompts import PLAIN, prompts_of
 from lib_transfer.evaluation.runs import expected_cost
-from lib_transfer.evaluation.verification import REUSE, Question, evaluate
+from lib_transfer.evaluation.verification import REUSE, Better, Question, evaluate
+from lib_transfer.formats.safetensors_file import read_header
 from lib_transfer.library.base import Base, open_base
+from lib_transfer.library.destination import Destination
 from lib_transfer.models import Model, Schedule, TorchModel, places
 from tests import tiny
 
@@ -107,6 +112,26 @@ def test_halves_and_copies_are_told_from_each_other(tmp_path: Path) -> None:
         "20 runs of the models and 16 for sampling the inputs; a time estimate follows after the first run."
     ]
     assert len(progress.steps) == progress.total == 4 * 2 * 2 + 20
+
+
+@pytest.mark.parametrize(("size", "pixels"), [(0, 512), (256, 256)])
+def test_a_request_has_the_side_of_the_latents_that_are_run(tmp_path: Path, size: int, pixels: int) -> None:
+    """The same whoever asks: where no size is asked for, it is the one that the target was trained on."""
+    base = tiny.weights("sd1")
+    path = tiny.save(tmp_path / "base.safetensors", base, torch.float32)
+    with open_base(path, "") as opened:
+        module = next(m for m in opened.modules if m.position.role == "attn1.to_q")
+        lora = tmp_path / "lora.safetensors"
+        save_file(tiny.factors(str(module.output_name), module.shape), lora)
+        job = lib_transfer.request(lora, source=path, target=path, runtime=Runtime(cache_folder=tmp_path / "cache"))
+        runner, better = Networks(), Better(dataclasses.replace(job, destination=Destination(tmp_path)))
+        question = Question(lora, {"again": lora}, PROMPTS, 1, size, steps=1)
+        found = evaluate(question, opened, opened, runner, Count(), better=better)
+    assert runner.sizes == [(pixels, pixels)]
+    assert found.written is not None
+    request = json.loads(read_header(found.written).metadata["transfer_lora.request"])
+    assert request["settings"]["latents"] == pixels // 8
+    assert (request["method"], request["settings"]["from"]) == ("auto", REUSE)
 
 
 def test_the_cost_is_what_is_run() -> None:

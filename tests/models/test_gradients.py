@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.models import applied, places
 from lib_transfer.update import Update
-from lib_transfer.webui.hosts.running.gradients import kept, ordinary, unchecked
+from lib_transfer.webui.hosts.running.gradients import (
+    with_copied_norm_inputs,
+    without_checkpointing,
+    without_inference_tensors,
+)
 
 
 class Stingy(torch.autograd.Function):
@@ -66,9 +70,9 @@ def expected(block: Block, x: Tensor) -> Tensor:
 
 def test_a_checkpoint_of_the_networks_own_is_left_out_and_comes_back() -> None:
     block, x = Block(), torch.randn(3, 4, requires_grad=True)
-    with kept(block), pytest.raises(RuntimeError, match="not have been used"):
+    with with_copied_norm_inputs(block), pytest.raises(RuntimeError, match="not have been used"):
         slope(block, x)
-    with unchecked(block), kept(block):
+    with without_checkpointing(block), with_copied_norm_inputs(block):
         assert block.checkpoint is False
         torch.testing.assert_close(slope(block, x), expected(block, x), atol=1e-5, rtol=1e-5)
     assert block.checkpoint is True
@@ -79,7 +83,7 @@ def test_a_norm_keeps_what_is_changed_in_place_afterwards() -> None:
     block.checkpoint = False
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         slope(block, x)
-    with kept(block):
+    with with_copied_norm_inputs(block):
         torch.testing.assert_close(slope(block, x), expected(block, x), atol=1e-5, rtol=1e-5)
     assert not block.norm._forward_pre_hooks
 
@@ -90,9 +94,9 @@ def test_tensors_of_inference_mode_become_ordinary_ones_of_the_same_memory() -> 
     block.checkpoint = False
     x = torch.randn(3, 4, requires_grad=True)
     before = {**dict(block.named_parameters()), **dict(block.named_buffers())}
-    with kept(block), pytest.raises(RuntimeError, match="Inference tensors cannot be saved"):
+    with with_copied_norm_inputs(block), pytest.raises(RuntimeError, match="Inference tensors cannot be saved"):
         slope(block, x)
-    with ordinary(block), kept(block):
+    with without_inference_tensors(block), with_copied_norm_inputs(block):
         for name, tensor in {**dict(block.named_parameters()), **dict(block.named_buffers())}.items():
             assert not tensor.is_inference()
             assert tensor.data_ptr() == before[name].data_ptr()

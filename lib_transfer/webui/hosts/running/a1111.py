@@ -13,8 +13,8 @@ from torch import Tensor
 from lib_transfer.architecture.layout import Layout
 from lib_transfer.library.base import Base
 from lib_transfer.models import Schedule, TorchModel
-from lib_transfer.webui.hosts.running.gradients import unchecked
-from lib_transfer.webui.hosts.running.kinds import Size, conditioning, kind_of, own_chance
+from lib_transfer.webui.hosts.running.gradients import without_checkpointing
+from lib_transfer.webui.hosts.running.kinds import Size, conditioning, fixed_rng, kind_of
 from lib_transfer.webui.hosts.running.places import Part, blocks_of, places_of
 
 
@@ -65,7 +65,7 @@ def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
         return Part(loaded, layout.key_layouts[0].prefix, layout.key_layouts[0].style)
 
     def encode(pictures: Tensor) -> Tensor:
-        with torch.no_grad(), devices.without_autocast(), own_chance():
+        with torch.no_grad(), devices.without_autocast(), fixed_rng():
             given = pictures.to(devices.device, devices.dtype_vae)
             return _home(loaded.get_first_stage_encoding(loaded.encode_first_stage(given)))
 
@@ -89,7 +89,7 @@ def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
 def _forward(loaded: Any, size: Size, devices: Any) -> Callable[[Tensor, Tensor, Sequence[str]], Tensor]:
     def forward(noised: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
         # Without gradients there is nothing to checkpoint. The autocasts as in `processing.process_images_inner`.
-        with unchecked(loaded.model) if torch.is_grad_enabled() else nullcontext():
+        with without_checkpointing(loaded.model) if torch.is_grad_enabled() else nullcontext():
             with devices.autocast():
                 said = loaded.get_learned_conditioning(conditioning(prompts, size))
             with devices.without_autocast() if devices.unet_needs_upcast else devices.autocast():

@@ -13,8 +13,8 @@ from torch import Tensor
 from lib_transfer.architecture.layout import Layout
 from lib_transfer.library.base import Base
 from lib_transfer.models import Schedule, TorchModel
-from lib_transfer.webui.hosts.running.gradients import kept, ordinary
-from lib_transfer.webui.hosts.running.kinds import Size, conditioning, kind_of, own_chance
+from lib_transfer.webui.hosts.running.gradients import with_copied_norm_inputs, without_inference_tensors
+from lib_transfer.webui.hosts.running.kinds import Size, conditioning, fixed_rng, kind_of
 from lib_transfer.webui.hosts.running.places import Part, blocks_of, places_of
 
 # Where the text encoders are below the model's `clip.cond_stage_model`, by what they are.
@@ -99,7 +99,7 @@ def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
         return None if encoder is None else Part(encoder.transformer, "", "hf")
 
     def encode(pictures: Tensor) -> Tensor:
-        with own_chance():
+        with fixed_rng():
             return _outside(loaded.encode_first_stage(pictures))
 
     return TorchModel(
@@ -153,7 +153,7 @@ def _forward(loaded: Any, size: Size) -> Callable[[Tensor, Tensor, Sequence[str]
 
 @contextmanager
 def _differentiable(network: Any) -> Iterator[None]:
-    with ordinary(network), kept(network):
+    with without_inference_tensors(network), with_copied_norm_inputs(network):
         yield
 
 

@@ -1,4 +1,4 @@
-"""What gradients need to find their way through a program's networks, which were loaded to be run and not trained."""
+"""Makes a program's networks, which were loaded for inference, differentiable for as long as a context lasts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 CHECKED = ("checkpoint", "use_checkpoint")
-"""Attributes of modules of ldm and sgm: whether what is between is computed again on the way back.
+"""Attributes of modules of ldm and sgm that turn gradient checkpointing on.
 
-Their way of doing it (ldm/modules/diffusionmodules/util.py, `CheckpointFunction`) knows only the network's own weights: an
+Their implementation (ldm/modules/diffusionmodules/util.py, `CheckpointFunction`) knows only the network's own weights: an
 adapter's would get no gradients.
 """
 
 
 @contextmanager
-def unchecked(network: nn.Module) -> Iterator[None]:
+def without_checkpointing(network: nn.Module) -> Iterator[None]:
     """The network without gradient checkpointing of its own; afterwards as it was."""
     with ExitStack() as stack:
         for module in network.modules():
@@ -29,7 +29,7 @@ def unchecked(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def kept(network: nn.Module) -> Iterator[None]:
+def with_copied_norm_inputs(network: nn.Module) -> Iterator[None]:
     """The network with norms that keep a copy of what they are given: Forge's blocks add to it in place afterwards."""
     with ExitStack() as stack:
         for module in network.modules():
@@ -43,7 +43,7 @@ def _copied(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 @contextmanager
-def ordinary(network: nn.Module) -> Iterator[None]:
+def without_inference_tensors(network: nn.Module) -> Iterator[None]:
     """The network with ordinary tensors in place of those made in inference mode, which no gradient goes past.
 
     They share their memory, so that nothing is copied; afterwards the very same tensors are back.

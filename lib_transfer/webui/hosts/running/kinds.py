@@ -1,4 +1,4 @@
-"""What is known of the models that can be run in a program, by architecture."""
+"""The models that can be run in a program, and how."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ import torch
 from lib_transfer.conversion.variants import usual_size
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.library.base import Base
-
-SPACES = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}
-"""The autoencoder whose latents an architecture and its relatives have."""
+from lib_transfer.models.latents import LATENT_SPACES
 
 CHANNELS, FACTOR = 4, 8
-"""Of the latents of all these: how many channels, and how many pixels one of them is wide."""
+"""The channels of the latents of all models that can be run, and the width in pixels of one latent."""
 
 Size = tuple[int, int]
-"""Width and height in pixels; zeros for what the architecture was trained on."""
+"""Width and height in pixels; zeros for the size that the checkpoint was trained on."""
 
 
 class Kind(NamedTuple):
     """How a checkpoint is run.
 
     Attributes:
-        latent_space: which autoencoder its latents belong to.
-        size: width and height of its pictures.
+        latent_space: the name of its autoencoder.
+        size: width and height of its pictures in pixels.
     """
 
     latent_space: str
@@ -41,7 +39,7 @@ class Kind(NamedTuple):
 
 
 def latent_space_of(base: Base) -> str:
-    """The word for the autoencoder of a checkpoint.
+    """The name of the autoencoder that a checkpoint works with.
 
     Raises:
         UnsupportedError: it is of no kind that can be run here.
@@ -55,7 +53,7 @@ def kind_of(base: Base, size: Size) -> Kind:
     Raises:
         UnsupportedError: it is of no kind that can be run here.
     """
-    space = SPACES.get(base.architecture.family)
+    space = LATENT_SPACES.get(base.architecture.family)
     if space is None:
         raise UnsupportedError(
             f"{base.path.name} is {base.architecture.title}, which cannot be run here.",
@@ -81,8 +79,8 @@ def conditioning(prompts: Sequence[str], size: Size) -> Any:
 
 
 @contextmanager
-def own_chance() -> Iterator[None]:
-    """The autoencoders draw from a distribution: always the same, and the program's own chance is left as it was."""
+def fixed_rng() -> Iterator[None]:
+    """A fixed seed for the autoencoders, which draw from a distribution; the program's random state is left as it was."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
