@@ -80,7 +80,7 @@ def _hooks(made: Generations, prompt: str, before: Callable[[], None] = lambda: 
 
 def _restart() -> None:
     """As a new process: nothing is remembered but what is on disk."""
-    extension.desk.cache_clear()
+    extension.events.cache_clear()
     extension.prompts.cache_clear()
 
 

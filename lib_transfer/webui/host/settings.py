@@ -81,6 +81,12 @@ def label(parameter: Parameter) -> str:
     return _LABELS.get(parameter.name, parameter.name.replace("_", " ").capitalize())
 
 
+def help_of(parameter: Parameter) -> str:
+    """The help for a method's parameter as a sentence; the command line shows it as it is declared."""
+    text = parameter.help
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+
+
 @cache
 def settings() -> tuple[Setting, ...]:
     """Every setting, in the order of the page."""
@@ -100,7 +106,7 @@ def _all() -> Iterator[Setting]:
     yield _choice("method", "Default method", "The method that the tab starts with.", ids, registry.DEFAULT)
     for parameter in parameters():
         name = f"Default {label(parameter).lower()}"
-        yield Setting(parameter.name, name, parameter.help, parameter.default, parameter)
+        yield Setting(parameter.name, name, help_of(parameter), parameter.default, parameter)
     text = "Where to compute. auto uses a GPU if there is one."
     yield _choice("device", "Device", text, ("auto", "cpu", "cuda"), "auto")
     text = "The most GB that a transfer may use on the GPU. 0: no limit."

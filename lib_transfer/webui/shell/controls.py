@@ -10,7 +10,7 @@ import gradio as gr
 from lib_transfer import methods as registry
 from lib_transfer.methods import METHODS, Method, Parameter
 from lib_transfer.webui.host.host import Host
-from lib_transfer.webui.host.settings import NOT_SET, Setting, label, parameters
+from lib_transfer.webui.host.settings import NOT_SET, Setting, help_of, label, parameters
 from lib_transfer.webui.shell.form import Form
 
 # A slider over a wider range is too coarse; such numbers are typed.
@@ -60,7 +60,7 @@ def method_controls(form: Form, host: Host, method: Method) -> None:
             kind,
             parameter.name,
             label=label(parameter),
-            info=parameter.help,
+            info=help_of(parameter),
             value=shown(parameter, host.setting(parameter.name)),
             visible=parameter in registry.parameters(method),
             **options,
