@@ -28,7 +28,7 @@ from lib_transfer.progress import Progress, Silent
 
 
 def list_methods() -> tuple[Method, ...]:
-    """Every method, the default one first."""
+    """Every method, the default one first: its id, title, paper, formula, parameters, and what it needs."""
     return METHODS
 
 
