@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.batches.cluster import connected, on_cluster
 from lib_transfer.batches.costs import Costs
 from lib_transfer.batches.estimate import estimate
@@ -150,7 +150,7 @@ def _everywhere(options: argparse.Namespace) -> Runtime:
 
 
 def _settings(options: argparse.Namespace, runtime: Runtime) -> TransferSettings:
-    method = registry.get(options.method)
+    method = methods.get(options.method)
     if method.needs_source and not (options.source or options.source_from_metadata):
         raise RequestError(
             f'The method "{method.id}" needs the checkpoint that each LoRA was trained on.',
@@ -160,7 +160,7 @@ def _settings(options: argparse.Namespace, runtime: Runtime) -> TransferSettings
         need_folder(options.output_dir)
     return TransferSettings(
         method.id,
-        registry.settings(method, settings(options)),
+        methods.settings(method, settings(options)),
         source=described(options.source, runtime.hashes) if options.source else None,
         output=options.output_dir,
         existing=options.existing,
@@ -218,7 +218,7 @@ def _count(text: str) -> int:
 
 
 def _gigabytes(text: str) -> int:
-    number = registry.as_number(text)
+    number = methods.as_number(text)
     if not 0 < number < 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of GB")
     return int(number * 2**30)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.methods import METHODS
 
 
@@ -16,13 +16,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print every method."""
     for method in METHODS:
-        default = " (default)" if method.id == registry.DEFAULT else ""
+        default = " (default)" if method.id == methods.DEFAULT else ""
         print(f"{method.id}{default}: {method.title}")
         print(f"  {method.summary}")
         print(f"  {method.formula}")
         print(f"  {method.paper}")
         print(f"  needs the source checkpoint: {'yes' if method.needs_source else 'no'}")
-        for parameter in registry.parameters(method):
+        for parameter in methods.parameters(method):
             print(f"  --{parameter.name.replace('_', '-')}: {parameter.help}")
         print()
     return 0

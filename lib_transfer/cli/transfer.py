@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lib_transfer import api
-from lib_transfer import methods as registry
+from lib_transfer import api, methods
 from lib_transfer.cli import terminal
 from lib_transfer.conversion.heatmap import draw, save, transfer_panels
 from lib_transfer.conversion.jobs import analyse, transfer
@@ -93,9 +92,9 @@ def add_method(parser: argparse.ArgumentParser) -> None:
     """Add ``--method`` and a flag for every setting that some method declares."""
     parser.add_argument(
         "--method",
-        default=registry.DEFAULT,
+        default=methods.DEFAULT,
         metavar="METHOD",
-        help=f"{', '.join(m.id for m in METHODS)} (default {registry.DEFAULT}; see the command methods)",
+        help=f"{', '.join(m.id for m in METHODS)} (default {methods.DEFAULT}; see the command methods)",
     )
     add_settings(parser)
 
@@ -118,7 +117,7 @@ def declared() -> dict[Parameter, list[str]]:
     """Every parameter with the ids of the methods that have it."""
     found: dict[Parameter, list[str]] = {}
     for method in METHODS:
-        for parameter in registry.parameters(method):
+        for parameter in methods.parameters(method):
             found.setdefault(parameter, []).append(method.id)
     return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.cli import terminal
 from lib_transfer.evaluation import verify
 from lib_transfer.evaluation.improvements.reconstruction import RANK
@@ -28,7 +28,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument(
         "--transferred", type=Path, action="append", default=[], metavar="FILE",
-        help=f"what was made of it for the target; again for others (made by {registry.DEFAULT} when not given)",
+        help=f"what was made of it for the target; again for others (made by {methods.DEFAULT} when not given)",
     )  # fmt: skip
     parser.add_argument(
         "--note",

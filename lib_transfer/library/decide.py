@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.errors import CancelledError, OutputExistsError, RequestError, TransferError
 from lib_transfer.library.adapters import Found
 from lib_transfer.library.checkpoints import Checkpoint
@@ -48,7 +48,7 @@ class TransferSettings:
     @property
     def how(self) -> Method:
         """The method."""
-        return registry.get(self.method)
+        return methods.get(self.method)
 
 
 @dataclass(frozen=True)
