@@ -9,14 +9,16 @@ from collections.abc import Iterator
 
 from lib_transfer.batches.task import Task
 from lib_transfer.batches.watch import GroupProgress, Watch
-from lib_transfer.conversion.jobs import Ending, transfer_group
+from lib_transfer.conversion.jobs import Ending, analyse, transfer_group
 from lib_transfer.conversion.outcome import Outcome, failed, summary_of
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import CancelledError, StorageError, TransferError
 from lib_transfer.library.checkpoints import doubts
 from lib_transfer.library.decide import Convert
 from lib_transfer.library.destination import numbered
 from lib_transfer.library.job import Job
 from lib_transfer.library.request import TransferRequest
+from lib_transfer.progress import Progress
 
 logger = logging.getLogger("transfer_lora")
 
@@ -51,6 +53,18 @@ def convert(task: Task, watch: Watch, worker: int = 0) -> Iterator[Outcome]:
         logger.warning("Transfer LoRA: a group of %d failed (%s); they go on one by one", len(pending), error)
         for item in pending.values():
             yield from convert(dataclasses.replace(task, items=(item,)), watch, worker)
+
+
+def analysed(item: Convert, runtime: Runtime, progress: Progress) -> Outcome:
+    """The outcome of an analysis, which writes nothing.
+
+    Raises:
+        TransferError: as :func:`~lib_transfer.conversion.jobs.analyse`.
+    """
+    job = item.job(runtime.hashes, progress.cancelled)
+    report = analyse(job, runtime=runtime, progress=progress)
+    notes = doubts(item.facts, item.source, job.request.source_sha256)
+    return dataclasses.replace(_blank(item), status="analysed", report=report, notes=notes)
 
 
 def not_converted(item: Convert, error: Exception) -> Outcome:
@@ -109,7 +123,13 @@ def _ended(item: Convert, job: Job, ending: Ending, keeps_report: bool) -> Outco
         return dataclasses.replace(_blank(item), status="left out", message=ending.message)
     if isinstance(ending, TransferError):
         return dataclasses.replace(not_converted(item, ending), notes=notes)
-    made = dataclasses.replace(_blank(item), status=ending.status, path=ending.path, notes=(*notes, *ending.warnings))
+    made = dataclasses.replace(
+        _blank(item),
+        status=ending.status,
+        path=ending.path,
+        sidecars=ending.sidecars,
+        notes=(*notes, *ending.warnings),
+    )
     if ending.report is None:
         return made if ending.path is None else dataclasses.replace(made, summary=dict(summary_of(ending.path)))
     if keeps_report:

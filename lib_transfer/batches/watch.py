@@ -7,7 +7,7 @@ import time
 from typing import Protocol
 
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.progress import PUBLISHING, remaining
+from lib_transfer.progress import PUBLISHING, Progress, remaining
 
 
 class Watch(Protocol):
@@ -60,6 +60,25 @@ class SilentWatch:
     def left_out(self, name: str) -> bool:
         """Never."""
         return False
+
+
+class ProgressWatch(SilentWatch):
+    """The watch of a group that is converted in this process, where only its progress is to be told."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def stretch(self, worker: int, total: int, what: str) -> None:
+        self._progress.start(total, what)
+
+    def step(self, worker: int) -> None:
+        self._progress.step("")
+
+    def publishing(self, worker: int) -> None:
+        self._progress.publishing()
+
+    def cancelled(self) -> bool:
+        return self._progress.cancelled()
 
 
 class GroupProgress:

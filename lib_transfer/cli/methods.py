@@ -7,6 +7,11 @@ import argparse
 from lib_transfer import methods
 from lib_transfer.methods import METHODS
 
+SYMBOLS = (
+    "D is the update of a module; P and Q project onto the dominant subspaces of its weight (s: source, t: target)"
+)
+"""What stands in the formulas."""
+
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
@@ -15,6 +20,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print every method."""
+    print(SYMBOLS)
     for method in METHODS:
         default = " (default)" if method.id == methods.DEFAULT else ""
         print(f"{method.id}{default}: {method.title}")

@@ -15,8 +15,8 @@ from lib_transfer.conversion.similarity import compare
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
-    parser.add_argument("--source", type=Path, metavar="CKPT", required=True)
-    parser.add_argument("--target", type=Path, metavar="CKPT", required=True)
+    parser.add_argument("--source", type=Path, metavar="CKPT", required=True, help="the first checkpoint")
+    parser.add_argument("--target", type=Path, metavar="CKPT", required=True, help="the checkpoint to compare it with")
     parser.add_argument("--energy", metavar="F", help="subspace rank by energy (default 0.99)")
     parser.add_argument("--subspace-rank", metavar="N", help="a fixed subspace rank instead")
     terminal.add_reports(parser, "every module's similarities", plot=True)

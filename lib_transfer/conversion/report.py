@@ -15,6 +15,7 @@ from typing import Any, Literal
 from lib_transfer.architecture.module import Module, Position
 from lib_transfer.conversion.relation import Similarity
 from lib_transfer.formats.unread import Unread
+from lib_transfer.formatting import percent, rounded
 from lib_transfer.version import SCHEMA
 
 Decision = Literal["transferred", "copied", "carried over", "below threshold", "no counterpart", "unsupported"]
@@ -139,10 +140,10 @@ class TransferReport:
             "schema": SCHEMA,
             "modules": t.modules,
             "decisions": dict(sorted(Counter(m.decision for m in self.modules).items())),
-            "energy_kept": _rounded(t.energy_kept),
-            "lowest_similarity": _rounded(t.lowest),
-            "mean_similarity": _rounded(t.mean),
-            "change_from_reuse": _rounded(self.change),
+            "energy_kept": rounded(t.energy_kept),
+            "lowest_similarity": rounded(t.lowest),
+            "mean_similarity": rounded(t.mean),
+            "change_from_reuse": rounded(self.change),
             "verdict": self.verdict,
         }
 
@@ -188,7 +189,7 @@ def totals(modules: Iterable[ModuleReport]) -> Totals:
 
 def similarity_dict(similarity: Similarity | None) -> dict[str, Any] | None:
     """A similarity for JSON."""
-    return None if similarity is None else {k: _rounded(v) for k, v in asdict(similarity).items()}
+    return None if similarity is None else {k: rounded(v) for k, v in asdict(similarity).items()}
 
 
 def module_row(module: Module) -> dict[str, Any]:
@@ -219,15 +220,6 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-def percent(share: float | None) -> str:
-    """A share as people read it; never rounded up to 100 %."""
-    if share is None:
-        return ""
-    if 0.999 <= share < 0.999999:
-        return "99.9 %"
-    return f"{100 * share:.1f} %"
 
 
 def _verdict(report: TransferReport) -> list[str]:
@@ -271,13 +263,8 @@ def _module_dict(module: ModuleReport) -> dict[str, Any]:
         "similarity": similarity_dict(module.similarity),
         "rank_before": module.rank_before,
         "rank_after": module.rank_after,
-        **{name: _rounded(getattr(module, name)) for name in ("norm_before", "norm_after", "energy_kept", "change")},
+        **{name: rounded(getattr(module, name)) for name in ("norm_before", "norm_after", "energy_kept", "change")},
     }
-
-
-def _rounded(value: float | None) -> float | None:
-    """Six significant digits: more is noise of the machine, and would make equal reports differ."""
-    return value if value is None or isinstance(value, int) else float(f"{value:.6g}")
 
 
 def _order(position: Position | None) -> tuple[str, int]:

@@ -57,7 +57,7 @@ class Library:
 
     def adapter(self, path: Path) -> AdapterFacts:
         """What the header of a LoRA says."""
-        return self.index.adapter(path) or AdapterFacts(problem=f"{path.name} is gone.")
+        return self.index.adapter(path) or AdapterFacts(problem=f"{path} does not exist.")
 
     def source(self, facts: AdapterFacts) -> SourceMatch:
         """The installed checkpoint that a LoRA was trained on.

@@ -107,7 +107,7 @@ def test_bad_input(
         "rank": (["transfer", style, *ends, "--rank", "0"], "rank cannot be"),
         "both ranks": (["transfer", style, *ends, "--energy", "0.5", "--subspace-rank", "3"], "Both an energy"),
         "not ours": (["transfer", style, *ends, "--output", theirs, "--overwrite"], "not made by Transfer LoRA"),
-        "report over a model": (["transfer", style, *ends, "--json", theirs], "not written to"),
+        "report over a model": (["transfer", style, *ends, "--json", theirs], "cannot be written to"),
         "no folder": (["transfer", style, *ends, "--output-dir", "nowhere"], "does not exist"),
         "no such flag": (["transfer", style, *ends, "--nope"], "unrecognized arguments"),
         "no command": ([], "required"),
@@ -171,12 +171,12 @@ class TestInOneProcess:
 
         return run
 
-    def test_copy_does_without_a_source(self, run: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
+    def test_reuse_does_without_a_source(self, run: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
         done = run("transfer", style, "--target", files["sd1-target"], "--method", "reuse")
         assert done.code == 0
         assert "Written: " in done.out
         (name,) = _models(tmp_path)
-        assert name.startswith("style_sd1-target_copy_")
+        assert name.startswith("style_sd1-target_reuse_")
 
     def test_a_dry_run_writes_no_lora(self, run: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
         done = run("transfer", style, *_ends(files), "--dry-run", "--json", tmp_path / "told.json")

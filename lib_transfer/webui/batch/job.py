@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lib_transfer.batches.report import BatchReport
-from lib_transfer.batches.watch import Tally
+from lib_transfer.batches.watch import ProgressWatch, Tally
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.webui.shell.jobs import Job, JobWatch
+from lib_transfer.webui.shell.jobs import Job
 
 
 class BatchJob(Job):
@@ -69,7 +69,7 @@ class BatchJob(Job):
         return frozenset(self._left)
 
 
-class BatchWatch(JobWatch):
+class BatchWatch(ProgressWatch):
     """The watch of a batch that is converted one group at a time, in this process."""
 
     def __init__(self, job: BatchJob, tally: Tally) -> None:
