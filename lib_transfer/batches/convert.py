@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from lib_transfer.batches.task import Task
-from lib_transfer.batches.watch import GroupProgress, Watch
+from lib_transfer.batches.watch import Watch
 from lib_transfer.conversion.jobs import Ending, analyse, transfer_group
 from lib_transfer.conversion.outcome import Outcome, failed, summary_of
 from lib_transfer.conversion.runtime import Runtime
@@ -37,10 +37,10 @@ def convert(task: Task, watch: Watch, worker: int = 0) -> Iterator[Outcome]:
         CancelledError: the person asked to stop. What was yielded is done.
         StorageError: an output could not be written, and so the next one could not be either.
     """
-    watch.group(worker, tuple(item.name for item in task.items))
+    progress = watch.group(worker, tuple(item.name for item in task.items))
     pending = {item.name: item for item in task.items}
     try:
-        for outcome in _together(task, watch, worker):
+        for outcome in _together(task, watch, progress):
             del pending[outcome.name]
             yield outcome
     except (CancelledError, StorageError):
@@ -72,7 +72,7 @@ def not_converted(item: Convert, error: Exception) -> Outcome:
     return failed(item.name, item.source, item.target, error)
 
 
-def _together(task: Task, watch: Watch, worker: int) -> Iterator[Outcome]:
+def _together(task: Task, watch: Watch, progress: Progress) -> Iterator[Outcome]:
     jobs: list[Job] = []
     items: dict[TransferRequest, Convert] = {}
     for item in task.items:
@@ -92,7 +92,7 @@ def _together(task: Task, watch: Watch, worker: int) -> Iterator[Outcome]:
     endings = transfer_group(
         jobs,
         runtime=task.runtime,
-        progress=GroupProgress(watch, worker),
+        progress=progress,
         left=lambda run: watch.left_out(items[run.request].name),
         begins=task.begins,
     )
