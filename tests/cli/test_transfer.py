@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from lib_transfer.cli.main import main
+from lib_transfer.conversion import group
+from lib_transfer.errors import NotEnoughMemoryError
 from tests import tiny
 from tests.cli.conftest import Done, standing, start
 from tests.waiting import HANG
@@ -218,6 +220,26 @@ class TestInOneProcess:
         done = run("transfer", style, *_ends(files), "--threshold", "1", "--energy", "0.9")
         assert done.code == 2
         assert "Nothing of this adapter can be carried" in done.out
+        assert _models(tmp_path) == set()
+
+    @pytest.mark.parametrize("error", [ValueError("a bug"), NotEnoughMemoryError("There is no more memory.")])
+    def test_what_is_not_the_inputs_fault_is_1(
+        self,
+        error: Exception,
+        run: Cli,
+        style: Path,
+        files: tiny.Files,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def failing(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(group, "carry", failing)
+        done = run("transfer", style, *_ends(files))
+        assert done.code == 1
+        assert str(error) in done.err
+        assert ("error in Transfer LoRA itself" in done.err) is (type(error) is ValueError)
         assert _models(tmp_path) == set()
 
     def test_defaults(self, run: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
