@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,7 +112,7 @@ class _Engine:
 def _engine(options: argparse.Namespace, runtime: Runtime) -> Iterator[_Engine]:
     """Processes of this machine, or the cluster that is asked for."""
     if options.scheduler is None:
-        workers = options.workers or _usual_workers(runtime)
+        workers = options.workers or runtime.threads
         yield _Engine(workers, options.memory, functools.partial(in_processes, workers=workers))
         return
     with connected(options.scheduler) as cluster:
@@ -130,10 +129,6 @@ def _everywhere(options: argparse.Namespace) -> Runtime:
             setattr(options, name, [item.absolute() if isinstance(item, Path) else item for item in value])
     runtime = terminal.runtime(options)
     return dataclasses.replace(runtime, cache_folder=runtime.cache.folder.absolute())
-
-
-def _usual_workers(runtime: Runtime) -> int:
-    return 1 if runtime.torch_device.type == "cuda" else min(os.cpu_count() or 1, 4)
 
 
 def _convert(groups: list[Task], engine: _Engine, report: BatchReport, stream: TextIO) -> bool:

@@ -40,8 +40,8 @@ class ModuleReport:
         decision: what was done; ``carried over`` is for tensors that no method changes (bias, norm, with ``copy`` also a
             full difference).
         reason: why, as a short sentence.
-        similarity: of the weights' subspaces, where it was computed.
-        rank_before, rank_after: of the low-rank update.
+        similarity: the similarity of the weights' subspaces, where it was computed.
+        rank_before, rank_after: the rank of the low-rank update.
         norm_before, norm_after: Frobenius norms of the update read and of the one written. None before, where an update
             does not fit its module and was not formed: :class:`Totals` cannot count it then, and the verdict says so.
         energy_kept: share of the update's squared norm that was written, before ``strength``.
@@ -75,7 +75,7 @@ class Totals:
     Attributes:
         modules, written: how many there are, and how many the output holds.
         energy_kept: share of their squared norms that was written; None where none has a norm.
-        lowest, mean: of the smaller similarity; None where none was computed.
+        lowest, mean: the lowest and the mean smaller similarity; None where none was computed.
     """
 
     modules: int
@@ -90,10 +90,10 @@ class TransferReport:
     """The whole story of one transfer.
 
     Attributes:
-        request: as :meth:`~lib_transfer.library.request.TransferRequest.to_json` gives it, parsed.
+        request: the request as JSON (:meth:`~lib_transfer.library.request.TransferRequest.to_json`), parsed.
         method: title of the method.
         source_architecture, target_architecture: titles; None without a source.
-        modules: in the order of the adapter.
+        modules: the reports of the modules, in the order of the adapter.
         unread: tensors of the adapter that no module was made of.
         notes: further things a person should know, as sentences; they are part of the verdict.
     """

@@ -109,7 +109,7 @@ def make_job(
         settings: the method's settings (:func:`lib_transfer.methods.parameters`); those left out take their defaults.
         hashes: where the files' content hashes are remembered.
         destination: where the output goes; the adapter's own folder when not given.
-        cancelled: asked while hashing whether to stop.
+        cancelled: is asked while hashing whether to stop.
 
     Raises:
         RequestError: the method or a setting is unknown, a value is out of range, or there is no source where one is
