@@ -56,7 +56,11 @@ class Library:
 
     def adapter(self, path: Path) -> AdapterFacts:
         """What the header of a LoRA says."""
-        return self.index.adapter(path) or AdapterFacts(problem=f"{path} does not exist.")
+        facts = self.index.adapter(path)
+        if facts is None:
+            why = "is a folder, not the file of a LoRA" if path.is_dir() else "does not exist"
+            facts = AdapterFacts(problem=f"{path} {why}.")
+        return facts
 
     def source(self, facts: AdapterFacts) -> SourceMatch:
         """The installed checkpoint that a LoRA was trained on.
