@@ -9,20 +9,16 @@ from pathlib import Path
 from lib_transfer import methods
 from lib_transfer.batches.convert import convert
 from lib_transfer.batches.costs import Costs
-from lib_transfer.batches.plan import plan
+from lib_transfer.batches.folders import checked_settings, plan_folders
+from lib_transfer.batches.plan import BatchPlan
 from lib_transfer.batches.processes import in_processes
 from lib_transfer.batches.report import BatchReport
 from lib_transfer.batches.task import MEMORY, tasks
 from lib_transfer.batches.watch import SilentWatch, Watch
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.library.adapters import find
-from lib_transfer.library.checkpoints import described, installed
-from lib_transfer.library.decide import TransferSettings
-from lib_transfer.library.destination import Existing, need_folder
-from lib_transfer.library.index import FileIndex
-from lib_transfer.library.job import Job, Model, make_job, model_paths
-from lib_transfer.library.library import Library
-from lib_transfer.library.outputs import Outputs
+from lib_transfer.library.destination import Existing
+from lib_transfer.library.job import Job, Model, make_job
 from lib_transfer.methods import METHODS, Method, Value
 from lib_transfer.progress import Progress, Silent
 
@@ -106,32 +102,17 @@ def batch(
         CancelledError: ``progress`` or ``watch`` said to stop.
         TransferError: a folder or the target cannot be used, a setting is wrong, or an output could not be written.
     """
-    runtime, watch = runtime or Runtime(), watch or SilentWatch()
-    chosen = methods.get(method)
-    places = [Path(folder) for folder in folders]
-    if output is not None:
-        output = Path(output)
-        need_folder(output)
-    index, hashes = FileIndex(runtime.cache.folder), runtime.hashes
-    asked = TransferSettings(
-        chosen.id,
-        methods.settings(chosen, settings),
-        source=None if source is None else described(model_paths(source), hashes),
-        output=output,
-        existing=existing,
-    )
-    library = Library(
-        index,
-        hashes,
-        folders=(*places, *([output] if output is not None else [])),
-        checkpoints=() if checkpoints is None else installed(Path(checkpoints), hashes),
-        outputs=Outputs(index),
-    )
-    found = find(places, recursive=recursive, include=include, exclude=exclude)
-    planned = plan(found, described(model_paths(target), hashes), asked, library, progress or Silent())
-    report = BatchReport(planned)
+    runtime = runtime or Runtime()
+    found = find([*map(Path, folders)], recursive=recursive, include=include, exclude=exclude)
+    asked = checked_settings(method, settings, source, output, existing, runtime)
+    planned = plan_folders(folders, found, target, asked, checkpoints, runtime, progress or Silent())
+    return _converted(planned, runtime, watch or SilentWatch(), memory=memory, workers=workers)
+
+
+def _converted(plan: BatchPlan, runtime: Runtime, watch: Watch, *, memory: int, workers: int) -> BatchReport:
+    report = BatchReport(plan)
     how = dataclasses.replace(runtime, workers=runtime.workers if workers == 1 else 1)
-    groups = tasks(planned, how, Costs(planned), memory=memory, workers=workers)
+    groups = tasks(plan, how, Costs(plan), memory=memory, workers=workers)
     here = (outcome for group in groups for outcome in convert(group, watch))
     for outcome in here if workers == 1 else in_processes(groups, watch, workers):
         report.settled(outcome)

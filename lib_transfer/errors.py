@@ -80,7 +80,9 @@ class CancelledError(TransferError):
 
 def internal(error: BaseException) -> TransferError:
     """What is said of an exception that is nobody's fault but ours, with the name of its class."""
-    return TransferError(
+    made = TransferError(
         f"This is an error in Transfer LoRA itself: {type(error).__name__}: {error}",
         hint="Please report it with the lines of the log or the console.",
     )
+    made.exit_code = 1
+    return made

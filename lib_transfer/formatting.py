@@ -1,4 +1,4 @@
-"""Numbers and texts for people: times, sizes, and what a spreadsheet may be given."""
+"""Numbers and texts for people: times, sizes, shares, and what a spreadsheet may be given."""
 
 from __future__ import annotations
 
@@ -15,6 +15,20 @@ def duration(seconds: float) -> str:
 def size(count: float) -> str:
     """A number of bytes, in MB or GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def percent(share: float | None) -> str:
+    """A share as people read it; never rounded up to 100 %."""
+    if share is None:
+        return ""
+    if 0.999 <= share < 0.999999:
+        return "99.9 %"
+    return f"{100 * share:.1f} %"
+
+
+def rounded(value: float | None) -> float | None:
+    """Six significant digits: more is noise of the machine, and would make equal reports differ."""
+    return value if value is None or isinstance(value, int) else float(f"{value:.6g}")
 
 
 def for_spreadsheet(value: Any) -> Any:

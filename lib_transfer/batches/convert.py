@@ -8,15 +8,17 @@ import time
 from collections.abc import Iterator
 
 from lib_transfer.batches.task import Task
-from lib_transfer.batches.watch import GroupProgress, Watch
-from lib_transfer.conversion.jobs import Ending, transfer_group
+from lib_transfer.batches.watch import Watch
+from lib_transfer.conversion.jobs import Ending, analyse, transfer_group
 from lib_transfer.conversion.outcome import Outcome, failed, summary_of
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import CancelledError, StorageError, TransferError
 from lib_transfer.library.checkpoints import doubts
 from lib_transfer.library.decide import Convert
 from lib_transfer.library.destination import numbered
 from lib_transfer.library.job import Job
 from lib_transfer.library.request import TransferRequest
+from lib_transfer.progress import Progress
 
 logger = logging.getLogger("transfer_lora")
 
@@ -35,10 +37,10 @@ def convert(task: Task, watch: Watch, worker: int = 0) -> Iterator[Outcome]:
         CancelledError: the person asked to stop. What was yielded is done.
         StorageError: an output could not be written, and so the next one could not be either.
     """
-    watch.group(worker, tuple(item.name for item in task.items))
+    progress = watch.group(worker, tuple(item.name for item in task.items))
     pending = {item.name: item for item in task.items}
     try:
-        for outcome in _together(task, watch, worker):
+        for outcome in _together(task, watch, progress):
             del pending[outcome.name]
             yield outcome
     except (CancelledError, StorageError):
@@ -53,12 +55,24 @@ def convert(task: Task, watch: Watch, worker: int = 0) -> Iterator[Outcome]:
             yield from convert(dataclasses.replace(task, items=(item,)), watch, worker)
 
 
+def analysed(item: Convert, runtime: Runtime, progress: Progress) -> Outcome:
+    """The outcome of an analysis, which writes nothing.
+
+    Raises:
+        TransferError: as :func:`~lib_transfer.conversion.jobs.analyse`.
+    """
+    job = item.job(runtime.hashes, progress.cancelled)
+    report = analyse(job, runtime=runtime, progress=progress)
+    notes = doubts(item.facts, item.source, job.request.source_sha256)
+    return dataclasses.replace(_blank(item), status="analysed", report=report, notes=notes)
+
+
 def not_converted(item: Convert, error: Exception) -> Outcome:
     """The outcome of an adapter that ``error`` kept from being converted."""
     return failed(item.name, item.source, item.target, error)
 
 
-def _together(task: Task, watch: Watch, worker: int) -> Iterator[Outcome]:
+def _together(task: Task, watch: Watch, progress: Progress) -> Iterator[Outcome]:
     jobs: list[Job] = []
     items: dict[TransferRequest, Convert] = {}
     for item in task.items:
@@ -78,7 +92,7 @@ def _together(task: Task, watch: Watch, worker: int) -> Iterator[Outcome]:
     endings = transfer_group(
         jobs,
         runtime=task.runtime,
-        progress=GroupProgress(watch, worker),
+        progress=progress,
         left=lambda run: watch.left_out(items[run.request].name),
         begins=task.begins,
     )
@@ -109,7 +123,13 @@ def _ended(item: Convert, job: Job, ending: Ending, keeps_report: bool) -> Outco
         return dataclasses.replace(_blank(item), status="left out", message=ending.message)
     if isinstance(ending, TransferError):
         return dataclasses.replace(not_converted(item, ending), notes=notes)
-    made = dataclasses.replace(_blank(item), status=ending.status, path=ending.path, notes=(*notes, *ending.warnings))
+    made = dataclasses.replace(
+        _blank(item),
+        status=ending.status,
+        path=ending.path,
+        sidecars=ending.sidecars,
+        notes=(*notes, *ending.warnings),
+    )
     if ending.report is None:
         return made if ending.path is None else dataclasses.replace(made, summary=dict(summary_of(ending.path)))
     if keeps_report:

@@ -24,6 +24,7 @@ from lib_transfer.batches.watch import SilentWatch, Watch
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, NotEnoughMemoryError, StorageError
 from lib_transfer.library.decide import Convert
+from lib_transfer.progress import Progress, Silent
 
 GRACE = 0.2
 """Seconds that a worker may go on with the module it is at, once it is to stop. An output being written is finished."""
@@ -68,6 +69,7 @@ class _Worker:
         self._process: BaseProcess | None = None
         self.connection: Connection | None = None
         self._task: Task | None = None
+        self._progress: Progress = Silent()
         self._left: dict[str, Convert] = {}
 
     @property
@@ -108,8 +110,10 @@ class _Worker:
                     self._task = None
                 elif kind == "full":
                     raise StorageError(what[0], hint=what[1])
+                elif kind == "group":
+                    self._progress = watch.group(self._number, what[0])
                 else:
-                    getattr(watch, kind)(self._number, *what)
+                    getattr(self._progress, kind)(*what)
         except (EOFError, ConnectionError):
             yield from self._passed_on(waiting)
 
@@ -193,17 +197,18 @@ class _Told(SilentWatch):
         with self._lock, contextlib.suppress(OSError):
             self._connection.send(what)
 
-    def group(self, worker: int, names: tuple[str, ...]) -> None:
+    def group(self, worker: int, names: tuple[str, ...]) -> Progress:
         self.send("group", names)
+        return self
 
-    def stretch(self, worker: int, total: int, what: str) -> None:
+    def start(self, total: int, what: str) -> None:
         self.publishes = False
-        self.send("stretch", total, what)
+        self.send("start", total, what)
 
-    def step(self, worker: int) -> None:
-        self.send("step")
+    def step(self, what: str) -> None:
+        self.send("step", what)
 
-    def publishing(self, worker: int) -> None:
+    def publishing(self) -> None:
         self.publishes = True
         self.send("publishing")
 

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lib_transfer.batches.plan import BatchPlan
-from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.conversion.outcome import Outcome, Status
 from lib_transfer.conversion.report import modules_written
 from lib_transfer.formatting import for_spreadsheet
 from lib_transfer.version import SCHEMA
@@ -36,10 +36,7 @@ COLUMNS = (
     "notes",
 )
 
-WAITING = "to convert"
-"""The status of an adapter that nothing has become of yet."""
-
-ORDER: tuple[Any, ...] = (WAITING, "written", "already done", "nothing carried", "left out", "failed")
+WAITING: Status = "to convert"
 
 
 @dataclass
@@ -60,10 +57,10 @@ class BatchReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many adapters there are of each status, in the order of :data:`ORDER`."""
+        """How many adapters there are of each status, in the order of :data:`Status`."""
         found = Counter(outcome.status for outcome in (self.plan.settled | self.outcomes).values())
         waiting = len(self.plan.items) - len(self.outcomes)
-        return {status: n for status in ORDER if (n := waiting if status == WAITING else found[status])}
+        return {status: n for status in get_args(Status) if (n := waiting if status == WAITING else found[status])}
 
     @property
     def words(self) -> str:
@@ -74,8 +71,9 @@ class BatchReport:
     def headline(self) -> str:
         """How many files there are, and what is to become of them."""
         count = self.plan.passed_over
-        passed_over = f" {count} transferred LoRA{' is' if count == 1 else 's are'} passed over." if count else ""
-        return f"{len(self.plan.facts)} LoRAs: {self.words}.{passed_over}"
+        were, are = (" was", "is") if count == 1 else ("s were", "are")
+        ours = f" {count} LoRA{were} made by Transfer LoRA and {are} not transferred again." if count else ""
+        return f"{len(self.plan.facts)} LoRAs: {self.words}.{ours}"
 
     @property
     def failed(self) -> bool:

@@ -26,7 +26,7 @@ class Task:
         items: the adapters.
         runtime: how it is computed.
         taken: file names, without ending and casefolded, that no output may get anew.
-        begins: at which share of the modules; groups that run side by side begin at different ones, so that what one of
+        begins: the share of the modules to begin at; groups that run side by side begin at different ones, so that what one of
             them computes for the cache the others find there. It does not change the result.
         keeps_reports: whether outcomes have whole reports; those of many adapters would be too much to keep, and to send.
     """

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.progress import PUBLISHING, remaining
+from lib_transfer.progress import PUBLISHING, Progress, Silent, remaining
 
 
 class Watch(Protocol):
     """What a batch reports to; the tab and the command line each bring their own."""
 
-    def group(self, worker: int, names: tuple[str, ...]) -> None:
-        """The worker of this number begins a group."""
-
-    def stretch(self, worker: int, total: int, what: str) -> None:
-        """A stretch of ``total`` steps of that group begins; ``what`` is a few words for the person."""
-
-    def step(self, worker: int) -> None:
-        """One of these steps is done. Called from several threads."""
-
-    def publishing(self, worker: int) -> None:
-        """An output of that group is being written, whole; nothing stops it."""
+    def group(self, worker: int, names: tuple[str, ...]) -> Progress:
+        """The worker of this number begins a group; what is returned is told how far its conversion is."""
 
     def settled(self, outcome: Outcome) -> None:
         """An adapter is through."""
@@ -35,54 +27,32 @@ class Watch(Protocol):
         """Whether the person left out this adapter."""
 
 
-class SilentWatch:
-    """A watch that shows nothing, and never stops."""
+class SilentWatch(Silent):
+    """A watch that shows nothing and never stops. It is the progress of every group, too."""
 
-    def group(self, worker: int, names: tuple[str, ...]) -> None:
+    def group(self, worker: int, names: tuple[str, ...]) -> Progress:
         """Ignore the group."""
-
-    def stretch(self, worker: int, total: int, what: str) -> None:
-        """Ignore the stretch."""
-
-    def step(self, worker: int) -> None:
-        """Ignore the step."""
-
-    def publishing(self, worker: int) -> None:
-        """Let it be written."""
+        return self
 
     def settled(self, outcome: Outcome) -> None:
         """Ignore the outcome."""
-
-    def cancelled(self) -> bool:
-        """Never."""
-        return False
 
     def left_out(self, name: str) -> bool:
         """Never."""
         return False
 
 
-class GroupProgress:
-    """The progress of one group's conversion, told to the watch of the whole batch."""
+class ProgressWatch(SilentWatch):
+    """The watch of groups that are converted in this process, one after another, and told to one progress."""
 
-    def __init__(self, watch: Watch, worker: int) -> None:
-        self._watch, self._worker = watch, worker
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
 
-    def start(self, total: int, what: str) -> None:
-        """A stretch begins."""
-        self._watch.stretch(self._worker, total, what)
-
-    def step(self, what: str) -> None:
-        """One step is done."""
-        self._watch.step(self._worker)
-
-    def publishing(self) -> None:
-        """An output is being written."""
-        self._watch.publishing(self._worker)
+    def group(self, worker: int, names: tuple[str, ...]) -> Progress:
+        return self._progress
 
     def cancelled(self) -> bool:
-        """Whether to stop."""
-        return self._watch.cancelled()
+        return self._progress.cancelled()
 
 
 class Tally:
@@ -90,35 +60,24 @@ class Tally:
 
     Args:
         total: how many adapters there are to convert.
+        changed: is called whenever a group gets on.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, changed: Callable[[], None] = lambda: None) -> None:
         self._total = total
+        self._changed = changed
         self._settled = 0
         self._began = 0.0
         self._groups: dict[int, _Group] = {}
         self._lock = threading.Lock()
 
-    def group(self, worker: int, names: tuple[str, ...]) -> None:
+    def group(self, worker: int, names: tuple[str, ...]) -> Progress:
         """As :meth:`Watch.group`."""
+        group = _Group(set(names), self._lock, self._changed)
         with self._lock:
             self._began = self._began or time.monotonic()
-            self._groups[worker] = _Group(set(names))
-
-    def stretch(self, worker: int, total: int, what: str) -> None:
-        """As :meth:`Watch.stretch`."""
-        with self._lock:
-            self._groups.setdefault(worker, _Group(set())).begin(total, what)
-
-    def step(self, worker: int) -> None:
-        """As :meth:`Watch.step`."""
-        with self._lock:
-            self._groups[worker].done += 1
-
-    def publishing(self, worker: int) -> None:
-        """As :meth:`Watch.publishing`."""
-        with self._lock:
-            self._groups[worker].publishing = True
+            self._groups[worker] = group
+        return group
 
     def settled(self, name: str) -> None:
         """As :meth:`Watch.settled`."""
@@ -138,23 +97,36 @@ class Tally:
             return share, f"{self._settled} of {self._total} LoRAs{f'; {words}' if words else ''}", left
 
 
-class _Group:
+class _Group(Silent):
     """How far one group is: carrying its modules is nearly all of the work."""
 
-    def __init__(self, names: set[str]) -> None:
+    def __init__(self, names: set[str], lock: threading.Lock, changed: Callable[[], None]) -> None:
         self.names = names
-        self.total, self.done, self.publishing = 0, 0, False
-        self.what = ""
+        self._lock, self._changed = lock, changed
+        self._total, self._done, self._publishing = 0, 0, False
+        self._what = ""
 
-    def begin(self, total: int, what: str) -> None:
-        self.total, self.done, self.what, self.publishing = total, 0, what, False
+    def start(self, total: int, what: str) -> None:
+        with self._lock:
+            self._total, self._done, self._what, self._publishing = total, 0, what, False
+        self._changed()
+
+    def step(self, what: str) -> None:
+        with self._lock:
+            self._done += 1
+        self._changed()
+
+    def publishing(self) -> None:
+        with self._lock:
+            self._publishing = True
+        self._changed()
 
     @property
     def share(self) -> float:
-        return 1.0 if self.publishing else self.done / max(self.total, 1)
+        return 1.0 if self._publishing else self._done / max(self._total, 1)
 
     @property
     def words(self) -> str:
-        if self.publishing:
+        if self._publishing:
             return PUBLISHING
-        return f"{self.what}, module {self.done} of {self.total}" if self.total > 1 else self.what
+        return f"{self._what}, module {self._done} of {self._total}" if self._total > 1 else self._what

@@ -5,92 +5,69 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.batches.cluster import connected, on_cluster
 from lib_transfer.batches.costs import Costs
 from lib_transfer.batches.estimate import estimate
-from lib_transfer.batches.plan import plan
+from lib_transfer.batches.folders import checked_settings, plan_folders
 from lib_transfer.batches.processes import in_processes
 from lib_transfer.batches.report import BatchReport, is_csv
 from lib_transfer.batches.task import MEMORY, Task, tasks
 from lib_transfer.batches.watch import Watch
 from lib_transfer.cli import terminal
 from lib_transfer.cli.batch_screen import Screen, tell_plan
-from lib_transfer.cli.transfer import add_method, settings
+from lib_transfer.cli.transfer import add_method, need_source, settings
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import CancelledError, RequestError
 from lib_transfer.formats.publish import write_bytes
 from lib_transfer.library.adapters import find
-from lib_transfer.library.checkpoints import described, installed
-from lib_transfer.library.decide import TransferSettings
-from lib_transfer.library.destination import need_folder
-from lib_transfer.library.index import FileIndex
-from lib_transfer.library.library import Library
-from lib_transfer.library.outputs import Outputs
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="folders with LoRAs")
-    again = "; again for a text encoder in a file of its own"
+    again = "; repeat the option for a text encoder in a file of its own"
     parser.add_argument(
         "--target",
         type=Path,
         action="append",
         metavar="CKPT",
         required=True,
-        help=f"the checkpoint they are to work on{again}",
+        help=f"the checkpoint that they are transferred to{again}",
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--source", type=Path, action="append", metavar="CKPT", help=f"the checkpoint all were trained on{again}"
-    )
-    source.add_argument(
-        "--source-from-metadata",
-        type=Path,
-        metavar="DIR",
-        help="a folder of checkpoints, in which each LoRA's own is found by what its metadata says",
-    )
-    parser.add_argument("--recursive", action="store_true", help="sub-folders too; their layout is kept")
-    for flag, which in (("--include", "only LoRAs that match"), ("--exclude", "no LoRAs that match")):
-        text = f"{which} the pattern, for the file name or the path below DIR: * matches any text, ? any one character"
-        parser.add_argument(flag, metavar="GLOB", action="append", default=[], help=f"{text}; may be repeated")
+    text = f"the checkpoint that all of them were trained on{again}"
+    source.add_argument("--source", type=Path, action="append", metavar="CKPT", help=text)
+    text = "a folder of checkpoints; the one that each LoRA was trained on is found from the LoRA's metadata"
+    source.add_argument("--source-from-metadata", type=Path, metavar="DIR", help=text)
+    text = "include sub-folders; their layout is kept in the output folder"
+    parser.add_argument("--recursive", action="store_true", help=text)
+    pattern = "whose file name, or path below DIR, matches the pattern: * matches any text, ? any one character"
+    for flag, which in (("--include", "only LoRAs"), ("--exclude", "leave out LoRAs")):
+        text = f"{which} {pattern}; may be repeated"
+        parser.add_argument(flag, metavar="GLOB", action="append", default=[], help=text)
     add_method(parser)
-    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="the folder to write to (each LoRA's own)")
-    parser.add_argument(
-        "--existing",
-        choices=("skip", "overwrite", "both"),
-        default="skip",
-        help="what to do where an output of ours has the name that is wanted, and differs (skip)",
-    )
-    parser.add_argument("--workers", type=_count, metavar="N", help="processes (one per processor, at most four)")
-    parser.add_argument(
-        "--memory",
-        type=_gigabytes,
-        metavar="GB",
-        default=MEMORY,
-        help="what all workers together may take over Python with torch (2); on a cluster, each of them",
-    )
-    parser.add_argument(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="the Dask scheduler of a cluster that sees the same folders (needs distributed)",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="show the plan, convert nothing")
-    parser.add_argument(
-        "--report",
-        type=Path,
-        metavar="FILE",
-        help="write what became of each as CSV or JSON, by the ending (- for stdout)",
-    )
+    text = "the folder to write to (default: each LoRA's own folder)"
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help=text)
+    text = "what to do if a different output of Transfer LoRA has the wanted name (default skip)"
+    parser.add_argument("--existing", choices=("skip", "overwrite", "both"), default="skip", help=text)
+    text = "number of worker processes (default: one per processor, at most four)"
+    parser.add_argument("--workers", type=_count, metavar="N", help=text)
+    text = "GB of memory for all workers together, beyond what Python with torch takes (default 2)"
+    text = f"{text}; on a cluster, for each worker"
+    parser.add_argument("--memory", type=_gigabytes, metavar="GB", default=MEMORY, help=text)
+    text = "address of a Dask scheduler whose machines see the same folders (needs the package distributed)"
+    parser.add_argument("--scheduler", metavar="ADDRESS", help=text)
+    parser.add_argument("--dry-run", action="store_true", help="show the plan, transfer nothing")
+    text = "write the result for each LoRA as CSV or JSON, by the ending of FILE (- for stdout)"
+    parser.add_argument("--report", type=Path, metavar="FILE", help=text)
     terminal.add_runtime(parser)
     parser.set_defaults(run=run)
 
@@ -99,13 +76,18 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     terminal.check_reports(options)
     runtime = _everywhere(options)
+    hint = "Name it with --source, or a folder of checkpoints with --source-from-metadata."
+    need_source(methods.get(options.method), options.source or options.source_from_metadata, hint)
     found = find(options.folders, recursive=options.recursive, include=options.include, exclude=options.exclude)
     if not found:
         more = "" if options.recursive else " Sub-folders are looked into with --recursive."
         raise RequestError("No LoRA was found.", hint=f"Check the folders and the patterns.{more}")
+    asked = checked_settings(
+        options.method, settings(options), options.source, options.output_dir, options.existing, runtime
+    )
+    checkpoints = options.source_from_metadata
+    planned = plan_folders(options.folders, found, options.target, asked, checkpoints, runtime, terminal.Bar())
     stream = terminal.talk(options.report)
-    target = described(options.target, runtime.hashes)
-    planned = plan(found, target, _settings(options, runtime), _library(options, runtime), terminal.Bar())
     report = BatchReport(planned)
     with _reported(report, options.report), _engine(options, runtime) as engine:
         costs, how = Costs(planned), dataclasses.replace(runtime, workers=1)
@@ -130,7 +112,7 @@ class _Engine:
 def _engine(options: argparse.Namespace, runtime: Runtime) -> Iterator[_Engine]:
     """Processes of this machine, or the cluster that is asked for."""
     if options.scheduler is None:
-        workers = options.workers or _usual_workers(runtime)
+        workers = options.workers or runtime.threads
         yield _Engine(workers, options.memory, functools.partial(in_processes, workers=workers))
         return
     with connected(options.scheduler) as cluster:
@@ -149,39 +131,6 @@ def _everywhere(options: argparse.Namespace) -> Runtime:
     return dataclasses.replace(runtime, cache_folder=runtime.cache.folder.absolute())
 
 
-def _settings(options: argparse.Namespace, runtime: Runtime) -> TransferSettings:
-    method = registry.get(options.method)
-    if method.needs_source and not (options.source or options.source_from_metadata):
-        raise RequestError(
-            f'The method "{method.id}" needs the checkpoint that each LoRA was trained on.',
-            hint="Name it with --source, or a folder of checkpoints with --source-from-metadata.",
-        )
-    if options.output_dir is not None:
-        need_folder(options.output_dir)
-    return TransferSettings(
-        method.id,
-        registry.settings(method, settings(options)),
-        source=described(options.source, runtime.hashes) if options.source else None,
-        output=options.output_dir,
-        existing=options.existing,
-    )
-
-
-def _library(options: argparse.Namespace, runtime: Runtime) -> Library:
-    index, folder = FileIndex(runtime.cache.folder), options.source_from_metadata
-    return Library(
-        index,
-        runtime.hashes,
-        folders=(*options.folders, *([options.output_dir] if options.output_dir else [])),
-        checkpoints=installed(folder, runtime.hashes) if folder else (),
-        outputs=Outputs(index),
-    )
-
-
-def _usual_workers(runtime: Runtime) -> int:
-    return 1 if runtime.torch_device.type == "cuda" else min(os.cpu_count() or 1, 4)
-
-
 def _convert(groups: list[Task], engine: _Engine, report: BatchReport, stream: TextIO) -> bool:
     """Convert, and tell what became of each; whether it went on to the end."""
     screen = Screen(report, stream)
@@ -190,7 +139,7 @@ def _convert(groups: list[Task], engine: _Engine, report: BatchReport, stream: T
             screen.settled(outcome)
     except (KeyboardInterrupt, CancelledError):
         written = sum(outcome.status == "written" for outcome in report.outcomes.values())
-        screen.say(f"Interrupted; {written} LoRAs had been written, nothing is half-written.")
+        screen.say(f"Interrupted. {written} LoRAs were written; no file is half-written.")
         return False
     finally:
         screen.clear()
@@ -218,7 +167,7 @@ def _count(text: str) -> int:
 
 
 def _gigabytes(text: str) -> int:
-    number = registry.as_number(text)
+    number = methods.as_number(text)
     if not 0 < number < 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of GB")
     return int(number * 2**30)

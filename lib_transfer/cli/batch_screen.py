@@ -9,6 +9,7 @@ from lib_transfer.batches.report import WAITING, BatchReport
 from lib_transfer.batches.watch import SilentWatch, Tally
 from lib_transfer.cli import terminal
 from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.progress import Progress
 
 
 class Screen(SilentWatch):
@@ -16,23 +17,11 @@ class Screen(SilentWatch):
 
     def __init__(self, report: BatchReport, stream: TextIO) -> None:
         self._report, self._stream = report, stream
-        self._tally = Tally(len(report.plan.items))
+        self._tally = Tally(len(report.plan.items), self._draw)
         self._bar = terminal.Line()
 
-    def group(self, worker: int, names: tuple[str, ...]) -> None:
-        self._tally.group(worker, names)
-
-    def stretch(self, worker: int, total: int, what: str) -> None:
-        self._tally.stretch(worker, total, what)
-        self._draw()
-
-    def step(self, worker: int) -> None:
-        self._tally.step(worker)
-        self._draw()
-
-    def publishing(self, worker: int) -> None:
-        self._tally.publishing(worker)
-        self._draw()
+    def group(self, worker: int, names: tuple[str, ...]) -> Progress:
+        return self._tally.group(worker, names)
 
     def settled(self, outcome: Outcome) -> None:
         self._report.settled(outcome)

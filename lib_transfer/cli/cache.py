@@ -11,7 +11,8 @@ from lib_transfer.storage.cache import Cache
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
-    parser.add_argument("action", choices=("info", "check", "clear"))
+    text = "info: show its size; check: verify every entry and remove damaged ones; clear: remove all entries"
+    parser.add_argument("action", choices=("info", "check", "clear"), help=text)
     terminal.add_cache_folder(parser)
     parser.set_defaults(run=run)
 

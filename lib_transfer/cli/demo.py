@@ -20,8 +20,9 @@ METHODS = ("rotation", "prolora")
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
-    parser.add_argument("--dir", type=Path, default=Path("demo"), help="where to put everything (demo)")
-    parser.add_argument("--ui", action="store_true", help="open the tab on these files instead (needs gradio)")
+    parser.add_argument("--dir", type=Path, default=Path("demo"), help="the folder for all files (default demo)")
+    text = "open the tab on these files instead of transferring them (needs gradio)"
+    parser.add_argument("--ui", action="store_true", help=text)
     ui.add_server(parser)
     parser.set_defaults(run=run)
 

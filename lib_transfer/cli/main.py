@@ -15,8 +15,8 @@ COMMANDS = {
     "transfer": "transfer a LoRA from one checkpoint to another",
     "batch": "transfer every LoRA of a folder",
     "verify": "run both models: does a transferred LoRA do what the original does?",
-    "inspect": "tell what a checkpoint or an adapter is",
-    "similarity": "compare the subspaces of two checkpoints",
+    "inspect": "show what a checkpoint or a LoRA file is",
+    "similarity": "show how similar the weights of two checkpoints are, module by module",
     "methods": "list the methods, their formulas, papers and settings",
     "cache": "show, check or empty the cache of decompositions",
     "demo": "make small checkpoints and LoRAs, transfer them, show the reports",
@@ -26,21 +26,21 @@ COMMANDS = {
 
 NEEDED = ("torch", "safetensors", "numpy")
 
-EPILOG = """exit codes: 0 done (also when the same output is already there); 2 a problem with the input, which the message
-explains; 1 disk, memory or an internal error, or some LoRAs of a batch failed; 130 interrupted"""
+EPILOG = """exit codes: 0 done (also if the same output is already there); 1 disk, memory or an internal error, or some LoRAs of a
+batch failed; 2 a problem with the input, which the message explains, or nothing that can be transferred; 130 interrupted"""
 
 
 def parser(asked: str | None) -> argparse.ArgumentParser:
     """The command line with the arguments of one command: torch comes with its module, and the list of all needs none."""
     whole = argparse.ArgumentParser(
         prog="python -m lib_transfer",
-        description="Carry a LoRA from the checkpoint it was trained on to another one.",
+        description="Transfer a LoRA from the checkpoint that it was trained on to another one.",
         epilog=EPILOG,
     )
     whole.add_argument("--version", action="version", version=VERSION)
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, about in COMMANDS.items():
-        command = commands.add_parser(name, help=about)
+        command = commands.add_parser(name, help=about, description=about)
         if name == asked:
             importlib.import_module(f"lib_transfer.cli.{name}").add_to(command)
     return whole

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.cli import terminal
 from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.heatmap import draw, save
@@ -15,8 +15,8 @@ from lib_transfer.conversion.similarity import compare
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
-    parser.add_argument("--source", type=Path, metavar="CKPT", required=True)
-    parser.add_argument("--target", type=Path, metavar="CKPT", required=True)
+    parser.add_argument("--source", type=Path, metavar="CKPT", required=True, help="the first checkpoint")
+    parser.add_argument("--target", type=Path, metavar="CKPT", required=True, help="the checkpoint to compare it with")
     parser.add_argument("--energy", metavar="F", help="subspace rank by energy (default 0.99)")
     parser.add_argument("--subspace-rank", metavar="N", help="a fixed subspace rank instead")
     terminal.add_reports(parser, "every module's similarities", plot=True)
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     terminal.check_reports(options)
     given = {"energy": options.energy, "subspace_rank": options.subspace_rank}
-    settings: dict[str, Any] = registry.settings(registry.get(registry.DEFAULT), given)
+    settings: dict[str, Any] = methods.settings(methods.get(methods.DEFAULT), given)
     wanted = Wanted(settings["energy"], settings["subspace_rank"])
     report = compare(options.source, options.target, wanted, runtime=terminal.runtime(options), progress=terminal.Bar())
     print(report.to_text(), file=terminal.talk(options.json))

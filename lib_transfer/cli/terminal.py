@@ -82,7 +82,8 @@ def add_reports(parser: argparse.ArgumentParser, what: str, *, plot: bool = Fals
     """Add ``--json``, which writes ``what``, and ``--plot`` where there is something to draw."""
     parser.add_argument("--json", type=Path, metavar="FILE", help=f"write {what} as JSON (- for stdout)")
     if plot:
-        parser.add_argument("--plot", type=Path, metavar="FILE", help="draw blocks against roles as PNG")
+        text = "draw a heat map of the modules (blocks against roles) as PNG"
+        parser.add_argument("--plot", type=Path, metavar="FILE", help=text)
 
 
 def check_reports(options: argparse.Namespace) -> None:
@@ -93,15 +94,15 @@ def check_reports(options: argparse.Namespace) -> None:
 
 def add_runtime(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how something is computed."""
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (auto)")
+    text = "the device to compute on (default auto: a GPU if there is one)"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=text)
     add_cache_folder(parser)
 
 
 def add_cache_folder(parser: argparse.ArgumentParser) -> None:
     """Add ``--cache-dir``."""
-    parser.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help=f"the cache ({FOLDER_VARIABLE}, or the user's cache folder)"
-    )
+    text = f"the folder of the cache (default: {FOLDER_VARIABLE}, or the user's cache folder)"
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help=text)
 
 
 def runtime(options: argparse.Namespace) -> Runtime:
@@ -129,6 +130,7 @@ def check_report_path(path: Path | None) -> None:
     if path is None or str(path) == "-":
         return
     if path.suffix.lower() in _MODEL_FILES or path.is_dir():
-        raise RequestError(f"A report is not written to {path}.", hint="Choose a file name that is no model's.")
+        message = f"A report cannot be written to {path}: it is a folder, or has the name of a model file."
+        raise RequestError(message, hint="Choose another file name.")
     if not path.absolute().parent.is_dir():
         raise RequestError(f"The folder {path.absolute().parent} does not exist.", hint="Create it first.")

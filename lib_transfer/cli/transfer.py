@@ -3,99 +3,141 @@
 from __future__ import annotations
 
 import argparse
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lib_transfer import api
-from lib_transfer import methods as registry
+from lib_transfer import methods
+from lib_transfer.batches.convert import analysed, convert
+from lib_transfer.batches.folders import checked_settings
+from lib_transfer.batches.task import Task
+from lib_transfer.batches.watch import ProgressWatch
 from lib_transfer.cli import terminal
 from lib_transfer.conversion.heatmap import draw, save, transfer_panels
-from lib_transfer.conversion.jobs import analyse, transfer
+from lib_transfer.conversion.jobs import analyse
+from lib_transfer.conversion.outcome import Outcome, settled
 from lib_transfer.conversion.report import TransferReport
 from lib_transfer.conversion.runtime import Runtime
-from lib_transfer.library.destination import Destination
-from lib_transfer.library.job import Job
-from lib_transfer.methods import METHODS, Parameter, Value
+from lib_transfer.errors import RequestError, TransferError
+from lib_transfer.library.adapters import Found
+from lib_transfer.library.checkpoints import described
+from lib_transfer.library.decide import Convert, Done, TransferSettings, decide
+from lib_transfer.library.destination import Existing, need_folder
+from lib_transfer.library.index import FileIndex
+from lib_transfer.library.library import Library
+from lib_transfer.library.outputs import Outputs
+from lib_transfer.methods import METHODS, Method, Parameter, Value
 from lib_transfer.version import SCHEMA
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="the LoRA (.safetensors, .pt)")
-    again = "; again for a text encoder in a file of its own"
+    again = "; repeat the option for a text encoder in a file of its own"
     parser.add_argument(
-        "--source", type=Path, action="append", metavar="CKPT", help=f"the checkpoint it was trained on{again}"
+        "--source", type=Path, action="append", metavar="CKPT", help=f"the checkpoint that it was trained on{again}"
     )
     parser.add_argument(
         "--target", type=Path, action="append", metavar="CKPT", required=True,
-        help=f"the checkpoint it is to work on{again}",
+        help=f"the checkpoint that it is transferred to{again}",
     )  # fmt: skip
     add_method(parser)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--output", type=Path, metavar="FILE", help="the file to write")
-    output.add_argument("--output-dir", type=Path, metavar="DIR", help="the folder to write to (the LoRA's own)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output of ours that differs")
-    parser.add_argument("--dry-run", action="store_true", help="report what would come through, write no LoRA")
+    output.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="the folder to write to (default: the LoRA's own folder)"
+    )
+    text = "replace an output of Transfer LoRA that differs; other files are never replaced"
+    parser.add_argument("--overwrite", action="store_true", help=text)
+    parser.add_argument("--dry-run", action="store_true", help="report what would be transferred, write no LoRA")
     terminal.add_reports(parser, "the whole report", plot=True)
     terminal.add_runtime(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command."""
+    """Run the command.
+
+    Raises:
+        TransferError: the LoRA was not transferred, and why.
+    """
     terminal.check_reports(options)
-    runtime = terminal.runtime(options)
-    job = api.request(
-        options.adapter,
-        target=options.target,
-        source=options.source,
-        method=options.method,
-        runtime=runtime,
-        **settings(options),
-    )
-    report, facts = _dry_run(job, runtime, options) if options.dry_run else _transfer(job, runtime, options)
-    if report is None and (options.json or options.plot):
-        report = analyse(job, runtime=runtime, progress=terminal.Bar())
-    if report is not None:
-        if options.json:
-            terminal.write_json(options.json, {"schema": SCHEMA, **facts, "report": report.to_dict()})
-        if options.plot:
-            title = f"{job.request.adapter_name} to {job.request.target_name}"
-            save(draw(transfer_panels(report.modules), title), options.plot)
-    return 2 if facts["status"] == "nothing carried" else 0
+    outcome = _outcome(options, terminal.runtime(options))
+    if outcome.status in ("failed", "left out"):
+        error = TransferError(outcome.message, hint=outcome.hint)
+        error.exit_code = outcome.exit_code or error.exit_code
+        raise error
+    report = outcome.report
+    lines = [] if report is None or outcome.status == "already done" else [report.to_text()]
+    if outcome.path is not None:
+        lines += ["", f"{'Already done' if outcome.status == 'already done' else 'Written'}: {outcome.path}"]
+    lines += [f"  with {path.name}" for path in outcome.sidecars] + [f"  {text}" for text in outcome.notes]
+    print("\n".join(lines).lstrip("\n"), file=terminal.talk(options.json))
+    if options.json:
+        assert report is not None
+        terminal.write_json(options.json, _facts(outcome, report))
+    if options.plot:
+        assert report is not None
+        title = f"{report.request['adapter']['name']} to {report.request['target']['name']}"
+        save(draw(transfer_panels(report.modules), title), options.plot)
+    return 2 if outcome.status == "nothing carried" else 0
 
 
-def _dry_run(job: Job, runtime: Runtime, options: argparse.Namespace) -> tuple[TransferReport, dict[str, Any]]:
-    report = analyse(job, runtime=runtime, progress=terminal.Bar())
-    print(report.to_text(), file=terminal.talk(options.json))
-    return report, {"status": "analysed", "output": None, "sidecars": [], "warnings": [], "request": report.request}
+def _outcome(options: argparse.Namespace, runtime: Runtime) -> Outcome:
+    """What becomes of the LoRA; with a report where one is to be written."""
+    index, target = FileIndex(runtime.cache.folder), described(options.target, runtime.hashes)
+    # An analysis is made whether or not there is an output.
+    library = Library(index, runtime.hashes, outputs=None if options.dry_run else Outputs(index))
+    adapter = Found(options.adapter.stem, options.adapter)
+    decision = decide(adapter, target, _asked(options, runtime), library, thorough=True)
+    progress = terminal.Bar()
+    if not isinstance(decision, Convert):
+        outcome = settled(adapter.name, target, decision)
+    elif options.dry_run:
+        outcome = analysed(decision, runtime, progress)
+    else:
+        [outcome] = convert(Task((decision,), runtime, keeps_reports=True), ProgressWatch(progress))
+    if outcome.status == "already done" and (options.json or options.plot) and isinstance(decision, Convert | Done):
+        job = decision.job if isinstance(decision, Done) else decision.job(runtime.hashes)
+        return replace(outcome, report=analyse(job, runtime=runtime, progress=progress))
+    return outcome
 
 
-def _transfer(job: Job, runtime: Runtime, options: argparse.Namespace) -> tuple[TransferReport | None, dict[str, Any]]:
-    destination = Destination(folder=options.output_dir, file=options.output, overwrite=options.overwrite)
-    result = transfer(job, destination, runtime=runtime, progress=terminal.Bar())
-    lines = [] if result.report is None else [result.report.to_text(), ""]
-    if result.path is not None:
-        lines.append(f"{'Already done' if result.status == 'already done' else 'Written'}: {result.path}")
-        lines += [f"  with {path.name}" for path in result.sidecars] + [f"  {text}" for text in result.warnings]
-    print("\n".join(lines), file=terminal.talk(options.json))
-    return result.report, {
-        "status": result.status,
-        "output": None if result.path is None else str(result.path),
-        "sidecars": [str(path) for path in result.sidecars],
-        "warnings": list(result.warnings),
-        "request": json.loads(job.request.to_json()),
+def _asked(options: argparse.Namespace, runtime: Runtime) -> TransferSettings:
+    hint = "Name it with --source, or take the method reuse, which does without."
+    need_source(methods.get(options.method), options.source, hint)
+    existing: Existing = "overwrite" if options.overwrite else "skip"
+    asked = checked_settings(options.method, settings(options), options.source, options.output_dir, existing, runtime)
+    if options.output:
+        need_folder(options.output.parent)
+    return replace(asked, file=options.output, across_families=True)
+
+
+def _facts(outcome: Outcome, report: TransferReport) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "status": outcome.status,
+        "output": None if outcome.path is None else str(outcome.path),
+        "sidecars": [str(path) for path in outcome.sidecars],
+        "warnings": list(outcome.notes),
+        "request": report.request,
+        "report": report.to_dict(),
     }
+
+
+def need_source(method: Method, given: object, hint: str) -> None:
+    """Raise :class:`RequestError` where ``method`` needs a source and none is ``given``."""
+    if method.needs_source and not given:
+        raise RequestError(f'The method "{method.id}" needs the checkpoint that the LoRA was trained on.', hint=hint)
 
 
 def add_method(parser: argparse.ArgumentParser) -> None:
     """Add ``--method`` and a flag for every setting that some method declares."""
     parser.add_argument(
         "--method",
-        default=registry.DEFAULT,
+        default=methods.DEFAULT,
         metavar="METHOD",
-        help=f"{', '.join(m.id for m in METHODS)} (default {registry.DEFAULT}; see the command methods)",
+        help=f'one of {", ".join(m.id for m in METHODS)} (default {methods.DEFAULT}); the command "methods" explains them',
     )
     add_settings(parser)
 
@@ -118,7 +160,7 @@ def declared() -> dict[Parameter, list[str]]:
     """Every parameter with the ids of the methods that have it."""
     found: dict[Parameter, list[str]] = {}
     for method in METHODS:
-        for parameter in registry.parameters(method):
+        for parameter in methods.parameters(method):
             found.setdefault(parameter, []).append(method.id)
     return found
 

@@ -16,7 +16,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="a folder laid out like a WebUI's models folder: Stable-diffusion and Lora in it",
+        help="a folder laid out like the models folder of a WebUI, with Stable-diffusion and Lora in it",
     )
     add_server(parser)
     terminal.add_cache_folder(parser)
@@ -25,8 +25,10 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 def add_server(parser: argparse.ArgumentParser) -> None:
     """Add the options of the server."""
-    parser.add_argument("--port", type=int, metavar="N", help="the port to serve on (the first free one from 7860)")
-    parser.add_argument("--no-browser", action="store_true", help="print the address, open no browser")
+    text = "port of the server (default: the first free one from 7860)"
+    parser.add_argument("--port", type=int, metavar="N", help=text)
+    text = "only print the address, do not open a browser"
+    parser.add_argument("--no-browser", action="store_true", help=text)
 
 
 def run(options: argparse.Namespace) -> int:

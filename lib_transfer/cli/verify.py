@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.cli import terminal
 from lib_transfer.evaluation import verify
 from lib_transfer.evaluation.improvements.reconstruction import RANK
@@ -21,39 +21,34 @@ from lib_transfer.library.destination import Destination
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="the original LoRA")
-    again = "; again for a text encoder in a file of its own"
-    for flag, text in (("--source", "the checkpoint it was trained on"), ("--target", "the other checkpoint")):
+    again = "; repeat the option for a text encoder in a file of its own"
+    for flag, text in (("--source", "the checkpoint that it was trained on"), ("--target", "the other checkpoint")):
         parser.add_argument(
             flag, type=Path, action="append", metavar="CKPT", required=True, help=f"{text}{again} (SD1, SD2, SDXL)"
         )
     parser.add_argument(
         "--transferred", type=Path, action="append", default=[], metavar="FILE",
-        help=f"what was made of it for the target; again for others (made by {registry.DEFAULT} when not given)",
+        help=f"the transferred LoRA; may be repeated to compare several (default: one made by {methods.DEFAULT})",
     )  # fmt: skip
     parser.add_argument(
         "--note",
         action="store_true",
-        help="put the result into the metadata of each FILE that was made by Transfer LoRA",
+        help="put the result into the metadata of each FILE that Transfer LoRA made",
     )
-    parser.add_argument("--inputs", type=_positive, default=INPUTS, metavar="N", help=f"number of inputs ({INPUTS})")
-    parser.add_argument(
-        "--prompt",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="prompt of the inputs; again for others (its own words)",
+    text = f"number of inputs that the models are compared on (default {INPUTS})"
+    parser.add_argument("--inputs", type=_positive, default=INPUTS, metavar="N", help=text)
+    text = "a prompt to make the inputs from; may be repeated (default: the LoRA's own trigger words and tags)"
+    parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help=text)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of all noise (default 0)")
+    text = "width and height of the pictures in pixels (default: as the model was trained: 512, 768 or 1024)"
+    parser.add_argument("--size", type=_positive, default=0, metavar="PIXELS", help=text)
+    text = (
+        "also make better LoRAs (pursuit, reconstruct, distil) and write the best to FILE; this takes many times longer"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all noise (0)")
-    parser.add_argument(
-        "--size", type=_positive, default=0, metavar="PIXELS",
-        help="width and height of the pictures (as the model was trained: 512, 768, 1024)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--improve", type=Path, metavar="FILE",
-        help="also make better ones (pursuit, reconstruct, distil), which takes many times longer, and write the best to FILE",
-    )  # fmt: skip
-    parser.add_argument("--rank", type=_positive, default=RANK, metavar="N", help=f"rank of a reconstruction ({RANK})")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output of ours")
+    parser.add_argument("--improve", type=Path, metavar="FILE", help=text)
+    text = f"rank of what reconstruct makes (default {RANK})"
+    parser.add_argument("--rank", type=_positive, default=RANK, metavar="N", help=text)
+    parser.add_argument("--overwrite", action="store_true", help="replace an output of Transfer LoRA")
     terminal.add_reports(parser, "the result")
     terminal.add_runtime(parser)
     parser.set_defaults(run=run)

@@ -84,7 +84,7 @@ def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.devic
     """Transfer one pair.
 
     Args:
-        pair: from the plan.
+        pair: a pair of the plan.
         settings: those of the request.
         relate: gives the relation of two weights, and the source's weights; asked only where the method needs the one, or
             the update is made from the other.

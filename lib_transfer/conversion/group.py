@@ -203,8 +203,8 @@ def carry_all(
         runtime: device and number of modules at a time.
         cache: where decompositions are kept.
         progress: is told of every module of the bases, and asked before every adapter's part of it whether to stop.
-        left: asked as often, whether to leave out this run.
-        begins: at which share of the modules to begin; those before it come last. No result depends on it.
+        left: is asked as often whether to leave out this run.
+        begins: the share of the modules to begin at; those before it come last. No result depends on it.
 
     Raises:
         CancelledError: the person asked to stop.

@@ -27,7 +27,7 @@ def analyse(job: Job, *, runtime: Runtime | None = None, progress: Progress | No
     """Everything a transfer would do and find, without writing an output (the cache is filled).
 
     Args:
-        job: from :func:`lib_transfer.request`.
+        job: a job that :func:`lib_transfer.request` made.
         runtime: the device, the cache folder and the number of workers.
         progress: is told of every module, and asked whether to stop.
 
@@ -52,7 +52,7 @@ def transfer(
     """Transfer an adapter and write the result.
 
     Args:
-        job: from :func:`lib_transfer.request`.
+        job: a job that :func:`lib_transfer.request` made.
         destination: where the output goes; where the job says when not given, which is the adapter's own folder.
         runtime: the device, the cache folder and the number of workers.
         progress: is told of every module, and asked whether to stop.

@@ -15,7 +15,8 @@ from lib_transfer.formats.safetensors_file import read_header
 from lib_transfer.library.checkpoints import Checkpoint, doubts
 from lib_transfer.library.decide import Done, Failed, LeftOut
 
-Status = Literal["analysed", "written", "already done", "nothing carried", "left out", "failed"]
+Status = Literal["to convert", "analysed", "written", "already done", "nothing carried", "left out", "failed"]
+"""What became of a LoRA; ``to convert`` as long as nothing has."""
 
 logger = logging.getLogger("transfer_lora")
 
@@ -32,8 +33,10 @@ class Outcome:
         report: the whole report, where one was made and is kept.
         summary: the few facts of the report, or those that an output that was there already says of itself.
         path: the output.
+        sidecars: files carried along with it, such as previews.
         notes: further sentences.
         seconds: how long it took.
+        exit_code: what the command line ends with where it failed.
     """
 
     name: str
@@ -45,8 +48,10 @@ class Outcome:
     report: TransferReport | None = None
     summary: Mapping[str, Any] | None = None
     path: Path | None = None
+    sidecars: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    exit_code: int = 0
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -76,8 +81,9 @@ def settled(name: str, target: Checkpoint, decision: Done | LeftOut | Failed) ->
     if isinstance(decision, Done):
         notes = doubts(decision.facts, source, decision.job.request.source_sha256)
         return Outcome(*known, "already done", summary=summary_of(decision.path), path=decision.path, notes=notes)
-    status: Status = "failed" if isinstance(decision, Failed) else "left out"
-    return Outcome(*known, status, decision.sentence, decision.hint)
+    if isinstance(decision, Failed):
+        return Outcome(*known, "failed", decision.sentence, decision.hint, exit_code=decision.exit_code)
+    return Outcome(*known, "left out", decision.sentence, decision.hint)
 
 
 def failed(name: str, source: Checkpoint | None, target: Checkpoint, error: Exception) -> Outcome:
@@ -85,7 +91,8 @@ def failed(name: str, source: Checkpoint | None, target: Checkpoint, error: Exce
     if not isinstance(error, TransferError):
         logger.error("Transfer LoRA: %r failed", name, exc_info=error)
         error = internal(error)
-    return Outcome(name, source.name if source else "", target.name, "failed", error.message, error.hint)
+    known = (name, source.name if source else "", target.name)
+    return Outcome(*known, "failed", error.message, error.hint, exit_code=error.exit_code)
 
 
 def summary_of(path: Path) -> Mapping[str, Any]:

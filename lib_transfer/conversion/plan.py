@@ -15,7 +15,7 @@ from lib_transfer.formats.adapter import Adapter, Group
 from lib_transfer.formats.algorithms.lora import BIASES
 from lib_transfer.formats.unread import EMBEDDING, Unread
 from lib_transfer.library.base import Base
-from lib_transfer.library.identification import candidates
+from lib_transfer.library.inspection import candidates
 
 MOST_EMBEDDINGS = 12
 """Forge, which reads no bundled embeddings, leaves out a LoRA with more tensors than this that it does not know."""

@@ -44,7 +44,7 @@ def publish(run: AdapterRun, replaced: Path | None, progress: Progress) -> Trans
     Args:
         run: the run.
         replaced: the file that the output replaces, if any.
-        progress: asked for the last time whether to stop, and told that the output is being written.
+        progress: is asked for the last time whether to stop, and told that the output is being written.
 
     Raises:
         CancelledError: the person asked to stop; nothing was written.

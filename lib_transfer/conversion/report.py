@@ -15,6 +15,7 @@ from typing import Any, Literal
 from lib_transfer.architecture.module import Module, Position
 from lib_transfer.conversion.relation import Similarity
 from lib_transfer.formats.unread import Unread
+from lib_transfer.formatting import percent, rounded
 from lib_transfer.version import SCHEMA
 
 Decision = Literal["transferred", "copied", "carried over", "below threshold", "no counterpart", "unsupported"]
@@ -39,8 +40,8 @@ class ModuleReport:
         decision: what was done; ``carried over`` is for tensors that no method changes (bias, norm, with ``copy`` also a
             full difference).
         reason: why, as a short sentence.
-        similarity: of the weights' subspaces, where it was computed.
-        rank_before, rank_after: of the low-rank update.
+        similarity: the similarity of the weights' subspaces, where it was computed.
+        rank_before, rank_after: the rank of the low-rank update.
         norm_before, norm_after: Frobenius norms of the update read and of the one written. None before, where an update
             does not fit its module and was not formed: :class:`Totals` cannot count it then, and the verdict says so.
         energy_kept: share of the update's squared norm that was written, before ``strength``.
@@ -74,7 +75,7 @@ class Totals:
     Attributes:
         modules, written: how many there are, and how many the output holds.
         energy_kept: share of their squared norms that was written; None where none has a norm.
-        lowest, mean: of the smaller similarity; None where none was computed.
+        lowest, mean: the lowest and the mean smaller similarity; None where none was computed.
     """
 
     modules: int
@@ -89,10 +90,10 @@ class TransferReport:
     """The whole story of one transfer.
 
     Attributes:
-        request: as :meth:`~lib_transfer.library.request.TransferRequest.to_json` gives it, parsed.
+        request: the request as JSON (:meth:`~lib_transfer.library.request.TransferRequest.to_json`), parsed.
         method: title of the method.
         source_architecture, target_architecture: titles; None without a source.
-        modules: in the order of the adapter.
+        modules: the reports of the modules, in the order of the adapter.
         unread: tensors of the adapter that no module was made of.
         notes: further things a person should know, as sentences; they are part of the verdict.
     """
@@ -139,10 +140,10 @@ class TransferReport:
             "schema": SCHEMA,
             "modules": t.modules,
             "decisions": dict(sorted(Counter(m.decision for m in self.modules).items())),
-            "energy_kept": _rounded(t.energy_kept),
-            "lowest_similarity": _rounded(t.lowest),
-            "mean_similarity": _rounded(t.mean),
-            "change_from_reuse": _rounded(self.change),
+            "energy_kept": rounded(t.energy_kept),
+            "lowest_similarity": rounded(t.lowest),
+            "mean_similarity": rounded(t.mean),
+            "change_from_reuse": rounded(self.change),
             "verdict": self.verdict,
         }
 
@@ -188,7 +189,7 @@ def totals(modules: Iterable[ModuleReport]) -> Totals:
 
 def similarity_dict(similarity: Similarity | None) -> dict[str, Any] | None:
     """A similarity for JSON."""
-    return None if similarity is None else {k: _rounded(v) for k, v in asdict(similarity).items()}
+    return None if similarity is None else {k: rounded(v) for k, v in asdict(similarity).items()}
 
 
 def module_row(module: Module) -> dict[str, Any]:
@@ -219,15 +220,6 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-def percent(share: float | None) -> str:
-    """A share as people read it; never rounded up to 100 %."""
-    if share is None:
-        return ""
-    if 0.999 <= share < 0.999999:
-        return "99.9 %"
-    return f"{100 * share:.1f} %"
 
 
 def _verdict(report: TransferReport) -> list[str]:
@@ -271,13 +263,8 @@ def _module_dict(module: ModuleReport) -> dict[str, Any]:
         "similarity": similarity_dict(module.similarity),
         "rank_before": module.rank_before,
         "rank_after": module.rank_after,
-        **{name: _rounded(getattr(module, name)) for name in ("norm_before", "norm_after", "energy_kept", "change")},
+        **{name: rounded(getattr(module, name)) for name in ("norm_before", "norm_after", "energy_kept", "change")},
     }
-
-
-def _rounded(value: float | None) -> float | None:
-    """Six significant digits: more is noise of the machine, and would make equal reports differ."""
-    return value if value is None or isinstance(value, int) else float(f"{value:.6g}")
 
 
 def _order(position: Position | None) -> tuple[str, int]:

@@ -36,7 +36,7 @@ def update_of(group: Group, bound: Sequence[Binding], read: Callable[[Module], T
     """The update of the whole weight that a group changes; it must not be a misfit for :func:`whole_shape`.
 
     Args:
-        group: of the adapter.
+        group: the group of the adapter.
         bound: the modules that it changes.
         read: reads a module's weight, float32 and in its own shape; asked only where the update is made from the weight.
 

@@ -30,7 +30,7 @@ class Base:
         modules: all its modules, in forward order.
         by_name: modules by canonical name.
         by_adapter_name: what each name that an adapter can use stands for.
-        encoders: for tensors that are read from a text encoder in a file of its own, the SHA-256 of that file.
+        encoders: the SHA-256 of the file, for every tensor that is read from a text encoder in a file of its own.
     """
 
     path: Path
@@ -53,7 +53,7 @@ def open_base(path: Path, sha256: str, encoders: Sequence[tuple[Path, str]] = ()
 
     Args:
         path: the checkpoint.
-        sha256: of its contents.
+        sha256: the SHA-256 of its contents.
         encoders: files with a text encoder each, and their SHA-256. They stand for those of the checkpoint.
 
     Raises:

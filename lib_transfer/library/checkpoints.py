@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib_transfer.errors import RequestError, TransferError
 from lib_transfer.formats.identity import legacy_a1111_hash
-from lib_transfer.library.index import AdapterFacts, FileIndex
+from lib_transfer.library.index import AdapterFacts
 
 if TYPE_CHECKING:
     from lib_transfer.storage.hashes import Hashes
@@ -119,53 +119,6 @@ def doubts(facts: AdapterFacts, source: Checkpoint | None, sha256: str | None) -
         f"The LoRA asks for a checkpoint with the SHA-256 {facts.source_sha256[:10]}, but {source.name} has "
         f"{sha256[:10]}: all numbers describe the way from {source.name}.",
     )
-
-
-class Sources:
-    """Finds the checkpoint that each adapter was trained on.
-
-    Args:
-        checkpoints: the installed checkpoints.
-        index: what their headers say.
-        hashes: computes the content hash of a checkpoint that is not hashed yet, where an adapter asks for one that no
-            hashed checkpoint has; None to do without, because it reads whole files.
-        cancelled: asked meanwhile whether to stop.
-    """
-
-    def __init__(
-        self,
-        checkpoints: Iterable[Checkpoint],
-        index: FileIndex,
-        hashes: Hashes | None,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._known = list(checkpoints)
-        self._index = index
-        self._hashes = hashes
-        self._cancelled = cancelled
-
-    def of(self, facts: AdapterFacts) -> SourceMatch:
-        """The source that ``facts`` ask for.
-
-        Raises:
-            CancelledError: it was stopped while hashing.
-        """
-        wanted = facts.source_sha256
-        if wanted and self._hashes is not None and not self._has(wanted):
-            for place, checkpoint in enumerate(self._known):
-                if checkpoint.sha256 is None and self._may_be(checkpoint, facts):
-                    digest = self._hashes.sha256(checkpoint.path, self._cancelled)
-                    self._known[place] = dataclasses.replace(checkpoint, sha256=digest)
-                    if digest.startswith(wanted):
-                        break
-        return find(facts, self._known)
-
-    def _has(self, wanted: str) -> bool:
-        return any(checkpoint.sha256 and checkpoint.sha256.startswith(wanted) for checkpoint in self._known)
-
-    def _may_be(self, checkpoint: Checkpoint, facts: AdapterFacts) -> bool:
-        known = self._index.checkpoint(checkpoint.path)
-        return known is not None and known.architecture in facts.architectures
 
 
 def _stem(name: str) -> str:

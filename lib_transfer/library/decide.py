@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lib_transfer import methods as registry
-from lib_transfer.errors import CancelledError, OutputExistsError, RequestError, TransferError
+from lib_transfer import methods
+from lib_transfer.errors import CancelledError, OutputExistsError, RequestError, StorageError, TransferError
 from lib_transfer.library.adapters import Found
 from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.library.destination import HASH, TEMPLATE, Destination, Existing, numbered
@@ -31,6 +31,7 @@ class TransferSettings:
         values: the method's settings, checked.
         source: the checkpoint that all LoRAs were trained on; None to find each one's own.
         output: the folder below which the LoRAs' own folders are mirrored; None for each LoRA's own folder.
+        file: the very file to write, for one LoRA alone.
         template: the pattern of the outputs' names.
         existing: what to do where another output is in the way.
         across_families: whether LoRAs of another family than the target's are tried, because a text encoder may be common
@@ -41,6 +42,7 @@ class TransferSettings:
     values: Mapping[str, Value]
     source: Checkpoint | None = None
     output: Path | None = None
+    file: Path | None = None
     template: str = TEMPLATE
     existing: Existing = "skip"
     across_families: bool = False
@@ -48,7 +50,7 @@ class TransferSettings:
     @property
     def how(self) -> Method:
         """The method."""
-        return registry.get(self.method)
+        return methods.get(self.method)
 
 
 @dataclass(frozen=True)
@@ -132,11 +134,18 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Failed:
-    """The LoRA cannot be transferred; ``sentence`` and ``hint`` say why, and what the person can do."""
+    """The LoRA cannot be transferred.
+
+    Attributes:
+        sentence, hint: why, and what the person can do.
+        source: the checkpoint that it was trained on, where that is known.
+        exit_code: what the command line ends with.
+    """
 
     sentence: str
     hint: str = ""
     source: Checkpoint | None = None
+    exit_code: int = TransferError.exit_code
 
 
 Decision = Convert | Done | LeftOut | Failed
@@ -178,9 +187,10 @@ def decide(
     except CancelledError:
         raise
     except TransferError as error:
-        return Failed(error.message, error.hint, source)
+        return Failed(error.message, error.hint, source, error.exit_code)
     except OSError as error:
-        return Failed(f"{adapter.path} cannot be looked at: {error.strerror}.", source=source)
+        message = f"{adapter.path} cannot be looked at: {error.strerror}."
+        return Failed(message, source=source, exit_code=StorageError.exit_code)
 
 
 def _unfit(facts: AdapterFacts, target: str, settings: TransferSettings) -> LeftOut | Failed | None:
@@ -235,7 +245,8 @@ def _placed(
 ) -> Decision:
     """Where the output goes, unless it is there already."""
     folder = adapter.path.parent if settings.output is None else settings.output / adapter.below
-    destination = Destination(folder, template=settings.template, overwrite=settings.existing == "overwrite")
+    overwrite = settings.existing == "overwrite"
+    destination = Destination(folder, settings.file, settings.template, overwrite)
     outputs = library.outputs
     # Reading a whole file to hash it is put off to the conversion, where nothing is there that depends on it.
     early = thorough or HASH not in settings.template or (outputs is not None and outputs.made_from(adapter.path.stem))

@@ -19,7 +19,7 @@ from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.identity import addnet_hash, stamp
 from lib_transfer.formats.metadata import DATA_HASH, PREFIX, source_hints
 from lib_transfer.formats.safetensors_file import header_mentions, read_header
-from lib_transfer.library.identification import identify
+from lib_transfer.library.inspection import identify
 from lib_transfer.storage.memory import FileMemory
 
 VERSION = 2

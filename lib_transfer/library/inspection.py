@@ -1,4 +1,4 @@
-"""What a file is, for a person: a checkpoint or an adapter, of which kind, and what it says of itself."""
+"""What a file is: a checkpoint or an adapter, of which architecture, and what it says of itself."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lib_transfer.architecture import modules, recognise
+from lib_transfer.architecture import Architecture, identify_adapter, modules, recognise
 from lib_transfer.errors import UnsupportedError
-from lib_transfer.formats.adapter import describe, open_adapter
+from lib_transfer.formats.adapter import Adapter, describe, open_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
+from lib_transfer.formats.matrix_shapes import matrix_shapes
 from lib_transfer.formats.metadata import PREFIX, source_hints
-from lib_transfer.library.identification import identify
 from lib_transfer.version import SCHEMA
 
 
@@ -84,3 +84,17 @@ def _adapter(path: Path) -> dict[str, Any]:
         "trigger_words": list(hints.trigger_words),
         "transferred_from": adapter.metadata.get(f"{PREFIX}parent_name"),
     }
+
+
+def candidates(adapter: Adapter) -> tuple[Architecture, ...]:
+    """Those that its names and shapes fit best; several where these do not tell, none where nothing fits."""
+    return identify_adapter(list(adapter.groups), matrix_shapes(adapter))
+
+
+def identify(adapter: Adapter) -> tuple[Architecture, ...]:
+    """:func:`candidates`, of which the adapter's metadata may choose: it decides nothing that names and shapes do."""
+    found = candidates(adapter)
+    hints = source_hints(adapter.metadata)
+    said = (hints.base_version, hints.architecture)
+    chosen = tuple(a for a in found if a.base_model_version in said or a.modelspec_architecture in said)
+    return chosen or found

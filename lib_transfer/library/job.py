@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.errors import RequestError
 from lib_transfer.formats.checkpoint import checkpoint_stamps, model_name
 from lib_transfer.formats.identity import FileStamp, file_sha256
@@ -93,7 +93,7 @@ def make_job(
     *,
     target: Model,
     source: Model | None = None,
-    method: str = registry.DEFAULT,
+    method: str = methods.DEFAULT,
     settings: Mapping[str, Value],
     hashes: Hashes,
     destination: Destination | None = None,
@@ -109,7 +109,7 @@ def make_job(
         settings: the method's settings (:func:`lib_transfer.methods.parameters`); those left out take their defaults.
         hashes: where the files' content hashes are remembered.
         destination: where the output goes; the adapter's own folder when not given.
-        cancelled: asked while hashing whether to stop.
+        cancelled: is asked while hashing whether to stop.
 
     Raises:
         RequestError: the method or a setting is unknown, a value is out of range, or there is no source where one is
@@ -117,8 +117,8 @@ def make_job(
         BadFileError, StorageError: a file cannot be read.
         CancelledError: ``cancelled`` said so.
     """
-    chosen = registry.get(method)
-    checked = registry.settings(chosen, settings)
+    chosen = methods.get(method)
+    checked = methods.settings(chosen, settings)
     adapter, of_source, of_target = Path(adapter), _source(chosen, source), model_paths(target)
     every = (adapter, *of_source, *of_target)
     files = Files(adapter, of_source, of_target, tuple(s for path in every for s in checkpoint_stamps(path)))

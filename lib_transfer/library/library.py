@@ -10,7 +10,7 @@ from pathlib import Path
 from lib_transfer.architecture import architectures
 from lib_transfer.errors import CancelledError, RequestError
 from lib_transfer.library.base import encoders_among
-from lib_transfer.library.checkpoints import Checkpoint, SourceMatch, Sources
+from lib_transfer.library.checkpoints import Checkpoint, SourceMatch, find
 from lib_transfer.library.index import AdapterFacts, FileIndex
 from lib_transfer.library.outputs import Outputs
 from lib_transfer.storage.hashes import Hashes
@@ -28,7 +28,7 @@ class Library:
         outputs: what was made already; None where that plays no part.
         beside: files that the program loads beside every checkpoint, text encoders among them.
         hash_sources: whether a checkpoint that is not hashed yet may be, to find the source of a LoRA.
-        cancelled: asked meanwhile whether to stop.
+        cancelled: is asked meanwhile whether to stop.
         given: names of outputs that were decided on and are not written yet, without ending and casefolded.
     """
 
@@ -43,8 +43,7 @@ class Library:
     given: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        hashes = self.hashes if self.hash_sources else None
-        self._sources = Sources(self.checkpoints, self.index, hashes, self.cancelled)
+        self._known = list(self.checkpoints)
 
     def look(self) -> None:
         """Go through the folders for outputs.
@@ -57,15 +56,31 @@ class Library:
 
     def adapter(self, path: Path) -> AdapterFacts:
         """What the header of a LoRA says."""
-        return self.index.adapter(path) or AdapterFacts(problem=f"{path.name} is gone.")
+        facts = self.index.adapter(path)
+        if facts is None:
+            why = "is a folder, not the file of a LoRA" if path.is_dir() else "does not exist"
+            facts = AdapterFacts(problem=f"{path} {why}.")
+        return facts
 
     def source(self, facts: AdapterFacts) -> SourceMatch:
         """The installed checkpoint that a LoRA was trained on.
 
+        Where it asks for a content hash that no checkpoint is known to have, those that are not hashed yet are hashed, if
+        they may be.
+
         Raises:
             CancelledError: it was stopped while hashing.
         """
-        return self._sources.of(facts)
+        wanted = facts.source_sha256
+        if wanted and self.hash_sources and not any(c.sha256 and c.sha256.startswith(wanted) for c in self._known):
+            for place, checkpoint in enumerate(self._known):
+                about = self.index.checkpoint(checkpoint.path) if checkpoint.sha256 is None else None
+                if about is not None and about.architecture in facts.architectures:
+                    digest = self.hashes.sha256(checkpoint.path, self.cancelled)
+                    self._known[place] = dataclasses.replace(checkpoint, sha256=digest)
+                    if digest.startswith(wanted):
+                        break
+        return find(facts, self._known)
 
     def architecture(self, checkpoint: Checkpoint, role: str) -> str:
         """The title of the architecture of a checkpoint.

@@ -53,7 +53,8 @@ METHOD = Method(
             "force",
             "flag",
             False,
-            "also map modules whose dimensions differ, direction by direction, although nothing says that they correspond",
+            "also transfer modules whose dimensions differ, direction by direction, "
+            "although nothing says that they correspond",
         ),
     ),
     transfer=transfer,

@@ -93,8 +93,8 @@ class Cache:
         """The tensors of an entry, or None when there is none that can be trusted.
 
         Args:
-            kind, key: as it was stored.
-            rows: of these tensors, only that many leading rows are read.
+            kind, key: what the entry was stored under.
+            rows: the number of leading rows to read, by the name of the tensor; other tensors are read whole.
             only: name of the one tensor to read.
         """
         path = self.path(kind, key)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.batches.convert import convert
 from lib_transfer.batches.costs import Costs
 from lib_transfer.batches.plan import BatchPlan, plan
@@ -38,7 +38,7 @@ def ask(
     """What is asked; the adapters say what they were trained on, unless a source is given."""
     hashes = world.runtime.hashes
     target = described([more.pop("target", world.target)], hashes, name="tuned.safetensors")
-    checked = registry.settings(registry.get(method), settings or {})
+    checked = methods.settings(methods.get(method), settings or {})
     index = FileIndex(world.cache)
     there = more.pop("installed", None)
     library = Library(

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from lib_transfer.batches import cluster
+from lib_transfer.batches.watch import SilentWatch
 from lib_transfer.cli.main import main
 from lib_transfer.errors import RequestError
 from tests.batches import shelf
 from tests.batches.conftest import World
-from tests.batches.steps import Quiet, ask, contents, go, grouped, look
+from tests.batches.steps import ask, contents, go, grouped, look
 from tests.waiting import HANG, until
 
 # Dask is no part of the environments that pin what the WebUIs have; there the rest of this folder is tested alone.
@@ -78,9 +79,9 @@ def test_the_same_files_with_a_worker_killed_midway(
 
     # A worker with another version of the project would make other bytes.
     monkeypatch.setattr(cluster, "OURS", ("another", 0))
-    groups = grouped(world, look(world, loras, batch=ask(world, loras, settings={"strength": 0.5})))
+    groups = grouped(world, look(world, loras, asked=ask(world, loras, settings={"strength": 0.5})))
     with cluster.connected(scheduler.scheduler_address) as there, pytest.raises(RequestError, match="has version"):
-        list(cluster.on_cluster(groups, Quiet(), there))
+        list(cluster.on_cluster(groups, SilentWatch(), there))
 
 
 def test_without_dask_or_a_scheduler_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

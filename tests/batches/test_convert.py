@@ -14,6 +14,7 @@ from lib_transfer.batches.processes import in_processes
 from lib_transfer.batches.watch import SilentWatch, Tally
 from lib_transfer.conversion import group
 from lib_transfer.errors import NotEnoughMemoryError, StorageError
+from lib_transfer.progress import Progress
 from tests.batches import shelf
 from tests.batches.conftest import World
 from tests.batches.steps import batch, contents, go, grouped, look, statuses
@@ -133,10 +134,11 @@ def test_a_worker_that_dies_takes_nothing_with_it(world: World, loras: Path, tmp
     class Killing(SilentWatch):
         """Kills the process, which has said what it is at, as long as the second LoRA is among that."""
 
-        def group(self, worker: int, names: tuple[str, ...]) -> None:
+        def group(self, worker: int, names: tuple[str, ...]) -> Progress:
             if "two" in names:
                 killing.append(len(names))
                 os.kill(next(p.pid for p in processes.multiprocessing.active_children() if p.pid), 9)
+            return self
 
     outcomes = {o.name: o for o in in_processes([task], Killing(), 1)}
     assert statuses(outcomes) == {"one": "written", "two": "failed", "styles/three": "written"}
@@ -157,16 +159,15 @@ def test_a_disk_that_fails_stops_the_batch(world: World, loras: Path, monkeypatc
 def test_the_tally_goes_from_nothing_to_all() -> None:
     tally = Tally(4)
     shares = [tally.now()[0]]
-    tally.group(0, ("a", "b"))
-    tally.group(1, ("c",))
-    for worker in (0, 1):
-        tally.stretch(worker, 2, "at work")
+    groups = tally.group(0, ("a", "b")), tally.group(1, ("c",))
+    for each in groups:
+        each.start(2, "at work")
     for worker in (0, 0, 1):
-        tally.step(worker)
+        groups[worker].step("")
         shares.append(tally.now()[0])
     assert shares == [0, 1 / 4, 2 / 4, 2.5 / 4]
     assert "module 1 of 2" in tally.now()[1]
-    tally.publishing(0)
+    groups[0].publishing()
     for name in ("a", "b"):
         tally.settled(name)
         assert tally.now()[0] == 2.5 / 4

@@ -43,7 +43,7 @@ from lib_transfer.library.library import Library
 from lib_transfer.library.outputs import Outputs
 from lib_transfer.linalg import factors as linalg
 from lib_transfer.methods import MethodInput
-from lib_transfer.progress import Silent
+from lib_transfer.progress import Progress, Silent
 from lib_transfer.storage.cache import Cache
 from tests.benchmarks import files
 from tests.benchmarks.speed import anonymous
@@ -57,8 +57,9 @@ class Quiet(SilentWatch):
 
     began = 0.0
 
-    def group(self, worker: int, names: tuple[str, ...]) -> None:
+    def group(self, worker: int, names: tuple[str, ...]) -> Progress:
         self.began = self.began or time.perf_counter()
+        return self
 
 
 class Bench:

@@ -101,7 +101,10 @@ def test_a_dry_run_and_bad_input(here: Cli, loras: Path, ends: list[object], fil
         "no worker": (["batch", loras, *ends, "--workers", "0"], "no whole number"),
         "no memory": (["batch", loras, *ends, "--memory", "-1"], "no number of GB"),
         "no setting": (["batch", loras, *ends, "--threshold", "2"], "threshold cannot be"),
-        "a report over a model": (["batch", loras, *ends, "--report", loras / "one.safetensors"], "not written to"),
+        "a report over a model": (
+            ["batch", loras, *ends, "--report", loras / "one.safetensors"],
+            "cannot be written to",
+        ),
     }
     for name, (command, said) in cases.items():
         done = here(*command)
@@ -150,7 +153,7 @@ def test_ctrl_c_is_over_at_once_whatever_a_module_takes(held: Held, loras: Path,
     held.signal(signal.SIGINT)
     out, err = held.process.communicate(timeout=HANG)
     assert held.process.returncode == 130, (out, err)
-    assert "Interrupted; 0 LoRAs had been written, nothing is half-written." in out
+    assert "Interrupted. 0 LoRAs were written; no file is half-written." in out
     assert "Traceback" not in out + err
     assert held.gone()
     assert {name for name in contents(loras) if "_" in name or name.endswith(".part")} == set()

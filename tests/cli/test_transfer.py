@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from lib_transfer.cli.main import main
+from lib_transfer.conversion import group
+from lib_transfer.errors import NotEnoughMemoryError
 from tests import tiny
 from tests.cli.conftest import Done, standing, start
 from tests.waiting import HANG
@@ -107,7 +109,7 @@ def test_bad_input(
         "rank": (["transfer", style, *ends, "--rank", "0"], "rank cannot be"),
         "both ranks": (["transfer", style, *ends, "--energy", "0.5", "--subspace-rank", "3"], "Both an energy"),
         "not ours": (["transfer", style, *ends, "--output", theirs, "--overwrite"], "not made by Transfer LoRA"),
-        "report over a model": (["transfer", style, *ends, "--json", theirs], "not written to"),
+        "report over a model": (["transfer", style, *ends, "--json", theirs], "cannot be written to"),
         "no folder": (["transfer", style, *ends, "--output-dir", "nowhere"], "does not exist"),
         "no such flag": (["transfer", style, *ends, "--nope"], "unrecognized arguments"),
         "no command": ([], "required"),
@@ -171,12 +173,12 @@ class TestInOneProcess:
 
         return run
 
-    def test_copy_does_without_a_source(self, run: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
+    def test_reuse_does_without_a_source(self, run: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
         done = run("transfer", style, "--target", files["sd1-target"], "--method", "reuse")
         assert done.code == 0
         assert "Written: " in done.out
         (name,) = _models(tmp_path)
-        assert name.startswith("style_sd1-target_copy_")
+        assert name.startswith("style_sd1-target_reuse_")
 
     def test_a_dry_run_writes_no_lora(self, run: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
         done = run("transfer", style, *_ends(files), "--dry-run", "--json", tmp_path / "told.json")
@@ -218,6 +220,26 @@ class TestInOneProcess:
         done = run("transfer", style, *_ends(files), "--threshold", "1", "--energy", "0.9")
         assert done.code == 2
         assert "Nothing of this adapter can be carried" in done.out
+        assert _models(tmp_path) == set()
+
+    @pytest.mark.parametrize("error", [ValueError("a bug"), NotEnoughMemoryError("There is no more memory.")])
+    def test_what_is_not_the_inputs_fault_is_1(
+        self,
+        error: Exception,
+        run: Cli,
+        style: Path,
+        files: tiny.Files,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def failing(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(group, "carry", failing)
+        done = run("transfer", style, *_ends(files))
+        assert done.code == 1
+        assert str(error) in done.err
+        assert ("error in Transfer LoRA itself" in done.err) is (type(error) is ValueError)
         assert _models(tmp_path) == set()
 
     def test_defaults(self, run: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:

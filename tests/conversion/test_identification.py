@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lib_transfer.formats.adapter import outline_adapter
-from lib_transfer.library.identification import identify
+from lib_transfer.library.inspection import identify
 from tests import tiny
 
 SHARED = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from lib_transfer.batches.report import BatchReport
-from lib_transfer.batches.watch import Tally
+from lib_transfer.batches.watch import ProgressWatch, Tally
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.webui.shell.jobs import Job, JobWatch
+from lib_transfer.progress import Progress
+from lib_transfer.webui.shell.jobs import Job
 
 
 class BatchJob(Job):
@@ -69,27 +70,28 @@ class BatchJob(Job):
         return frozenset(self._left)
 
 
-class BatchWatch(JobWatch):
+class BatchWatch(ProgressWatch):
     """The watch of a batch that is converted one group at a time, in this process."""
 
     def __init__(self, job: BatchJob, tally: Tally) -> None:
         super().__init__(job)
         self._batch, self._tally = job, tally
 
-    def group(self, worker: int, names: tuple[str, ...]) -> None:
-        self._tally.group(worker, names)
+    def group(self, worker: int, names: tuple[str, ...]) -> Progress:
+        self._group = self._tally.group(worker, names)
+        return self
 
-    def stretch(self, worker: int, total: int, what: str) -> None:
-        super().stretch(worker, total, what)
-        self._tally.stretch(worker, total, what)
+    def start(self, total: int, what: str) -> None:
+        self._batch.start(total, what)
+        self._group.start(total, what)
 
-    def step(self, worker: int) -> None:
-        super().step(worker)
-        self._tally.step(worker)
+    def step(self, what: str) -> None:
+        self._batch.step(what)
+        self._group.step(what)
 
-    def publishing(self, worker: int) -> None:
-        super().publishing(worker)
-        self._tally.publishing(worker)
+    def publishing(self) -> None:
+        self._batch.publishing()
+        self._group.publishing()
 
     def left_out(self, name: str) -> bool:
         return name in self._batch.left

@@ -6,7 +6,7 @@ import contextlib
 import json
 from typing import Any
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.errors import RequestError
 from lib_transfer.webui.compare.form import Field, fields, scene
 from lib_transfer.webui.compare.html import gallery
@@ -61,5 +61,5 @@ def _number(field: Field, value: object) -> Any:
     """The value of a number; None where it is missing or not allowed."""
     if value is not None:
         with contextlib.suppress(RequestError):
-            return registry.checked(field.parameter, value)
+            return methods.checked(field.parameter, value)
     return None

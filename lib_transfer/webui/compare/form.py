@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.errors import RequestError
 from lib_transfer.methods import Parameter
 from lib_transfer.webui.host.abilities import Picture, Pictures
@@ -114,6 +114,6 @@ def scene(values: FormValues, pictures: Pictures) -> Scene:
             raise RequestError("The prompt is not a text, or it is too long.")
     if values["sampler"] not in pictures.samplers():
         raise RequestError(f"There is no sampler {str(values['sampler'])[:60]}.", hint="Choose one under Sampler.")
-    numbers = {field.name: registry.checked(field.parameter, values[field.name]) for field in fields()}
+    numbers = {field.name: methods.checked(field.parameter, values[field.name]) for field in fields()}
     size = {name: numbers[name] // 8 * 8 for name in ("width", "height")}
     return Scene(**{name: values[name] for name in TEXTS}, **{**numbers, **size})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.errors import RequestError
 from lib_transfer.methods import METHODS, Parameter
 
@@ -49,9 +49,9 @@ class Setting:
         if value is None or value in ("", NOT_SET):
             return self.default
         if self.key == "method":
-            value = registry.FORMER_IDS.get(value, value)
+            value = methods.FORMER_IDS.get(value, value)
         try:
-            return registry.checked(self.parameter, value)
+            return methods.checked(self.parameter, value)
         except RequestError:
             return self.default
 
@@ -71,7 +71,7 @@ def _number(key: str, label: str, text: str, default: float, most: float) -> Set
 @cache
 def parameters() -> tuple[Parameter, ...]:
     """The parameters of all methods, each once."""
-    return tuple(dict.fromkeys(p for method in METHODS for p in registry.parameters(method)))
+    return tuple(dict.fromkeys(p for method in METHODS for p in methods.parameters(method)))
 
 
 # Labels for parameters whose own name says too little in a list of controls.
@@ -105,7 +105,7 @@ def _all() -> Iterator[Setting]:
     text = "What to do for a tag in a prompt: transfer before the picture is made, or use the original and say so."
     yield _choice("missing", "When a transferred LoRA is missing", text, MISSING, TRANSFER_NOW)
     ids = tuple(method.id for method in METHODS)
-    yield _choice("method", "Default method", "The method that the tab starts with.", ids, registry.DEFAULT)
+    yield _choice("method", "Default method", "The method that the tab starts with.", ids, methods.DEFAULT)
     for parameter in parameters():
         name = f"Default {label(parameter).lower()}"
         yield Setting(parameter.name, name, help_of(parameter), parameter.default, parameter)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.errors import RequestError
 from lib_transfer.methods import METHODS, Parameter
 from lib_transfer.webui.host.settings import parameters
@@ -39,11 +39,11 @@ class Axis:
 def axes() -> tuple[Axis, ...]:
     """All our axes."""
     threshold, energy = (next(p for p in parameters() if p.name == name) for name in ("threshold", "energy"))
-    methods = tuple(method.id for method in METHODS)
-    known = (*methods, *registry.FORMER_IDS)
+    ids = tuple(method.id for method in METHODS)
+    known = (*ids, *methods.FORMER_IDS)
     return (
         Axis("[Transfer LoRA] use", str, lambda p, x: override(p, use=_word(x)), _one_of(USES), USES),
-        Axis("[Transfer LoRA] method", str, lambda p, x: override(p, method=_word(x)), _one_of(known), methods),
+        Axis("[Transfer LoRA] method", str, lambda p, x: override(p, method=_word(x)), _one_of(known), ids),
         _number("[Transfer LoRA] threshold", threshold),
         _number("[Transfer LoRA] subspace energy", energy),
     )
@@ -76,7 +76,7 @@ def _number(label: str, parameter: Parameter) -> Axis:
         label,
         float,
         lambda p, x: override(p, settings={parameter.name: x}),
-        lambda x: registry.checked(parameter, x),
+        lambda x: methods.checked(parameter, x),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.methods import Method, Value
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.host.settings import parameters
@@ -38,7 +38,7 @@ class Overrides:
         Raises:
             RequestError: a value is out of its range.
         """
-        method = registry.get(self.method or str(host.setting("method")))
+        method = methods.get(self.method or str(host.setting("method")))
         values: dict[str, Any] = {p.name: host.setting(p.name) for p in parameters()} | dict(self.settings)
         if "energy" in self.settings:
             # A fixed rank in the settings would take precedence over the energy that is asked for.

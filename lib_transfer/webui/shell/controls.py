@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.methods import METHODS, Method, Parameter
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.host.settings import NOT_SET, Setting, help_of, label, parameters
@@ -62,14 +62,14 @@ def method_controls(form: Form, host: Host, method: Method) -> None:
             label=label(parameter),
             info=help_of(parameter),
             value=shown(parameter, host.setting(parameter.name)),
-            visible=parameter in registry.parameters(method),
+            visible=parameter in methods.parameters(method),
             **options,
         )
 
 
 def visible_for(method: Method) -> dict[str, Any]:
     """Updates that show the controls of ``method`` and hide the rest."""
-    own = registry.parameters(method)
+    own = methods.parameters(method)
     return {parameter.name: gr.update(visible=parameter in own) for parameter in parameters()}
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lib_transfer.conversion.report import percent as _percent
 from lib_transfer.errors import TransferError, internal
+from lib_transfer.formatting import percent as _percent
 from lib_transfer.formatting import size
 
 logger = logging.getLogger("transfer_lora")

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Literal
 
-from lib_transfer.batches.watch import SilentWatch
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, internal
 from lib_transfer.progress import PUBLISHING, remaining
@@ -186,25 +185,6 @@ class Job:
         turn = self.turn
         if turn is not None:
             turn.show(self.current, len(self.names), self._step, self._steps, self._text)
-
-
-class JobWatch(SilentWatch):
-    """A job of the tab as the watch of a group that is converted in this process."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def stretch(self, worker: int, total: int, what: str) -> None:
-        self._job.start(total, what)
-
-    def step(self, worker: int) -> None:
-        self._job.step("")
-
-    def publishing(self, worker: int) -> None:
-        self._job.publishing()
-
-    def cancelled(self) -> bool:
-        return self._job.cancelled()
 
 
 class Board:

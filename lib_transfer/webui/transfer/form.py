@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.errors import RequestError
 from lib_transfer.formats.naming import safe_stem
 from lib_transfer.methods import Method, Value
@@ -73,7 +73,7 @@ def method_of(title: object) -> Method:
     Raises:
         RequestError: there is none.
     """
-    for method in registry.METHODS:
+    for method in methods.METHODS:
         if method.title == title:
             return method
     raise RequestError("No method is chosen.", hint="Choose one under Method.")
@@ -168,7 +168,7 @@ def settings_of(method: Method, values: FormValues) -> dict[str, Value]:
     Raises:
         RequestError: a value is of the wrong kind or out of its range.
     """
-    own = registry.parameters(method)
+    own = methods.parameters(method)
     given: dict[str, Value] = {}
     for parameter in parameters():
         value = values[parameter.name]
@@ -182,4 +182,4 @@ def settings_of(method: Method, values: FormValues) -> dict[str, Value]:
     if "subspace_rank" in given:
         # A fixed number takes precedence over the energy, whose slider always has a value.
         given.pop("energy", None)
-    return registry.settings(method, given)
+    return methods.settings(method, given)

@@ -6,7 +6,7 @@ import functools
 
 import gradio as gr
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell import controls, status
 from lib_transfer.webui.shell.form import Form
@@ -51,7 +51,7 @@ def request(form: Form, host: Host) -> None:
         choices=[AUTOMATIC],
         value=AUTOMATIC,
     )
-    method = registry.get(str(host.setting("method")))
+    method = methods.get(str(host.setting("method")))
     with gr.Accordion("Advanced options", open=False, elem_id=elem_id("advanced")):
         form.add(
             gr.Radio,

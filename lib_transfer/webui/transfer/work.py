@@ -8,14 +8,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
-from lib_transfer.batches.convert import convert
+from lib_transfer.batches.convert import analysed, convert
 from lib_transfer.batches.task import Task
-from lib_transfer.conversion.jobs import analyse
+from lib_transfer.batches.watch import ProgressWatch
 from lib_transfer.conversion.outcome import Outcome, failed, settled
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import CancelledError
 from lib_transfer.library.adapters import Found
-from lib_transfer.library.checkpoints import doubts
 from lib_transfer.library.decide import Convert, TransferSettings, decide
 from lib_transfer.library.destination import Existing
 from lib_transfer.library.index import FileIndex
@@ -24,7 +23,7 @@ from lib_transfer.library.outputs import Outputs
 from lib_transfer.webui.host.device import limited
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.host.settings import KEEP_BOTH, LEAVE, REPLACE
-from lib_transfer.webui.shell.jobs import Job, JobWatch
+from lib_transfer.webui.shell.jobs import Job
 from lib_transfer.webui.shell.keyed_lock import KeyedLock
 from lib_transfer.webui.transfer.form import Order, output_folder
 
@@ -108,17 +107,13 @@ class Work:
     def _converted(self, job: Job, decision: Convert, library: Library) -> Outcome:
         """Analyse the LoRA, or convert it as a batch of one."""
         run = runtime(self.host)
-        asked = decision.job(library.hashes, job.cancelled)
         if job.kind == "analyse":
-            source = decision.source
-            notes = doubts(decision.facts, source, asked.request.source_sha256)
-            report = analyse(asked, runtime=run, progress=job)
-            known = (decision.name, source.name if source else "", decision.target.name)
-            return Outcome(*known, "analysed", report=report, notes=notes)
+            return analysed(decision, run, job)
+        asked = decision.job(library.hashes, job.cancelled)
         taken = frozenset() if library.outputs is None else frozenset(library.outputs.stems)
         task = Task((decision,), run, taken, keeps_reports=True)
         with self.lock.holding(asked.request.digest, job.cancelled):
-            [outcome] = convert(task, JobWatch(job))
+            [outcome] = convert(task, ProgressWatch(job))
         if outcome.path is not None and library.outputs is not None:
             library.outputs.add(outcome.path)
         return outcome

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lib_transfer import methods as registry
+from lib_transfer import methods
 from lib_transfer.errors import RequestError
 from lib_transfer.methods import Parameter
 from lib_transfer.webui.shell.form import FormValues
@@ -49,8 +49,8 @@ def verify_order(values: FormValues) -> VerifyOrder:
     if not isinstance(prompts, str) or len(prompts) > LONGEST * MOST_PROMPTS:
         raise RequestError("The prompts are not a text, or they are too long.")
     lines = tuple(line.strip()[:LONGEST] for line in prompts.splitlines() if line.strip())[:MOST_PROMPTS]
-    inputs = int(registry.checked(INPUTS, values["verify_inputs"]))
-    size = int(registry.checked(SIZE, values["verify_size"]))
+    inputs = int(methods.checked(INPUTS, values["verify_inputs"]))
+    size = int(methods.checked(SIZE, values["verify_size"]))
     if not isinstance(values["verify_improve"], bool):
         raise RequestError("Whether to look for a better LoRA is neither yes nor no.")
     return VerifyOrder(lines, inputs, size, values["verify_improve"])
