@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 from torch import Tensor
 
-from lib_transfer.errors import BadFileError, NumericError, StorageError
+from lib_transfer.errors import BadFileError, NumericError, RequestError, StorageError
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.identity import addnet_hash
 from lib_transfer.formats.metadata import DATA_HASH, PREFIX
@@ -97,3 +98,36 @@ def _library_reading(part: Path, expected: dict[str, list[int]]) -> dict[str, li
             return {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (OSError, RuntimeError, MemoryError):
         return expected
+
+
+def of_ours(path: Path) -> dict[str, str]:
+    """The metadata of an output of ours.
+
+    Raises:
+        RequestError: the file was not made by Transfer LoRA.
+        BadFileError, StorageError: it cannot be read.
+    """
+    metadata = read_header(path).metadata
+    if f"{PREFIX}request" not in metadata:
+        raise RequestError(f"{path.name} was not made by Transfer LoRA, so nothing is added to it.")
+    return metadata
+
+
+def annotate(path: Path, texts: Mapping[str, str]) -> Written:
+    """Add ``texts`` to the metadata of an output of ours; its tensors stay as they are, byte for byte.
+
+    Args:
+        path: the file; it is written anew, whole or not at all.
+        texts: by key; what has such a key already is replaced.
+
+    Raises:
+        RequestError: the file was not made by Transfer LoRA, so that it is left alone.
+        BadFileError, StorageError: it cannot be read or written.
+    """
+    metadata = of_ours(path)
+    try:
+        # Not mapped: Windows replaces no file that is.
+        tensors = load(path.read_bytes())
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}.") from error
+    return write_adapter(path, tensors, {**metadata, **texts}, overwrite=True)
