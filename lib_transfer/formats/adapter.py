@@ -14,10 +14,9 @@ from torch import Tensor
 
 from lib_transfer.errors import BadFileError, NumericError, UnsupportedError
 from lib_transfer.formats.algorithms import algorithm_for, lora
-from lib_transfer.formats.algorithms.algorithm import Algorithm
+from lib_transfer.formats.algorithms.algorithm import SCALES, Algorithm
 from lib_transfer.formats.algorithms.dora import MAGNITUDES
 from lib_transfer.formats.algorithms.peft_oft import PeftOft
-from lib_transfer.formats.algorithms.scales import SCALES
 from lib_transfer.formats.checkpoint import Contents, open_checkpoint
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.foreign import what_it_is

@@ -19,14 +19,17 @@ from torch import Tensor
 
 from lib_transfer.formats.algorithms.algorithm import (
     MAX_RANK,
+    SCALES,
     Algorithm,
     Shaped,
     by,
     checked,
+    fold,
     matrix,
     not_floats,
+    scale_of,
+    wrong_scale,
 )
-from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
 from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.linalg.factors import Factors, is_thin
 from lib_transfer.update import Update

@@ -24,15 +24,18 @@ from torch import Tensor
 
 from lib_transfer.formats.algorithms.algorithm import (
     MAX_RANK,
+    SCALES,
     Algorithm,
     Shaped,
     by,
     checked,
     finite32,
+    fold,
     not_floats,
+    scale_of,
     vector,
+    wrong_scale,
 )
-from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
 from lib_transfer.formats.algorithms.sparse import SPARSE, sparse_correction, sparse_misfit, wrong_sparse
 from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.linalg.factors import Factors
