@@ -1,4 +1,4 @@
-"""Writing an adapter: checked before, read back after, published in one step."""
+"""Writing an adapter, or new metadata into one of ours: checked before, read back after, published in one step."""
 
 from __future__ import annotations
 

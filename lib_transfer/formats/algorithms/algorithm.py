@@ -12,11 +12,12 @@ from torch import Tensor
 
 from lib_transfer.errors import NumericError
 from lib_transfer.formats.finite import is_finite
-from lib_transfer.formats.tensor_info import TensorInfo
+from lib_transfer.formats.tensor_info import FLOATS, TensorInfo
 from lib_transfer.update import Update
 
 MAX_RANK = 4096
-FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
+#: What the product of factors is multiplied by.
+SCALES = ("alpha", "scale", "scalar")
 
 
 class Shaped(Protocol):
@@ -127,9 +128,6 @@ def finite32(tensor: Tensor) -> Tensor:
     if not is_finite(single):
         raise NumericError("A tensor holds numbers beyond the range of float32.")
     return single
-
-
-SCALES = ("alpha", "scale", "scalar")
 
 
 def wrong_scale(infos: Mapping[str, TensorInfo]) -> str | None:

@@ -1,4 +1,4 @@
-"""What the names in a ``data.pkl`` of PyTorch mean: tensors as places in other files, and nothing else.
+"""The tensors in a ``data.pkl`` of PyTorch: what its names mean is tensors as places in other files, and nothing else.
 
 The names are those that ``torch.save`` writes for a state dict (``torch/_utils.py``, ``torch/_tensor.py``), and beside them
 those of training tools whose leftovers old checkpoints hold: they stand for nothing and are forgotten. Any other name
@@ -17,6 +17,8 @@ from lib_transfer.formats.stores.pickle_machine import Opaque, run
 from lib_transfer.formats.tensor_info import MAX_DIMENSIONS, MAX_NAME, MAX_TENSORS, TORCH_NAME, possible_name
 
 MAX_COUNT = 1 << 48
+MAX_LEVELS = 8
+MAX_ENTRIES = 2 * MAX_TENSORS
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,11 @@ def read_pickle(data: bytes) -> object:
     return run(data, _TorchVocabulary())
 
 
-MAX_LEVELS = 8
-MAX_ENTRIES = 2 * MAX_TENSORS
-
-
 def named_tensors(saved: object) -> dict[str, StoredTensor]:
     """The tensors of a state dict, by name.
 
     Args:
-        saved: from :func:`~.torch_pickle.read_pickle`. Where it has an entry ``state_dict``, only that counts, as in the
+        saved: the value that :func:`read_pickle` gives. Where it has an entry ``state_dict``, only that counts, as in the
             WebUI: what is beside it is the optimizer's. Dicts in dicts give names with dots; all but tensors is left out.
 
     Raises:
