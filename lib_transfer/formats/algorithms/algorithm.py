@@ -112,6 +112,13 @@ def checked(tensor: Tensor) -> Tensor:
     return single
 
 
+def wrong_size(own: tuple[int, int], shape: tuple[int, ...]) -> str | None:
+    """Why a matrix of the size ``own`` is not the change of a weight of this shape; None when it can be."""
+    if own == (shape[0], math.prod(shape[1:])):
+        return None
+    return f"its shape {by(own)} does not fit the source's {by(shape)}"
+
+
 def by(shape: tuple[int, ...]) -> str:
     """A shape for a person."""
     return "x".join(map(str, shape))

@@ -37,6 +37,7 @@ from lib_transfer.formats.algorithms.algorithm import (
     scale_of,
     vector,
     wrong_scale,
+    wrong_size,
 )
 from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.linalg.factors import Factors
@@ -80,9 +81,7 @@ class Lora(Algorithm):
             return f"it was made for a weight that is padded to {by(wider)}, and the source's is {by(shape)}"
         core = tensors.get(MID, tensors[DOWN])
         own = (tensors[UP].shape[0], tensors[DOWN].shape[1] * math.prod(core.shape[2:]))
-        if own != (shape[0], math.prod(shape[1:])):
-            return f"its shape {by(own)} does not fit the source's {by(shape)}"
-        return _sparse_misfit(tensors, shape)
+        return wrong_size(own, shape) or _sparse_misfit(tensors, shape)
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         up, down = finite32(tensors[UP]).flatten(1), finite32(tensors[DOWN])
