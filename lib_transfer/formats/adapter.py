@@ -45,7 +45,7 @@ class Group:
     Attributes:
         name: the module as the file names it: prefix, dots and all; nothing here takes the name apart.
         keys: the full names of its tensors in the file, by suffix as :mod:`~.tensor_names` has it.
-        tensors: by the same suffixes, in the file's own dtypes; where the file is still open, read when asked for.
+        tensors: the tensors by the same suffixes, in the file's own dtypes; where the file is still open, read when asked for.
         algorithm: what the tensors are written in; ``algorithm.needs_base`` says whether :meth:`update` needs a weight.
         scale: the number that PEFT's configuration says the factors are multiplied by; None where it says none.
     """

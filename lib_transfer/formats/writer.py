@@ -27,8 +27,8 @@ class Written:
 
     Attributes:
         path: its name.
-        size: its bytes.
-        sha256: of the whole file.
+        size: how many bytes it has.
+        sha256: the SHA-256 of the whole file.
         warnings: what failed after it was in place; the file itself is whole.
     """
 
@@ -45,8 +45,8 @@ def write_adapter(
 
     Args:
         path: the file to make; its folder exists.
-        tensors: by name, of any device.
-        metadata: texts; ``sshs_*`` are replaced, and an output of ours says the hash of its tensors once more.
+        tensors: the tensors by name, on any device.
+        metadata: the texts by key; ``sshs_*`` are replaced, and an output of ours says the hash of its tensors once more.
         overwrite: whether a file that is there is replaced.
 
     Raises:
@@ -118,7 +118,7 @@ def annotate(path: Path, texts: Mapping[str, str]) -> Written:
 
     Args:
         path: the file; it is written anew, whole or not at all.
-        texts: by key; what has such a key already is replaced.
+        texts: the texts by key; what has such a key already is replaced.
 
     Raises:
         RequestError: the file was not made by Transfer LoRA, so that it is left alone.

@@ -66,8 +66,8 @@ class Algorithm(ABC):
         To be asked before :meth:`update` where :attr:`needs_base`, or where small tensors make a large update.
 
         Args:
-            tensors: by suffix; :meth:`problem` found nothing.
-            shape: of the weight: ``(out, in)``, ``(out, in, kh, kw)`` or ``(features,)``.
+            tensors: the tensors by suffix; :meth:`problem` found nothing.
+            shape: the shape of the weight: ``(out, in)``, ``(out, in, kh, kw)`` or ``(features,)``.
 
         Returns:
             A part of a sentence, or None when nothing is in the way.
@@ -83,7 +83,7 @@ class Algorithm(ABC):
         """The module's update in float32.
 
         Args:
-            tensors: by suffix, as they are in the file; :meth:`problem` found nothing.
+            tensors: the tensors by suffix, as they are in the file; :meth:`problem` found nothing.
             base_weight: the weight it was trained for, in its own shape and float32, where :attr:`needs_base`.
 
         Raises:
@@ -153,8 +153,8 @@ def scale_of(tensors: Mapping[str, Tensor], rank: int | None) -> tuple[float, tu
     rank.
 
     Args:
-        tensors: of one module, by suffix.
-        rank: that alpha is divided by; None where there is none, and alpha means nothing.
+        tensors: the tensors of one module, by suffix.
+        rank: the number that alpha is divided by; None where there is none, and alpha means nothing.
     """
     values = {suffix: float(tensors[suffix].reshape(()).double()) for suffix in SCALES if suffix in tensors}
     if rank is None:

@@ -13,7 +13,7 @@ class JoinedStore(Store):
     """A store, and tensors of others under names of this one.
 
     Args:
-        first: whose path and metadata it has.
+        first: the store whose path and metadata it has.
         others: further stores, with the names under which their tensors stand here.
         hidden: tensors of the first that others stand for.
     """

@@ -25,8 +25,8 @@ class Contents:
 
     Attributes:
         path: the file or folder, as it was named.
-        tensors: by name.
-        metadata: texts.
+        tensors: what is said of each tensor, by name.
+        metadata: the texts by key.
         stamps: the states of its files when they were opened; they tell whether it is still the model that was read.
     """
 
