@@ -28,7 +28,8 @@ class Update:
     Attributes:
         factors: ``up`` (out, r) and ``down`` (r, in) of the change ``up @ down`` of the weight, with every scale of the
             file (alpha / rank, ``scale``, ``scalar``) folded in.
-        weight: the change of the weight itself, in the weight's own shape or flattened; (features,) for a normalisation.
+        weight: the change of the weight itself, in the weight's own shape or flattened; (features,) only for
+            what the file holds as the change of a normalisation.
         bias: the change of the bias, (out,).
         rank: the rank that the adapter was made with; None where it was not made with one, and the factors, if there are
             any, are only a way of writing an update of another kind.
@@ -56,6 +57,11 @@ class Update:
     def changes_weight(self) -> bool:
         """Whether the weight is changed at all, and not the bias alone."""
         return self.factors is not None or self.weight is not None
+
+    @property
+    def is_of_norm(self) -> bool:
+        """Whether the adapter's file holds it as the change of a normalisation (``w_norm``, ``b_norm``): vectors alone."""
+        return self.factors is None and not self.stored and len(self.shape) < 2
 
     @property
     def shape(self) -> tuple[int, ...]:

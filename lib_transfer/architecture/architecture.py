@@ -23,7 +23,7 @@ class Architecture:
 
     Attributes:
         id: short and stable: ``sd1``, ``sdxl``.
-        title: for people.
+        title: its name for people.
         family: the id of the architecture that it and its relatives stem from (its own where it stems from none).
             Modules of relatives correspond, by name or by alignment; those of others do not.
         card_version: the ``sd version`` of an A1111 user-metadata card.
@@ -32,7 +32,7 @@ class Architecture:
         modelspec_architecture: ``modelspec.architecture`` of a LoRA for it (Stability AI's ModelSpec).
         modelspec_implementation: ``modelspec.implementation`` of a LoRA for it.
         core: the diffusion model; it alone decides what a checkpoint is.
-        text_encoders: in the order in which the model uses them; a file may lack them.
+        text_encoders: the text encoders, in the order in which the model uses them; a file may lack them.
         hosts: the programs that a LoRA for it is written for, as a sentence names them: what one of them does not load is not
             written.
         namings: how adapters name its modules. Of several that start from one spelling, the first is written.
@@ -174,7 +174,7 @@ def reference(
         architecture: which checkpoint.
         width: channels of the diffusion model's first block; None for the real, full size. With a small width the keys
             and the structure stay and every width shrinks with it, for tiny models in tests.
-        style: of the diffusion model's keys (``diffusers``), for a folder that diffusers wrote; the canonical single
+        style: the style of the diffusion model's keys (``diffusers``), for a folder that diffusers wrote; the canonical single
             file when not given. Text encoders are then kept as such a folder keeps them.
     """
     tensors: dict[str, tuple[int, ...]] = {}

@@ -51,10 +51,10 @@ class Clip:
         model: ``clip-l``, ``clip-h`` or ``clip-g``.
         key_layouts: where files keep it. Styles of keys: ``hf`` and ``hf bare`` (without the ``text_model`` level, as in files
             from before 2023 and from transformers 5) and ``openclip``; that of the first is canonical.
-        width: of its hidden states.
+        width: the width of its hidden states.
         layers: how many transformer layers it has.
         projection: whether it ends with a text projection.
-        tokens: size of the vocabulary.
+        tokens: the size of the vocabulary.
         loaded: roles of the places that the hosts load.
     """
 

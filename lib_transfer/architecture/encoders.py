@@ -30,7 +30,7 @@ def encoder_in(architecture: Architecture, tensors: Tensors) -> Encoder | None:
     have one structure, the first is meant.
 
     Args:
-        architecture: whose text encoder it is to be.
+        architecture: the architecture whose text encoder it is to be.
         tensors: the file's keys and shapes.
     """
     for layout in architecture.text_encoders:

@@ -50,11 +50,11 @@ class Flux:
         guidance: whether the guidance scale is an input (dev).
         approximator: width of the network that computes all modulations at once (Chroma), which then has the place of
             the blocks' own modulations and of the embeddings of time, guidance and pooled text; 0 where there is none.
-        double, single: numbers of blocks.
-        width: of the hidden states.
-        head: of an attention head.
-        context: of the text encoder's hidden states.
-        pooled: of the pooled text.
+        double, single: how many blocks of each kind.
+        width: the width of the hidden states.
+        head: the width of an attention head.
+        context: the width of the text encoder's hidden states.
+        pooled: the width of the pooled text.
     """
 
     model: str

@@ -44,7 +44,7 @@ class Stored:
     """How files of one style keep a place.
 
     Attributes:
-        style: of the keys: ``ldm``, ``diffusers``, ``hf``, ``openclip``, ...
+        style: the style of the keys: ``ldm``, ``diffusers``, ``hf``, ``openclip``, ...
         weight: the weight's key within the part.
         bias: the bias's key within the part, or None where the layer has none.
         share: which rows of the tensor are the place's; None for all.
@@ -81,7 +81,7 @@ class Slot:
     Attributes:
         path: the slot's name within its part, in the words of the canonical checkpoint.
         kind: what the module there computes.
-        shape: of the slot's own weight.
+        shape: the shape of the slot's own weight.
         position: where it sits.
         stored: the ways in which files keep it; the canonical one first.
         spellings: how adapters call it.

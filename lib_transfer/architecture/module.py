@@ -59,7 +59,7 @@ class Module:
         weight: the tensor's key in this file.
         bias: the bias tensor's key in this file, if it has one.
         kind: what the module computes.
-        shape: of the weight (of the slice, if there is one): ``(out, in)``, ``(out, in, kh, kw)`` or ``(features,)``.
+        shape: the shape of the weight (of the slice, if there is one): ``(out, in)``, ``(out, in, kh, kw)`` or ``(features,)``.
         rows: which rows of the tensor this module is, in the module's own order; None for all, as they are.
         fused: canonical name of the attention that this one is a part of, where hosts load its parts only together, else
             None.

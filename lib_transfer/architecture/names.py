@@ -18,7 +18,7 @@ class Naming:
 
     Attributes:
         part: the part it names: ``unet``, ``te1``, ...
-        style: whose spelling it starts from; slots without it have no name in the naming.
+        style: the style whose spelling it starts from; slots without it have no name in the naming.
         prefix: what stands before the path.
         separator: what stands for the dots of the path.
     """

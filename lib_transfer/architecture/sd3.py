@@ -53,12 +53,12 @@ class MMDiT:
     Attributes:
         model: what it is.
         depth: how many joint blocks.
-        width: of the hidden states.
+        width: the width of the hidden states.
         normed: whether queries and keys are normalised.
         dual: how many blocks, from the first, have a second attention, of the image to itself.
-        head: of an attention head.
-        context: of the text encoders' hidden states.
-        pooled: widths of the two pooled texts.
+        head: the width of an attention head.
+        context: the width of the text encoders' hidden states.
+        pooled: the widths of the two pooled texts.
     """
 
     model: str

@@ -6,6 +6,7 @@ Depths of SSD-1B and Vega: Segmind's released checkpoints; of KOALA: its paper (
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.clip import clip_g, clip_l, hf_key_layouts
@@ -50,57 +51,43 @@ SDXL = Architecture(
     idle=frozenset({("te1", "layer 11"), ("te1", "final")}),
 )
 
-SSD_1B = replace(
-    SDXL,
-    id="ssd-1b",
-    title="SSD-1B",
-    core=replace(
-        _UNET,
-        input_depths=((0, 0), (2, 2), (4, 4)),
-        middle_depth=None,
-        output_depths=((4, 4, 10), (2, 1, 1), (0, 0, 0)),
-        model="ssd-1b-unet",
-    ),
+
+def _distilled(name: str, title: str, **unet: Any) -> Architecture:
+    """A relative of SDXL whose UNet differs in these attributes."""
+    return replace(SDXL, id=name, title=title, core=replace(_UNET, model=f"{name}-unet", **unet))
+
+
+SSD_1B = _distilled(
+    "ssd-1b",
+    "SSD-1B",
+    input_depths=((0, 0), (2, 2), (4, 4)),
+    middle_depth=None,
+    output_depths=((4, 4, 10), (2, 1, 1), (0, 0, 0)),
 )
 
-VEGA = replace(
-    SDXL,
-    id="vega",
-    title="Segmind-Vega",
-    core=replace(
-        _UNET,
-        input_depths=((0, 0), (1, 1), (2, 2)),
-        middle_depth=None,
-        output_depths=((2, 2, 2), (1, 1, 1), (0, 0, 0)),
-        model="vega-unet",
-    ),
+VEGA = _distilled(
+    "vega",
+    "Segmind-Vega",
+    input_depths=((0, 0), (1, 1), (2, 2)),
+    middle_depth=None,
+    output_depths=((2, 2, 2), (1, 1, 1), (0, 0, 0)),
 )
 
-KOALA_700M = replace(
-    SDXL,
-    id="koala-700m",
-    title="KOALA-700M",
-    core=replace(
-        _UNET,
-        input_depths=((0,), (2,), (5,)),
-        middle_depth=None,
-        middle=False,
-        output_depths=((5, 5), (2, 2), (0, 0)),
-        model="koala-700m-unet",
-    ),
+KOALA_700M = _distilled(
+    "koala-700m",
+    "KOALA-700M",
+    input_depths=((0,), (2,), (5,)),
+    middle_depth=None,
+    middle=False,
+    output_depths=((5, 5), (2, 2), (0, 0)),
 )
 
-KOALA_1B = replace(
-    SDXL,
-    id="koala-1b",
-    title="KOALA-1B",
-    core=replace(
-        _UNET,
-        input_depths=((0,), (2,), (6,)),
-        middle_depth=6,
-        output_depths=((6, 6), (2, 2), (0, 0)),
-        model="koala-1b-unet",
-    ),
+KOALA_1B = _distilled(
+    "koala-1b",
+    "KOALA-1B",
+    input_depths=((0,), (2,), (6,)),
+    middle_depth=6,
+    output_depths=((6, 6), (2, 2), (0, 0)),
 )
 
 REFINER = Architecture(

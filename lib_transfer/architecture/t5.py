@@ -35,11 +35,11 @@ class T5:
 
     Attributes:
         key_layouts: where files keep it. Styles of keys: ``hf`` and ``gguf``.
-        width: of its hidden states.
-        inner: of the feed-forward.
-        head: of an attention head.
-        layers: how many.
-        tokens: size of the vocabulary.
+        width: the width of its hidden states.
+        inner: the width of the feed-forward.
+        head: the width of an attention head.
+        layers: how many layers it has.
+        tokens: the size of the vocabulary.
     """
 
     key_layouts: tuple[KeyLayout, ...]

@@ -56,7 +56,7 @@ class Place:
         native: module path in the single file.
         diffusers: module path in diffusers.
         role: what it does in its block.
-        shape: of its own weight.
+        shape: the shape of its own weight.
         bias: whether it has one.
         share: its rows of the native weight; None for all.
         word: its own word (``q``) where it is a share.
@@ -91,10 +91,10 @@ class Stream:
 
     Attributes:
         norm: the normalisation whose scale and shift the time decides.
-        parts: query, key and value projections.
-        out: output projection.
-        norms: of queries and of keys.
-        feed_forward: after the attention.
+        parts: the query, key and value projections.
+        out: the output projection.
+        norms: the normalisations of queries and of keys.
+        feed_forward: the layers after the attention.
     """
 
     norm: str

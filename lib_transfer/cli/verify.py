@@ -14,7 +14,7 @@ from lib_transfer.evaluation import verify
 from lib_transfer.evaluation.improvements.reconstruction import RANK
 from lib_transfer.evaluation.prompts import vocabulary
 from lib_transfer.evaluation.verification import INPUTS
-from lib_transfer.formats.annotate import of_ours
+from lib_transfer.formats.writer import of_ours
 from lib_transfer.library.destination import Destination
 
 

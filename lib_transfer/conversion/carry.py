@@ -140,7 +140,8 @@ def _obstacle(pair: Pair, update: Update, settings: Settings) -> Obstacle | None
     source, target, method = pair.source, pair.target, settings.method
     if not update.fits(source.shape):
         return Obstacle("unsupported", f"its shape {by(update.shape)} does not fit the source's {by(source.shape)}")
-    if update.factors is not None and target.kind not in method.kinds:
+    wrong_kind = update.factors is not None and target.kind not in method.kinds
+    if wrong_kind or (update.is_of_norm and target.kind != "norm"):
         return Obstacle("unsupported", f"this kind of update does not go with a {target.kind} module")
     alike = source.shape == target.shape or source.matrix_shape == target.matrix_shape
     if alike and pair.how != "forced":

@@ -142,7 +142,7 @@ def tensors_of(module: Module, update: Update, dtype: torch.dtype) -> dict[str, 
     if update.factors is not None:
         return lora_tensors(name, *update.factors, _kernel(module), dtype)
     named: dict[str, Tensor | None]
-    if module.kind == "norm" and not update.stored:
+    if module.kind == "norm" and update.is_of_norm:
         zeros = torch.zeros(module.shape)
         named = {f"{name}.w_norm": zeros if weight is None else weight}
         if module.bias is not None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from lib_transfer.evaluation.choice import Choice
 from lib_transfer.evaluation.movement import Match
-from lib_transfer.formats.annotate import annotate
 from lib_transfer.formats.metadata import MATCH
+from lib_transfer.formats.writer import annotate
 from lib_transfer.update import Updates
 
 SCHEMA = 1

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from lib_transfer.errors import BadFileError, NumericError, UnsupportedError
 from lib_transfer.formats.algorithms import algorithm_for, lora
-from lib_transfer.formats.algorithms.algorithm import Algorithm
+from lib_transfer.formats.algorithms.algorithm import SCALES, Algorithm
 from lib_transfer.formats.algorithms.dora import MAGNITUDES
 from lib_transfer.formats.algorithms.peft_oft import PeftOft
-from lib_transfer.formats.algorithms.scales import SCALES
 from lib_transfer.formats.checkpoint import Contents, open_checkpoint
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.foreign import what_it_is
@@ -46,7 +45,7 @@ class Group:
     Attributes:
         name: the module as the file names it: prefix, dots and all; nothing here takes the name apart.
         keys: the full names of its tensors in the file, by suffix as :mod:`~.tensor_names` has it.
-        tensors: by the same suffixes, in the file's own dtypes; where the file is still open, read when asked for.
+        tensors: the tensors by the same suffixes, in the file's own dtypes; where the file is still open, read when asked for.
         algorithm: what the tensors are written in; ``algorithm.needs_base`` says whether :meth:`update` needs a weight.
         scale: the number that PEFT's configuration says the factors are multiplied by; None where it says none.
     """

@@ -20,9 +20,9 @@ def lora_tensors(
 
     Args:
         name: the kohya name.
-        up: (out, r).
-        down: (r, in*kh*kw).
-        kernel: (kh, kw) of a convolution, 1x1 included; None for a linear layer.
+        up: the left factor (out, r).
+        down: the right factor (r, in*kh*kw).
+        kernel: the kernel (kh, kw) of a convolution, 1x1 included; None for a linear layer.
         dtype: what the factors are stored in.
 
     Returns:

@@ -30,12 +30,12 @@ class BaseFacts:
 
     Attributes:
         name: the checkpoint's file name.
-        sha256: of the whole checkpoint file, in hex.
+        sha256: the SHA-256 of the whole checkpoint file, in hex.
         legacy_hash: the old eight-digit WebUI hash.
-        base_model_version: for ``ss_base_model_version``, such as ``sdxl_base_v1-0``.
-        v2: for ``ss_v2``.
-        architecture: for ``modelspec.architecture``, such as ``stable-diffusion-xl-v1-base/lora``.
-        implementation: for ``modelspec.implementation``.
+        base_model_version: the text for ``ss_base_model_version``, such as ``sdxl_base_v1-0``.
+        v2: the value for ``ss_v2``.
+        architecture: the text for ``modelspec.architecture``, such as ``stable-diffusion-xl-v1-base/lora``.
+        implementation: the text for ``modelspec.implementation``.
     """
 
     name: str
@@ -62,7 +62,7 @@ class SourceHints:
     Attributes:
         name: the checkpoint's file name or repository, without folders.
         legacy_hash: the old eight-digit WebUI hash.
-        sha256: of the checkpoint file, in lower-case hex; some tools write only its first digits.
+        sha256: the SHA-256 of the checkpoint file, in lower-case hex; some tools write only its first digits.
         base_version: ``ss_base_model_version``.
         architecture: ``modelspec.architecture``.
         trigger_words: the phrases that the author names.
@@ -98,11 +98,11 @@ def derived_metadata(
         stem: the output's file name without its extension.
         base: the target checkpoint.
         made_from: the parent file.
-        ranks: of the output's linear modules (1x1 convolutions included); alpha is the rank.
-        conv_ranks: of its modules with a larger kernel.
+        ranks: the ranks of the output's linear modules (1x1 convolutions included); alpha is the rank.
+        conv_ranks: the ranks of its modules with a larger kernel.
         request_json: the request, as JSON.
         report_json: the summary of the report, as JSON.
-        version: of this project.
+        version: the version of this project.
     """
     kept, _ = clean_metadata(parent)
     replaced: dict[str, str | None] = {

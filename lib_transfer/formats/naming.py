@@ -34,7 +34,7 @@ def unique_stem(stem: str, taken: Container[str]) -> str:
     """``stem``, or ``stem`` with the first free number behind it.
 
     Args:
-        stem: from :func:`safe_stem`.
+        stem: a stem from :func:`safe_stem`.
         taken: stems in use, casefolded, because some systems do not tell upper from lower case.
     """
     candidate, number = stem, 2

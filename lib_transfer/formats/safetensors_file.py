@@ -2,7 +2,8 @@
 
 The format (https://github.com/huggingface/safetensors#format): eight bytes of little-endian length, that many bytes of
 JSON, then the tensors' bytes without a hole. The library accepts duplicate names, any number of dimensions, any text as
-a name, and tells what is wrong in words that change from release to release; so the checks are ours and have codes.
+a name, and tells what is wrong in words that change from release to release; so the checks are ours and have codes. What
+is no safetensors file at all is named, where its first bytes tell.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_transfer.errors import BadFileError
-from lib_transfer.formats.magic import recognise
 from lib_transfer.formats.regular_file import FileStamp, OpenFile, open_regular, read_exactly
 from lib_transfer.formats.tensor_info import ITEM_SIZE, MAX_DIMENSIONS, MAX_TENSORS, TensorInfo, possible_name
 
@@ -26,6 +26,49 @@ MAX_METADATA = 16 << 20
 MAX_METADATA_KEYS = 10_000
 
 _STRING = re.compile(rb'"[^"]*"')
+
+_DOWNLOAD = "The download failed or asked for a login; download the file again."
+_CONVERT = "It may run code when loaded, so it is not opened; save it as safetensors first, with the WebUI's checkpoint merger."
+_LEGACY = "a pickle, as PyTorch wrote before 1.6 (.pt, .ckpt)"
+
+
+@dataclass(frozen=True)
+class _OtherKind:
+    """A recognisable kind of file: a stable code, its name for the person, and what to do about it."""
+
+    reason: str
+    title: str
+    hint: str
+
+
+# The first bytes, compared in lower case because HTML is written both ways.
+_MAGIC: tuple[tuple[bytes, _OtherKind], ...] = (
+    (b"<!doctype html", _OtherKind("html", "an HTML page", _DOWNLOAD)),
+    (b"<html", _OtherKind("html", "an HTML page", _DOWNLOAD)),
+    (b"<?xml", _OtherKind("html", "an XML page", _DOWNLOAD)),
+    (b'{"', _OtherKind("json", "a JSON text", _DOWNLOAD)),
+    (b"version https://git-lfs", _OtherKind("lfs_pointer", "a Git-LFS pointer", "Fetch the file with `git lfs pull`.")),
+    (b"pk\x03\x04", _OtherKind("zip", "a PyTorch or zip archive (.pt, .ckpt)", _CONVERT)),
+    (b"pk\x05\x06", _OtherKind("zip", "an empty zip archive", _CONVERT)),
+    *((bytes([0x80, protocol]), _OtherKind("pickle", _LEGACY, _CONVERT)) for protocol in range(1, 6)),
+    (b"gguf", _OtherKind("gguf", "a GGUF model", "Use the safetensors file of the same model.")),
+    (b"\x89png", _OtherKind("image", "a PNG picture", _DOWNLOAD)),
+    (b"\xff\xd8\xff", _OtherKind("image", "a JPEG picture", _DOWNLOAD)),
+    (b"riff", _OtherKind("image", "a WebP picture", _DOWNLOAD)),
+    (b"gif8", _OtherKind("image", "a GIF picture", _DOWNLOAD)),
+    (b"\x1f\x8b", _OtherKind("archive", "a gzip archive", "Unpack it first.")),
+    (b"7z\xbc\xaf", _OtherKind("archive", "a 7-Zip archive", "Unpack it first.")),
+    (b"rar!", _OtherKind("archive", "a RAR archive", "Unpack it first.")),
+)
+
+
+def _other_kind(head: bytes) -> _OtherKind | None:
+    """What a file beginning with ``head`` is, if it is a known kind other than safetensors.
+
+    Ask only when the bytes cannot be safetensors: a header length may happen to spell a known beginning.
+    """
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
+    return next((kind for magic, kind in _MAGIC if start.startswith(magic)), None)
 
 
 @dataclass(frozen=True)
@@ -62,7 +105,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     Raises:
         BadFileError: the file is not there, is something else, or breaks a rule; ``reason`` is one of ``missing``,
             ``not_a_file``, ``truncated``, ``header_size``, ``header_json``, ``duplicate``, ``name``, ``dtype``,
-            ``shape``, ``layout``, ``metadata``, ``too_many``, ``changed``, or a code of :mod:`~.magic`.
+            ``shape``, ``layout``, ``metadata``, ``too_many``, ``changed``, or the code of another kind of file, such as ``html``.
         StorageError: the system does not let us read it.
     """
     with OpenFile(path) as file:
@@ -123,7 +166,7 @@ def _header_length(head: bytes, size: int) -> int:
 
 def _bad_file(path: str, rejected: _RejectedError, head: bytes) -> BadFileError:
     # Only a header length that is impossible lets the first bytes speak: a possible one may spell anything.
-    kind = recognise(head) if rejected.reason in {"header_size", "truncated"} else None
+    kind = _other_kind(head) if rejected.reason in {"header_size", "truncated"} else None
     if kind is not None:
         return BadFileError(f"{path} is {kind.title}, not a safetensors file.", reason=kind.reason, hint=kind.hint)
     hint = "The file is damaged or its download was interrupted; download it again."

@@ -31,7 +31,7 @@ class Serialised:
 
     Attributes:
         header: the length and the padded JSON.
-        tensors: in the order of their bytes.
+        tensors: the tensors with their names, in the order of their bytes.
         data_size: how many bytes the tensors have.
     """
 
@@ -66,8 +66,8 @@ def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None)
     """The file that holds ``tensors`` and ``metadata``.
 
     Args:
-        tensors: of any device; those that are contiguous on the CPU are not copied.
-        metadata: texts; None leaves the entry out, as the library does.
+        tensors: the tensors by name, on any device; those that are contiguous on the CPU are not copied.
+        metadata: the texts by key; None leaves the entry out, as the library does.
 
     Raises:
         RequestError: a tensor's number format cannot be stored, or a text is not Unicode.

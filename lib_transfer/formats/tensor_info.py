@@ -35,6 +35,8 @@ ITEM_SIZE: Mapping[str, int] = {
     "U64": 8,
 }
 
+FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
+
 TORCH_NAME: Mapping[str, str] = {
     "BOOL": "bool",
     "U8": "uint8",

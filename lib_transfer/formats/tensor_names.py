@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from lib_transfer.formats.algorithms import ALGORITHMS
+from lib_transfer.formats.algorithms.algorithm import SCALES
 from lib_transfer.formats.algorithms.dora import MAGNITUDES, VECTOR
 from lib_transfer.formats.algorithms.lora import DOWN, UP
-from lib_transfer.formats.algorithms.scales import SCALES
 from lib_transfer.formats.unread import FAMILIES
 
 # PEFT writes the adapter's own name into a model's whole state dict, and takes it out when it saves an adapter.

@@ -1,4 +1,4 @@
-"""Writing an adapter: checked before, read back after, published in one step."""
+"""Writing an adapter, or new metadata into one of ours: checked before, read back after, published in one step."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 from torch import Tensor
 
-from lib_transfer.errors import BadFileError, NumericError, StorageError
+from lib_transfer.errors import BadFileError, NumericError, RequestError, StorageError
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.identity import addnet_hash
 from lib_transfer.formats.metadata import DATA_HASH, PREFIX
@@ -26,8 +27,8 @@ class Written:
 
     Attributes:
         path: its name.
-        size: its bytes.
-        sha256: of the whole file.
+        size: how many bytes it has.
+        sha256: the SHA-256 of the whole file.
         warnings: what failed after it was in place; the file itself is whole.
     """
 
@@ -44,8 +45,8 @@ def write_adapter(
 
     Args:
         path: the file to make; its folder exists.
-        tensors: by name, of any device.
-        metadata: texts; ``sshs_*`` are replaced, and an output of ours says the hash of its tensors once more.
+        tensors: the tensors by name, on any device.
+        metadata: the texts by key; ``sshs_*`` are replaced, and an output of ours says the hash of its tensors once more.
         overwrite: whether a file that is there is replaced.
 
     Raises:
@@ -97,3 +98,36 @@ def _library_reading(part: Path, expected: dict[str, list[int]]) -> dict[str, li
             return {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (OSError, RuntimeError, MemoryError):
         return expected
+
+
+def of_ours(path: Path) -> dict[str, str]:
+    """The metadata of an output of ours.
+
+    Raises:
+        RequestError: the file was not made by Transfer LoRA.
+        BadFileError, StorageError: it cannot be read.
+    """
+    metadata = read_header(path).metadata
+    if f"{PREFIX}request" not in metadata:
+        raise RequestError(f"{path.name} was not made by Transfer LoRA, so nothing is added to it.")
+    return metadata
+
+
+def annotate(path: Path, texts: Mapping[str, str]) -> Written:
+    """Add ``texts`` to the metadata of an output of ours; its tensors stay as they are, byte for byte.
+
+    Args:
+        path: the file; it is written anew, whole or not at all.
+        texts: the texts by key; what has such a key already is replaced.
+
+    Raises:
+        RequestError: the file was not made by Transfer LoRA, so that it is left alone.
+        BadFileError, StorageError: it cannot be read or written.
+    """
+    metadata = of_ours(path)
+    try:
+        # Not mapped: Windows replaces no file that is.
+        tensors = load(path.read_bytes())
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}.") from error
+    return write_adapter(path, tensors, {**metadata, **texts}, overwrite=True)

@@ -15,7 +15,7 @@ from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.errors import TransferError, UnsupportedError
 from lib_transfer.formats.checkpoint import Store, open_checkpoint
 from lib_transfer.formats.identity import FileStamp, stamp
-from lib_transfer.formats.stores.joined_store import JoinedStore
+from lib_transfer.formats.stores.store import JoinedStore
 
 
 @dataclass(frozen=True)

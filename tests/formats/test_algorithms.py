@@ -192,10 +192,10 @@ def test_norms(tmp_path: Path) -> None:
     assert alone.bias is None
 
 
-def test_a_norms_bias_alone_is_for_no_other_layer(tmp_path: Path) -> None:
-    adapter = read_adapter(save(tmp_path / "a.safetensors", {f"{M}.b_norm": random(5)}))
-    assert adapter.groups[M].misfit((5,)) is None
-    assert "normalisation" in str(adapter.groups[M].misfit((5, 3)))
+@pytest.mark.parametrize("suffix", ["w_norm", "b_norm"])
+def test_a_lone_vector_is_known_for_that_of_a_norm(suffix: str, tmp_path: Path) -> None:
+    assert update_of({suffix: random(5)}, tmp_path).is_of_norm
+    assert not update_of({"diff_b": random(5)}, tmp_path).is_of_norm
 
 
 def test_a_bias_beside_the_factors_is_in_the_same_update(tmp_path: Path) -> None:

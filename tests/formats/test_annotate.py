@@ -11,9 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib_transfer.errors import BadFileError, RequestError
-from lib_transfer.formats.annotate import annotate
 from lib_transfer.formats.metadata import MATCH
-from lib_transfer.formats.writer import write_adapter
+from lib_transfer.formats.writer import annotate, write_adapter
 
 
 def metadata_of(path: Path) -> dict[str, str]:

@@ -359,6 +359,7 @@ class TestCarriedOver:
     """``.diff``, ``.diff_b``, ``w_norm``, ``b_norm``: what both hosts load is written, the rest is reported."""
 
     CONV, NORM = "lora_unet_down_blocks_0_resnets_0_conv1", "lora_unet_down_blocks_0_resnets_0_norm1"
+    LINEAR = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     TEXT = "lora_te_text_model_encoder_layers_0_layer_norm1"
     KEY = f"{tiny.UNET}input_blocks.1.0.in_layers"
 
@@ -407,6 +408,24 @@ class TestCarriedOver:
         assert out.tensors[f"{name}.{added}"].shape == shape
         assert not out.tensors[f"{name}.{added}"].any()
         assert not hosts.Host(files.tensors["sd1-target"], forge_host=False).refuses(out)
+
+    def test_ia3_on_a_norm_is_a_full_difference(self, transfer: Any, files: tiny.Files, tmp_path: Path) -> None:
+        """Only what the adapter holds as a norm's difference is written as one."""
+        scaled = {f"{self.NORM}.weight": torch.randn(8), f"{self.NORM}.on_input": torch.tensor(0)}
+        result = self._run(transfer, tmp_path, scaled, method="reuse")
+        out = hosts.read(result.path)
+        assert set(out.names[self.NORM]) == {"diff"}
+        change = files.tensors["sd1-target"][f"{self.KEY}.0.weight"] * scaled[f"{self.NORM}.weight"]
+        torch.testing.assert_close(out.tensors[f"{self.NORM}.diff"], change)
+
+    @pytest.mark.parametrize("ending", ["b_norm", "w_norm"])
+    def test_a_norms_difference_goes_with_no_other_layer(self, ending: str, transfer: Any, tmp_path: Path) -> None:
+        tensors = {**tiny.factors(self.CONV, (8, 8, 3, 3)), f"{self.LINEAR}.{ending}": torch.ones(8)}
+        result = self._run(transfer, tmp_path, tensors)
+        assert set(hosts.read(result.path).names) == {self.CONV}
+        (left,) = [m for m in result.report.modules if m.name == self.LINEAR]
+        assert left.decision == "unsupported"
+        assert left.norm_before == pytest.approx(8**0.5)
 
     def test_a_bias_beside_a_lora_is_reported(self, transfer: Any, tmp_path: Path) -> None:
         both = {**tiny.factors(self.CONV, (8, 8, 3, 3)), f"{self.CONV}.diff_b": torch.ones(8)}

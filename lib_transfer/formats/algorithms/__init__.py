@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from lib_transfer.formats.algorithms.algorithm import Algorithm
 from lib_transfer.formats.algorithms.dora import Dora
-from lib_transfer.formats.algorithms.full import Full, NormDifference
+from lib_transfer.formats.algorithms.full import Full, NormDifference, Replacement
 from lib_transfer.formats.algorithms.glora import Glora
 from lib_transfer.formats.algorithms.ia3 import Ia3
 from lib_transfer.formats.algorithms.loha import Loha
@@ -14,7 +14,6 @@ from lib_transfer.formats.algorithms.lokr import Lokr
 from lib_transfer.formats.algorithms.lora import Lora
 from lib_transfer.formats.algorithms.oft import Boft, Oft
 from lib_transfer.formats.algorithms.peft_oft import PeftOft
-from lib_transfer.formats.algorithms.replacement import Replacement
 from lib_transfer.formats.tensor_info import TensorInfo
 
 LORA, LOHA, LOKR = Lora(), Loha(), Lokr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import ClassVar, Protocol
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from lib_transfer.errors import NumericError
 from lib_transfer.formats.finite import is_finite
-from lib_transfer.formats.tensor_info import TensorInfo
+from lib_transfer.formats.tensor_info import FLOATS, TensorInfo
 from lib_transfer.update import Update
 
 MAX_RANK = 4096
-FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
+#: What the product of factors is multiplied by.
+SCALES = ("alpha", "scale", "scalar")
 
 
 class Shaped(Protocol):
@@ -64,8 +66,8 @@ class Algorithm(ABC):
         To be asked before :meth:`update` where :attr:`needs_base`, or where small tensors make a large update.
 
         Args:
-            tensors: by suffix; :meth:`problem` found nothing.
-            shape: of the weight: ``(out, in)``, ``(out, in, kh, kw)`` or ``(features,)``.
+            tensors: the tensors by suffix; :meth:`problem` found nothing.
+            shape: the shape of the weight: ``(out, in)``, ``(out, in, kh, kw)`` or ``(features,)``.
 
         Returns:
             A part of a sentence, or None when nothing is in the way.
@@ -81,7 +83,7 @@ class Algorithm(ABC):
         """The module's update in float32.
 
         Args:
-            tensors: by suffix, as they are in the file; :meth:`problem` found nothing.
+            tensors: the tensors by suffix, as they are in the file; :meth:`problem` found nothing.
             base_weight: the weight it was trained for, in its own shape and float32, where :attr:`needs_base`.
 
         Raises:
@@ -110,6 +112,13 @@ def checked(tensor: Tensor) -> Tensor:
     return single
 
 
+def wrong_size(own: tuple[int, int], shape: tuple[int, ...]) -> str | None:
+    """Why a matrix of the size ``own`` is not the change of a weight of this shape; None when it can be."""
+    if own == (shape[0], math.prod(shape[1:])):
+        return None
+    return f"its shape {by(own)} does not fit the source's {by(shape)}"
+
+
 def by(shape: tuple[int, ...]) -> str:
     """A shape for a person."""
     return "x".join(map(str, shape))
@@ -126,3 +135,48 @@ def finite32(tensor: Tensor) -> Tensor:
     if not is_finite(single):
         raise NumericError("A tensor holds numbers beyond the range of float32.")
     return single
+
+
+def wrong_scale(infos: Mapping[str, TensorInfo]) -> str | None:
+    """A sentence about a scale that is not one number, or None."""
+    for suffix in SCALES:
+        if suffix in infos and (math.prod(infos[suffix].shape) != 1 or infos[suffix].dtype == "BOOL"):
+            return f"{suffix} has shape {list(infos[suffix].shape)}, but must be one number."
+    return None
+
+
+def scale_of(tensors: Mapping[str, Tensor], rank: int | None) -> tuple[float, tuple[str, ...]]:
+    """The number the product of the factors is multiplied by, and notes.
+
+    A missing alpha means scale 1; ``scale`` takes the place of alpha / rank (A1111); ``scalar`` multiplies (LyCORIS).
+    Training with rs-LoRA needs no rule of its own: LyCORIS stores an alpha that is already multiplied by the root of the
+    rank.
+
+    Args:
+        tensors: the tensors of one module, by suffix.
+        rank: the number that alpha is divided by; None where there is none, and alpha means nothing.
+    """
+    values = {suffix: float(tensors[suffix].reshape(()).double()) for suffix in SCALES if suffix in tensors}
+    if rank is None:
+        values.pop("alpha", None)
+    effective = ("scale" if "scale" in values else "alpha", "scalar")
+    notes = tuple(f"{suffix} is 0: this module does nothing." for suffix in effective if values.get(suffix) == 0.0)
+    scale = values.get("scale", 1.0 if rank is None else values.get("alpha", float(rank)) / rank)
+    return scale * values.get("scalar", 1.0), notes
+
+
+def fold(scale: float, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """Multiply ``up @ down`` by ``scale``, half of its exponent in each factor.
+
+    Powers of two are exact, so only the mantissa (in ``up``) rounds; all of it in one factor could overflow float32.
+
+    Raises:
+        NumericError: a factor does not fit in float32.
+    """
+    if scale != 1.0:
+        mantissa, exponent = math.frexp(scale)
+        half = exponent // 2
+        up, down = up * mantissa * 2.0 ** (exponent - half), down * 2.0**half
+    if not (is_finite(up) and is_finite(down)):
+        raise NumericError(f"The scale {scale:g} lifts a factor beyond the range of float32.")
+    return up, down

@@ -17,8 +17,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from lib_transfer.formats.algorithms.algorithm import MAX_RANK, Algorithm, by, finite32, matrix, not_floats
-from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
+from lib_transfer.formats.algorithms.algorithm import (
+    MAX_RANK,
+    SCALES,
+    Algorithm,
+    by,
+    finite32,
+    fold,
+    matrix,
+    not_floats,
+    scale_of,
+    wrong_scale,
+)
 from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.update import Update

@@ -49,7 +49,9 @@ class Ia3(Algorithm):
         assert factors is not None
         shape = torch.ones(base_weight.dim(), dtype=torch.long)
         shape[_axis(tensors)] = -1
-        return Update(weight=checked(base_weight * factors.reshape(shape.tolist())))
+        change = checked(base_weight * factors.reshape(shape.tolist()))
+        # Not a vector, even where the weight is one: that would stand for the difference of a normalisation.
+        return Update(weight=change.reshape(len(change), -1))
 
 
 def _axis(tensors: Mapping[str, Tensor]) -> int:

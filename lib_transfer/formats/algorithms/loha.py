@@ -19,14 +19,17 @@ from torch import Tensor
 
 from lib_transfer.formats.algorithms.algorithm import (
     MAX_RANK,
+    SCALES,
     Algorithm,
     Shaped,
-    by,
     checked,
+    fold,
     matrix,
     not_floats,
+    scale_of,
+    wrong_scale,
+    wrong_size,
 )
-from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
 from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.linalg.factors import Factors, is_thin
 from lib_transfer.update import Update
@@ -58,8 +61,7 @@ class Loha(Algorithm):
         a, b = tensors["hada_w1_a"], tensors["hada_w1_b"].flatten(1)
         out = a.shape[0] if core is None else a.shape[1]
         into = b.shape[1] * (1 if core is None else core[0, 0].numel())
-        own = (shape[0], torch.Size(shape[1:]).numel())
-        return None if own == (out, into) else f"its shape {by((out, into))} does not fit the source's {by(shape)}"
+        return wrong_size((out, into), shape)
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         (left1, right1), (left2, right2) = (_half(tensors, half) for half in HALVES)

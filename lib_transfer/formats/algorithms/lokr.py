@@ -21,15 +21,18 @@ from torch import Tensor
 
 from lib_transfer.formats.algorithms.algorithm import (
     MAX_RANK,
+    SCALES,
     Algorithm,
     Shaped,
-    by,
     checked,
     finite32,
+    fold,
     matrix,
     not_floats,
+    scale_of,
+    wrong_scale,
+    wrong_size,
 )
-from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
 from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.linalg.dense import trivial
 from lib_transfer.linalg.factors import Factors, is_thin
@@ -65,10 +68,7 @@ class Lokr(Algorithm):
 
     def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
         (a, c), (b, d) = _sizes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        own = (shape[0], torch.Size(shape[1:]).numel())
-        return (
-            None if own == (a * b, c * d) else f"its shape {by((a * b, c * d))} does not fit the source's {by(shape)}"
-        )
+        return wrong_size((a * b, c * d), shape)
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         scale, notes = scale_of(tensors, self.rank(tensors))

@@ -11,7 +11,9 @@ times the rank, with the alpha of one: such a file is read as weaker than it was
 A bias of a factor (PEFT's ``lora_bias``, BFL's control LoRAs) changes the layer's bias: ``alpha / r * (up @ b_down + b_up)``.
 ``reshape_weight`` (ComfyUI) is the shape that the base's weight is padded to before.
 
-With a sparse correction beside the factors (:mod:`~lib_transfer.formats.algorithms.sparse`) the update is dense.
+A sparse correction of the weight beside the factors (older LyCORIS, ``extract_locon --use_sparse_bias``) makes the update
+dense. ``bias_indices`` ``(dimensions, n)``, ``bias_values`` ``(n,)`` and ``bias_size`` ``(dimensions,)`` are a sparse tensor
+that is added to the change of the weight, not of the bias. A1111 and Forge do not read it.
 """
 
 from __future__ import annotations
@@ -24,16 +26,19 @@ from torch import Tensor
 
 from lib_transfer.formats.algorithms.algorithm import (
     MAX_RANK,
+    SCALES,
     Algorithm,
     Shaped,
     by,
     checked,
     finite32,
+    fold,
     not_floats,
+    scale_of,
     vector,
+    wrong_scale,
+    wrong_size,
 )
-from lib_transfer.formats.algorithms.scales import SCALES, fold, scale_of, wrong_scale
-from lib_transfer.formats.algorithms.sparse import SPARSE, sparse_correction, sparse_misfit, wrong_sparse
 from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.update import Update
@@ -43,6 +48,9 @@ BIAS_UP, BIAS_DOWN, BIAS = "lora_up.bias", "lora_down.bias", "diff_b"
 #: What changes the layer's bias.
 BIASES = (BIAS, BIAS_UP, BIAS_DOWN)
 RESHAPE = "reshape_weight"
+INDICES, VALUES, SIZE = "bias_indices", "bias_values", "bias_size"
+SPARSE = frozenset({INDICES, VALUES, SIZE})
+_WHOLE = frozenset({"I8", "I16", "I32", "I64", "U8"})
 
 
 class Lora(Algorithm):
@@ -63,7 +71,7 @@ class Lora(Algorithm):
         up, down = infos[UP].shape, infos[DOWN].shape
         mid = infos[MID].shape if MID in infos else None
         wrong = not_floats(infos, self.signature | {*BIASES}) or _wrong_shapes(up, down, mid)
-        return wrong or _wrong_biases(infos) or wrong_sparse(infos)
+        return wrong or _wrong_biases(infos) or _wrong_sparse(infos)
 
     def rank(self, tensors: Mapping[str, Shaped]) -> int:
         return tensors[DOWN].shape[0]
@@ -73,9 +81,7 @@ class Lora(Algorithm):
             return f"it was made for a weight that is padded to {by(wider)}, and the source's is {by(shape)}"
         core = tensors.get(MID, tensors[DOWN])
         own = (tensors[UP].shape[0], tensors[DOWN].shape[1] * math.prod(core.shape[2:]))
-        if own != (shape[0], math.prod(shape[1:])):
-            return f"its shape {by(own)} does not fit the source's {by(shape)}"
-        return sparse_misfit(tensors, shape)
+        return wrong_size(own, shape) or _sparse_misfit(tensors, shape)
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         up, down = finite32(tensors[UP]).flatten(1), finite32(tensors[DOWN])
@@ -85,8 +91,43 @@ class Lora(Algorithm):
         scale, notes = scale_of(tensors, rank)
         up, down = fold(scale, up, down.flatten(1))
         if tensors.keys() >= SPARSE:
-            return Update(weight=checked(up @ down + sparse_correction(tensors)), notes=notes)
+            return Update(weight=checked(up @ down + _sparse_correction(tensors)), notes=notes)
         return Update(factors=Factors(up, down), bias=_bias(tensors, scale), rank=rank, notes=notes)
+
+
+def _wrong_sparse(infos: Mapping[str, TensorInfo]) -> str | None:
+    """Why the sparse correction of a module with these tensors cannot be read, or None; there may be none."""
+    there = SPARSE & infos.keys()
+    if not there:
+        return None
+    if there != SPARSE:
+        return f"{' and '.join(sorted(there))} without {' and '.join(sorted(SPARSE - there))}."
+    if any(infos[suffix].dtype not in _WHOLE for suffix in (INDICES, SIZE)):
+        return "The places of the sparse correction are not whole numbers."
+    indices, values, size = (infos[suffix].shape for suffix in (INDICES, VALUES, SIZE))
+    if len(size) != 1 or len(values) != 1 or indices != (size[0], values[0]):
+        return f"The sparse correction disagrees: indices {list(indices)}, values {list(values)}, size {list(size)}."
+    return not_floats(infos, frozenset({VALUES}))
+
+
+def _sparse_misfit(tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
+    """Why the sparse correction, if there is one, does not belong to a weight of this shape, or None."""
+    if INDICES not in tensors:
+        return None
+    size = tuple(tensors[SIZE].tolist())
+    indices = tensors[INDICES].long()
+    inside = bool(((indices >= 0) & (indices < tensors[SIZE].long()[:, None])).all())
+    if inside and size[:1] == shape[:1] and math.prod(size) == math.prod(shape):
+        return None
+    return f"its sparse correction of shape {by(size)} does not fit the source's {by(shape)}"
+
+
+def _sparse_correction(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The correction as a matrix ``(out, in*kh*kw)``, float32."""
+    size = tuple(tensors[SIZE].tolist())
+    dense = torch.zeros(size)
+    dense.index_put_(tuple(tensors[INDICES].long()), finite32(tensors[VALUES]), accumulate=True)
+    return dense.flatten(1)
 
 
 def _bias(tensors: Mapping[str, Tensor], scale: float) -> Tensor | None:

@@ -21,8 +21,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, not_floats
-from lib_transfer.formats.algorithms.scales import wrong_scale
+from lib_transfer.formats.algorithms.algorithm import Algorithm, by, checked, not_floats, wrong_scale
 from lib_transfer.formats.tensor_info import TensorInfo
 from lib_transfer.update import Update
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.formats.stores.store import Contents, Store, row_range
-from lib_transfer.formats.tensor_info import TensorInfo
+from lib_transfer.formats.tensor_info import FLOATS, TensorInfo
 
 # What tells a code by the end of a tensor's name, and which it is. The first that matches counts.
 _CODES: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -29,7 +29,6 @@ _CODES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\.weight_(?:scale_2|s_rel|s_channel|codebook|packed)\Z"), "4-bit codes"),
     (re.compile(r"\.weight_scale_inv\Z"), "float8 with a scale for each block"),
 )
-_FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"})
 _SCALES = (".scale_weight", ".weight_scale")
 _INPUT_SCALES = (".scale_input", ".input_scale")
 _MARK = "scaled_fp8"
@@ -110,9 +109,9 @@ def _scales(store: Store) -> Iterator[tuple[str, str, bool]]:
     for name, info in tensors.items():
         suffix = next((suffix for suffix in _SCALES if name.endswith(suffix)), None)
         weight = tensors.get(f"{name.removesuffix(suffix)}.weight") if suffix else None
-        if suffix and weight is not None and weight.dtype in _FLOATS:
+        if suffix and weight is not None and weight.dtype in FLOATS:
             for_rows = info.shape[:1] == weight.shape[:1] and set(info.shape[1:]) <= {1}
-            plain = info.dtype in _FLOATS and (set(info.shape) <= {1} or for_rows)
+            plain = info.dtype in FLOATS and (set(info.shape) <= {1} or for_rows)
             yield f"{name.removesuffix(suffix)}.weight", name, plain
 
 

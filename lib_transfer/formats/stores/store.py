@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -25,8 +25,8 @@ class Contents:
 
     Attributes:
         path: the file or folder, as it was named.
-        tensors: by name.
-        metadata: texts.
+        tensors: what is said of each tensor, by name.
+        metadata: the texts by key.
         stamps: the states of its files when they were opened; they tell whether it is still the model that was read.
     """
 
@@ -128,6 +128,35 @@ class Store(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class JoinedStore(Store):
+    """A store, and tensors of others under names of this one.
+
+    Args:
+        first: the store whose path and metadata it has.
+        others: further stores, with the names under which their tensors stand here.
+        hidden: tensors of the first that others stand for.
+    """
+
+    def __init__(
+        self, first: Store, others: Sequence[tuple[Store, Mapping[str, str]]], hidden: Collection[str] = ()
+    ) -> None:
+        self._stores = (first, *(store for store, _ in others))
+        self._places = {key: (first, key) for key in first.contents.tensors if key not in hidden}
+        for store, names in others:
+            self._places |= {name: (store, key) for name, key in names.items()}
+        tensors = {name: store.info(key) for name, (store, key) in self._places.items()}
+        stamps = tuple(stamp for store in self._stores for stamp in store.stamps)
+        self.contents = Contents(first.path, tensors, first.metadata, stamps)
+
+    def _load(self, key: str, rows: tuple[int, int] | None) -> Tensor:
+        store, own = self._places[key]
+        return store._load(own, rows)
+
+    def close(self) -> None:
+        for store in self._stores:
+            store.close()
 
 
 def row_range(shape: tuple[int, ...], rows: tuple[int, int] | None) -> tuple[int, int]:

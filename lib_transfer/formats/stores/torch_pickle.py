@@ -1,4 +1,4 @@
-"""What the names in a ``data.pkl`` of PyTorch mean: tensors as places in other files, and nothing else.
+"""The tensors in a ``data.pkl`` of PyTorch: what its names mean is tensors as places in other files, and nothing else.
 
 The names are those that ``torch.save`` writes for a state dict (``torch/_utils.py``, ``torch/_tensor.py``), and beside them
 those of training tools whose leftovers old checkpoints hold: they stand for nothing and are forgotten. Any other name
@@ -8,15 +8,17 @@ makes the file be refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from lib_transfer.errors import BadFileError
+from lib_transfer.errors import BadFileError, UnsupportedError
 from lib_transfer.formats.stores.pickle_machine import Opaque, run
-from lib_transfer.formats.tensor_info import MAX_DIMENSIONS, TORCH_NAME
+from lib_transfer.formats.tensor_info import MAX_DIMENSIONS, MAX_NAME, MAX_TENSORS, TORCH_NAME, possible_name
 
 MAX_COUNT = 1 << 48
+MAX_LEVELS = 8
+MAX_ENTRIES = 2 * MAX_TENSORS
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,52 @@ def read_pickle(data: bytes) -> object:
         BadFileError: ``pickle_global``: it names something that no model needs; ``pickle``; ``too_many``.
     """
     return run(data, _TorchVocabulary())
+
+
+def named_tensors(saved: object) -> dict[str, StoredTensor]:
+    """The tensors of a state dict, by name.
+
+    Args:
+        saved: the value that :func:`read_pickle` gives. Where it has an entry ``state_dict``, only that counts, as in the
+            WebUI: what is beside it is the optimizer's. Dicts in dicts give names with dots; all but tensors is left out.
+
+    Raises:
+        UnsupportedError: it is no dict.
+        BadFileError: ``name``, ``duplicate`` or ``too_many``.
+    """
+    for _ in range(MAX_LEVELS):
+        if not isinstance(saved, dict) or not isinstance(saved.get("state_dict"), dict):
+            break
+        saved = saved["state_dict"]
+    if isinstance(saved, list):
+        raise UnsupportedError("it is a list of tensors without names, which nobody can tell apart.")
+    if not isinstance(saved, dict):
+        raise UnsupportedError("it holds no named tensors.")
+    found: dict[str, StoredTensor] = {}
+    for name, tensor in _walk(saved):
+        if not possible_name(name):
+            raise BadFileError(f"It has a tensor with an impossible name, {name[:40]!r}.", reason="name")
+        if name in found:
+            raise BadFileError(f"It names {name!r} twice.", reason="duplicate")
+        found[name] = tensor
+    return found
+
+
+def _walk(saved: dict[str, object]) -> Iterator[tuple[str, StoredTensor]]:
+    """Every tensor and its name; dicts that contain each other end at a depth, and many of them at a number."""
+    waiting: list[tuple[str, dict[str, object], int]] = [("", saved, 1)]
+    entries = 0
+    while waiting:
+        prefix, level, depth = waiting.pop()
+        entries += len(level)
+        if entries > MAX_ENTRIES:
+            raise BadFileError(f"It has more than {MAX_ENTRIES} entries.", reason="too_many")
+        for key, value in level.items():
+            name = prefix + key[: MAX_NAME + 1]
+            if isinstance(value, StoredTensor):
+                yield name, value
+            elif isinstance(value, dict) and depth < MAX_LEVELS:
+                waiting.append((name[:MAX_NAME] + ".", value, depth + 1))
 
 
 class _TorchVocabulary:

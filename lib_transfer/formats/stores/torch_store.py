@@ -16,9 +16,8 @@ from torch import Tensor
 
 from lib_transfer.errors import BadFileError, TransferError, UnsupportedError
 from lib_transfer.formats.regular_file import OpenFile
-from lib_transfer.formats.stores.state_dict import named_tensors
 from lib_transfer.formats.stores.store import Contents, Store, row_range
-from lib_transfer.formats.stores.torch_pickle import StoredTensor, read_pickle
+from lib_transfer.formats.stores.torch_pickle import StoredTensor, named_tensors, read_pickle
 from lib_transfer.formats.stores.zip_directory import Member, place_of, read_directory
 from lib_transfer.formats.tensor_info import ITEM_SIZE, TensorInfo, torch_dtype
 
