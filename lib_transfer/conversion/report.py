@@ -15,6 +15,7 @@ from typing import Any, Literal
 from lib_transfer.architecture.module import Module, Position
 from lib_transfer.conversion.relation import Similarity
 from lib_transfer.formats.unread import Unread
+from lib_transfer.formatting import percent
 from lib_transfer.version import SCHEMA
 
 Decision = Literal["transferred", "copied", "carried over", "below threshold", "no counterpart", "unsupported"]
@@ -219,15 +220,6 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-def percent(share: float | None) -> str:
-    """A share as people read it; never rounded up to 100 %."""
-    if share is None:
-        return ""
-    if 0.999 <= share < 0.999999:
-        return "99.9 %"
-    return f"{100 * share:.1f} %"
 
 
 def _verdict(report: TransferReport) -> list[str]:

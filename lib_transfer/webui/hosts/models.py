@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
-from lib_transfer.library.base import Base
 from lib_transfer.webui.host.abilities import Opener
-from lib_transfer.webui.hosts import running
-from lib_transfer.webui.hosts.running.kinds import latent_space_of
+
+if TYPE_CHECKING:
+    from lib_transfer.library.base import Base
 
 
 class ProgramModels:
@@ -19,8 +21,13 @@ class ProgramModels:
         Raises:
             UnsupportedError: models of this kind cannot be run.
         """
-        return latent_space_of(base)
+        return _running().latent_space_of(base)
 
     def opener(self, size: tuple[int, int]) -> AbstractContextManager[Opener]:
         """A function that loads checkpoints one after another; see :func:`running.borrowed`."""
-        return running.borrowed(size)
+        return _running().borrowed(size)
+
+
+def _running() -> Any:
+    # It imports the engine, which nothing else at the program's start needs.
+    return importlib.import_module("lib_transfer.webui.hosts.running")

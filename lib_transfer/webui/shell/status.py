@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from lib_transfer.webui.shell.html import render
-from lib_transfer.webui.shell.jobs import Job
+
+if TYPE_CHECKING:
+    from lib_transfer.webui.shell.jobs import Job
 
 _COUNTED = {
     "analysed": "analysed, nothing written",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from lib_transfer.batches.convert import convert
 from lib_transfer.batches.task import Task
@@ -15,7 +16,8 @@ from lib_transfer.conversion.outcome import Outcome, failed, settled
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import CancelledError
 from lib_transfer.library.adapters import Found
-from lib_transfer.library.checkpoints import doubts
+from lib_transfer.library.base import encoders_among
+from lib_transfer.library.checkpoints import Checkpoint, doubts
 from lib_transfer.library.decide import Convert, TransferSettings, decide
 from lib_transfer.library.destination import Existing
 from lib_transfer.library.index import FileIndex
@@ -158,6 +160,16 @@ def library_of(host: Host, index: FileIndex, cancelled: Callable[[], bool], outp
         hash_sources=False,
         cancelled=cancelled,
     )
+
+
+def files_of(host: Host, checkpoint: Checkpoint) -> tuple[Path, ...]:
+    """The checkpoint's file, and those of the text encoders that the program loads with it.
+
+    Raises:
+        TransferError: the program loads further files, and the checkpoint cannot be read.
+    """
+    beside = host.encoders()
+    return (checkpoint.path, *(encoders_among(checkpoint.path, beside) if beside else ()))
 
 
 def gpu_memory(host: Host) -> AbstractContextManager[None]:
