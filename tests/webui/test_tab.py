@@ -62,7 +62,7 @@ def test_transfer_writes_a_lora_that_names_its_target(tab: Tab, server: Server) 
     tab.part("overview").get_by_text("Copied", exact=True).wait_for()
 
     assert tab.run("transfer") == "Done: 1 there already."
-    assert tab.rows()[0][1] == "was there already"
+    assert tab.rows()[0][1] == "there already"
     assert server.files() - before == {new}
 
 

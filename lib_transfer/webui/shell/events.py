@@ -12,8 +12,7 @@ from lib_transfer.errors import TransferError, internal
 from lib_transfer.library.index import FileIndex
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.form import FormValues
-from lib_transfer.webui.shell.jobs import Board, Job
-from lib_transfer.webui.shell.keyed_lock import KeyedLock
+from lib_transfer.webui.shell.jobs import Board, Job, KeyedLock
 from lib_transfer.webui.shell.status import refused, status
 
 logger = logging.getLogger("transfer_lora")
