@@ -215,7 +215,11 @@
     // Results.
 
     async function copy(text) {
-        if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
+        try {
+            return await navigator.clipboard.writeText(text);
+        } catch {
+            // The page may not use the clipboard, or it did not come over a secure connection.
+        }
         const field = document.createElement("textarea");
         field.value = text;
         document.body.appendChild(field);

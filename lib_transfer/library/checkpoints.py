@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from lib_transfer.errors import RequestError, TransferError
 from lib_transfer.formats.identity import legacy_a1111_hash
-from lib_transfer.library.index import AdapterFacts
 
 if TYPE_CHECKING:
+    from lib_transfer.library.index import AdapterFacts
     from lib_transfer.storage.hashes import Hashes
 
 ENDINGS = (".safetensors", ".ckpt", ".gguf")

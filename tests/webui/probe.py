@@ -20,7 +20,7 @@ from lib_transfer.library.base import open_base
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.models import applied
 from lib_transfer.update import Update
-from lib_transfer.webui.hosts.models import ProgramModels
+from lib_transfer.webui.hosts.abilities import ProgramModels
 from lib_transfer.webui.hosts.running import borrowed
 
 SIZE = (64, 64)

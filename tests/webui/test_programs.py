@@ -17,7 +17,7 @@ from lib_transfer.webui.app import extension
 from lib_transfer.webui.host.settings import PREFIX, settings
 from lib_transfer.webui.hosts.program import Program as Host
 from lib_transfer.webui.shell.jobs import Board, Job
-from lib_transfer.webui.transfer.events import TransferEvents
+from lib_transfer.webui.transfer.work import files_of
 from tests import tiny
 from tests.webui import models
 from tests.webui.conftest import ROOT
@@ -156,7 +156,7 @@ def test_a_target_that_is_gone_is_told_in_the_tab(program: Program, tmp_path: Pa
     gone = program.add(tmp_path / "gone.safetensors")
     program.select(gone)
     program.remove(gone)
-    [said] = TransferEvents(extension.events()).target({"target": "Active checkpoint"}).values()
+    [said] = extension.events().made().transfer.target({"target": "Active checkpoint"}).values()
     assert f"gone.safetensors is gone, so the WebUI uses {models.BASE} instead." in said
 
 
@@ -222,6 +222,6 @@ def test_forges_additional_modules_are_the_text_encoders_that_lie_beside(program
         tiny.save(tmp_path / "unet.safetensors", {k: w for k, w in weights.items() if k.startswith(unet)})
     )
     checkpoint = host.prompting.checkpoint_of(info)
-    assert host.files_of(checkpoint) == (checkpoint.path,)
+    assert files_of(host, checkpoint) == (checkpoint.path,)
     program.opts.data["forge_additional_modules"] = [str(path) for path in (*paths.values(), tmp_path / "gone")]
-    assert host.files_of(checkpoint) == (checkpoint.path, paths["clip_l"])
+    assert files_of(host, checkpoint) == (checkpoint.path, paths["clip_l"])

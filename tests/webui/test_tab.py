@@ -62,7 +62,7 @@ def test_transfer_writes_a_lora_that_names_its_target(tab: Tab, server: Server) 
     tab.part("overview").get_by_text("Copied", exact=True).wait_for()
 
     assert tab.run("transfer") == "Done: 1 there already."
-    assert tab.rows()[0][1] == "was there already"
+    assert tab.rows()[0][1] == "there already"
     assert server.files() - before == {new}
 
 
@@ -198,7 +198,7 @@ def test_methods_bring_their_own_controls(tab: Tab, server: Server) -> None:
     tab.part("rank").locator("textarea, input").first.fill("full")
     tab.part("rank").locator("textarea, input").first.blur()
     assert tab.run("transfer") == "Done: 1 written."
-    [made] = list(server.loras.glob("copied_tuned_copy_*.safetensors"))
+    [made] = list(server.loras.glob("copied_tuned_reuse_*.safetensors"))
     with safe_open(made, "pt") as file:
         settings = json.loads(file.metadata()["transfer_lora.request"])["settings"]
     assert (settings["strength"], settings["rank"]) == (0.5, "full")

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import functools
-import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lib_transfer.webui.app.housekeeping import Housekeeping, name_preview
+from lib_transfer.webui.app.late import LateEvents
+from lib_transfer.webui.app.settings_page import housekeeping, name_preview
 from lib_transfer.webui.app.tab import ELEM_ID, TITLE, tab
 from lib_transfer.webui.host.settings import PREFIX, SECTION, settings
 from lib_transfer.webui.hosts.program import Program
 from lib_transfer.webui.prompt import axes, infotext
-from lib_transfer.webui.prompt.generation import Prompts
-from lib_transfer.webui.prompt.resolution import Resolver
 from lib_transfer.webui.shell.controls import kind_of, shown
-from lib_transfer.webui.shell.events import TabEvents
 from lib_transfer.webui.shell.gradio_compat import within_a_page
 
-logger = logging.getLogger("transfer_lora")
+if TYPE_CHECKING:
+    from lib_transfer.webui.prompt.generation import Prompts
 
 
 @functools.cache
-def events() -> TabEvents:
+def events() -> LateEvents:
     """The events of this process. "Reload UI" makes a new tab, which finds its jobs again."""
-    return TabEvents(Program())
+    return LateEvents(Program())
 
 
 def tabs() -> list[tuple[Any, str, str]]:
@@ -34,8 +32,7 @@ def tabs() -> list[tuple[Any, str, str]]:
 @functools.cache
 def prompts() -> Prompts:
     """The object that rewrites the prompts of this process's generations."""
-    at = events()
-    return Prompts(at.host, Resolver(at.host, at.index, at.once))
+    return events().made().prompts()
 
 
 def infotext_pasted(_: str, parameters: dict[str, Any]) -> None:
@@ -72,4 +69,4 @@ def after_component(component: Any, **options: Any) -> None:
     if elem_id == f"setting_{PREFIX}template":
         name_preview(component)
     elif elem_id == f"setting_{PREFIX}{settings()[-1].key}":
-        Housekeeping(events()).build()
+        housekeeping(events().of("housekeeping"))

@@ -14,12 +14,12 @@ import gradio as gr
 import gradio.routes
 from markupsafe import Markup
 
-from lib_transfer.webui.app.housekeeping import Housekeeping, name_preview
+from lib_transfer.webui.app.late import LateEvents
+from lib_transfer.webui.app.settings_page import housekeeping, name_preview
 from lib_transfer.webui.app.tab import ELEM_ID, TITLE, tab
 from lib_transfer.webui.host.settings import NOT_SET, PREFIX, settings
 from lib_transfer.webui.hosts.standalone import Standalone
 from lib_transfer.webui.shell.controls import setting_control
-from lib_transfer.webui.shell.events import TabEvents
 from lib_transfer.webui.shell.form import Form, FormValues
 from lib_transfer.webui.shell.gradio_compat import blocks, on
 from lib_transfer.webui.shell.html import guarded, note, render
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def app(host: Standalone) -> gr.Blocks:
     """The page: a list of checkpoints where a WebUI has its own, the tab, and the settings."""
-    events = TabEvents(host)
+    events = LateEvents(host)
     # Built first, as WebUIs do: a page that is built inside another becomes part of it at once.
     transfer = tab(events)
     # Fonts of the system, because loading fonts from the internet would report every visit to others.
@@ -46,11 +46,12 @@ def app(host: Standalone) -> gr.Blocks:
             with gr.TabItem(TITLE, id=ELEM_ID, elem_id=f"tab_{ELEM_ID}"):
                 transfer.render()
             with gr.TabItem("Settings", id="settings", elem_id="tab_settings"):
-                _settings_page(events, host)
+                _settings_page(host)
+                housekeeping(events.of("housekeeping"))
     return page
 
 
-def _settings_page(events: TabEvents, host: Standalone) -> None:
+def _settings_page(host: Standalone) -> None:
     form = Form()
     for setting in settings():
         control = setting_control(setting, host.setting(setting.key), f"setting_{PREFIX}{setting.key}")
@@ -64,7 +65,6 @@ def _settings_page(events: TabEvents, host: Standalone) -> None:
         return {"result": guarded(_stored)(host, values)}
 
     form.on(apply.click, store, [setting.key for setting in settings()], ["result"])
-    Housekeeping(events).build()
 
 
 def _stored(host: Standalone, values: FormValues) -> Markup:

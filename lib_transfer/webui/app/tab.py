@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import gradio as gr
 
+from lib_transfer.webui.app.late import LateEvents
 from lib_transfer.webui.batch import view as batch
-from lib_transfer.webui.batch.events import BatchEvents
 from lib_transfer.webui.compare import view as compare
-from lib_transfer.webui.compare.events import CompareEvents
-from lib_transfer.webui.shell.events import TabEvents
 from lib_transfer.webui.shell.form import Form
 from lib_transfer.webui.shell.gradio_compat import HIDDEN, blocks, elem_id
 from lib_transfer.webui.transfer import view as transfer
-from lib_transfer.webui.transfer.events import TransferEvents
 from lib_transfer.webui.verify import view as verify
-from lib_transfer.webui.verify.events import VerifyEvents
 
 TITLE = "Transfer LoRA"
 ELEM_ID = "transfer_lora"
 
 
-def tab(events: TabEvents) -> gr.Blocks:
+def tab(events: LateEvents) -> gr.Blocks:
     """The tab. Building it lists no folder and reads no file: the page asks for lists when the tab is first looked at."""
     form = Form()
     with blocks() as page, gr.Column(elem_id=elem_id("root")):
@@ -34,14 +30,14 @@ def tab(events: TabEvents) -> gr.Blocks:
                     transfer.details(form)
                 batch.results(form)
         _signals(form)
-        transfer.wire(form, TransferEvents(events))
-        compare.wire(form, CompareEvents(events))
-        verify.wire(form, VerifyEvents(events))
-        batch.wire(form, BatchEvents(events))
+        transfer.wire(form, events.of("transfer"))
+        compare.wire(form, events.of("compare"))
+        verify.wire(form, events.of("verify"))
+        batch.wire(form, events.of("batch"))
     return page
 
 
-def _inputs(form: Form, events: TabEvents) -> None:
+def _inputs(form: Form, events: LateEvents) -> None:
     with gr.Tabs(elem_id=elem_id("views")):
         with gr.TabItem("Transfer", elem_id=elem_id("view_transfer")):
             transfer.adapters(form)

@@ -18,6 +18,7 @@ from lib_transfer.webui.shell.events import Start, TabEvents, ViewEvents
 from lib_transfer.webui.shell.form import FormValues
 from lib_transfer.webui.shell.html import guarded
 from lib_transfer.webui.shell.jobs import Job
+from lib_transfer.webui.transfer.work import settings_for
 
 
 class BatchEvents(ViewEvents):
@@ -46,8 +47,10 @@ class BatchEvents(ViewEvents):
         """Plan a batch or run it."""
 
         def prepare() -> Start:
-            order = batch_order(values, self.host)
-            return Start(BatchJob(converts=converts), BatchWork(order, self.host, self.tab.index), in_queue=False)
+            asked = batch_order(values, self.host)
+            settings = settings_for(asked.order, self.host, across_families=False)
+            work = BatchWork(asked, settings, self.host, self.tab.index)
+            return Start(BatchJob(converts=converts), work, in_queue=False)
 
         updates = self.begin(values, prepare)
         # Where no job was started, the table of the last one stays.

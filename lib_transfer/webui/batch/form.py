@@ -6,12 +6,10 @@ import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lib_transfer.errors import RequestError
 from lib_transfer.library.adapters import Found, placed
-from lib_transfer.library.checkpoints import Checkpoint
-from lib_transfer.library.decide import TransferSettings
-from lib_transfer.library.index import AdapterFacts
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.form import FormValues
@@ -24,7 +22,9 @@ from lib_transfer.webui.transfer.form import (
     source_of,
     target_of,
 )
-from lib_transfer.webui.transfer.work import settings_for
+
+if TYPE_CHECKING:
+    from lib_transfer.library.index import AdapterFacts
 
 EVERYWHERE = "All LoRA folders"
 CHOSEN = "The LoRAs chosen under Transfer"
@@ -38,15 +38,13 @@ class BatchOrder:
 
     Attributes:
         found: the files that the folder and the name select.
-        target: the checkpoint that they are to work on.
-        settings: how they are transferred.
+        order: the target, the source, the method and its settings; its LoRAs are those of ``found``.
         transferred: whether transferred LoRAs are carried on, too.
         base, algorithm: the filters that depend on what a file contains; "" for none.
     """
 
     found: tuple[Found, ...]
-    target: Checkpoint
-    settings: TransferSettings
+    order: Order
     transferred: bool
     base: str
     algorithm: str
@@ -69,7 +67,7 @@ def batch_order(values: FormValues, host: Host) -> BatchOrder:
         RequestError: something is missing, gone or out of range; the message says what to do.
     """
     method, target = method_of(values["method"]), target_of(values["target"], host)
-    asked = Order({}, target, source_of(values["source"], host), method, settings_of(method, values))
+    source, settings = source_of(values["source"], host), settings_of(method, values)
     pattern = _text(values["batch_name"]).strip()
     names = _within(values, files.adapters(host.adapter_folders()))
     matching = {name: path for name, path in names.items() if _matches(name, pattern)}
@@ -77,8 +75,7 @@ def batch_order(values: FormValues, host: Host) -> BatchOrder:
         raise RequestError("No LoRA was found.", hint="Choose another folder, or other filters.")
     return BatchOrder(
         tuple(placed(matching, host.adapter_folders())),
-        asked.target,
-        settings_for(asked, host, across_families=False),
+        Order(matching, target, source, method, settings),
         transferred=values["batch_folder"] == CHOSEN,
         base=_text(values["batch_base"], ANY_BASE),
         algorithm=_text(values["batch_algorithm"], ANY_ALGORITHM),

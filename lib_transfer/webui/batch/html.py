@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from lib_transfer.webui.batch.job import BatchJob
 from lib_transfer.webui.shell.html import number, percent, render
+from lib_transfer.webui.shell.status import GOOD
 
-_GOOD = {"to convert", "written", "already done"}
 _HEAD = (
     "LoRA",
     "Result",
@@ -63,7 +63,7 @@ def _row(row: dict[str, Any], job: BatchJob) -> dict[str, Any]:
     return {
         "name": row["name"],
         "status": status,
-        "good": status in _GOOD,
+        "good": status in GOOD,
         "result": "will be left out" if leaving else status,
         "can_skip": status == "to convert" and not leaving and job.active and job.kind == "batch",
         "message": f"{row['message']} {row['hint']}" if row["message"] else "",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import gradio as gr
 
-from lib_transfer.webui.batch import html
-from lib_transfer.webui.batch.events import BatchEvents
 from lib_transfer.webui.batch.form import ANY_ALGORITHM, ANY_BASE, EVERYWHERE, batch_controls
 from lib_transfer.webui.shell import status
 from lib_transfer.webui.shell.form import Form
 from lib_transfer.webui.shell.gradio_compat import HIDDEN, elem_id
+from lib_transfer.webui.shell.html import render
 
 
 def which(form: Form) -> None:
@@ -52,7 +52,7 @@ def results(form: Form) -> None:
         form.add(gr.HTML, "batch_status", value=status.idle())
         info = "Only rows that contain this text. Click a heading to sort by it."
         form.add(gr.Textbox, "batch_filter", label="Show only", info=info, value="")
-        form.add(gr.HTML, "batch_rows", value=html.empty())
+        form.add(gr.HTML, "batch_rows", value=render("batch_empty"))
         with gr.Row(elem_id=elem_id("batch_save_row")):
             form.add(gr.Button, "batch_csv", value="Save as CSV", size="sm")
             form.add(gr.Button, "batch_json", value="Save as JSON", size="sm")
@@ -64,7 +64,7 @@ def results(form: Form) -> None:
                 form.add(gr.Button, name, value=name)
 
 
-def wire(form: Form, events: BatchEvents) -> None:
+def wire(form: Form, events: Any) -> None:
     """Connect the events of the view."""
     lists = ("batch_folder", "batch_base", "batch_algorithm")
     for name in ("batch_refresh", "batch_open"):
@@ -73,7 +73,8 @@ def wire(form: Form, events: BatchEvents) -> None:
     for name, converts in (("batch_plan", False), ("batch_run", True)):
         start = functools.partial(events.start, converts)
         form.on(form[name].click, start, ("batch_job", *batch_controls()), started)
-    events.wire_job(form, poll="batch_poll", interrupt="batch_interrupt")
+    for name in ("poll", "interrupt"):
+        form.on(form[f"batch_{name}"].click, getattr(events, name), ("batch_job",), ("batch_status",))
     form.on(form["batch_show"].click, events.rows, ("batch_job",), ("batch_rows",))
     form.on(form["batch_skip"].click, events.skip, ("batch_job", "batch_skipped"), ("batch_rows",))
     for kind in ("csv", "json"):

@@ -13,6 +13,7 @@ from lib_transfer.batches.plan import plan
 from lib_transfer.batches.report import BatchReport
 from lib_transfer.batches.task import tasks
 from lib_transfer.errors import CancelledError, TransferError
+from lib_transfer.library.decide import TransferSettings
 from lib_transfer.library.index import FileIndex
 from lib_transfer.library.outputs import Outputs
 from lib_transfer.webui.batch.form import BatchOrder
@@ -28,7 +29,8 @@ logger = logging.getLogger("transfer_lora")
 class BatchWork:
     """An order of a whole folder, and everything that is needed to carry it out."""
 
-    order: BatchOrder
+    asked: BatchOrder
+    settings: TransferSettings
     host: Host
     index: FileIndex
 
@@ -53,16 +55,16 @@ class BatchWork:
                 self.host.adapters_changed()
 
     def _run(self, job: BatchJob) -> None:
-        order, run = self.order, runtime(self.host)
+        asked, run = self.asked, runtime(self.host)
         library = library_of(self.host, self.index, job.cancelled, Outputs(self.index))
         planned = plan(
-            order.found,
-            order.target,
-            order.settings,
+            asked.found,
+            asked.order.target,
+            self.settings,
             library,
             job,
-            transferred=order.transferred,
-            wanted=order.wanted,
+            transferred=asked.transferred,
+            wanted=asked.wanted,
         )
         costs = Costs(planned)
         groups = tasks(planned, run, costs, memory=int(float(self.host.setting("batch_memory")) * 2**30))

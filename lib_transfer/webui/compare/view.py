@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
-from lib_transfer.webui.compare.events import CompareEvents
 from lib_transfer.webui.compare.form import SAMPLING, SIZE, Field, scene_controls
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.form import Form
 from lib_transfer.webui.shell.gradio_compat import HIDDEN, elem_id
 from lib_transfer.webui.shell.html import render
-from lib_transfer.webui.transfer.events import emptied
-from lib_transfer.webui.transfer.form import order_controls
+from lib_transfer.webui.transfer.form import RESULTS, order_controls
 
 
 def panel(form: Form, host: Host) -> None:
@@ -51,9 +51,9 @@ def _number(form: Form, field: Field) -> None:
     form.add(gr.Number, field.name, label=field.label, info=of.help, value=of.default, min_width=100, **whole)
 
 
-def wire(form: Form, events: CompareEvents) -> None:
+def wire(form: Form, events: Any) -> None:
     """Connect the events of the panel."""
-    inputs, outputs = ("job", *order_controls(), *scene_controls()), ("job", "status", *emptied(), "pictures")
+    inputs, outputs = ("job", *order_controls(), *scene_controls()), ("job", "status", *RESULTS, "pictures")
     form.on(form["compare"].click, events.start, inputs, outputs)
     form.on(form["show"].click, events.pictures, ("job",), ("pictures",))
     form.on(form["take"].click, events.take, ("taken",), scene_controls())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lib_transfer.library.base import Base
-from lib_transfer.library.checkpoints import Checkpoint
-from lib_transfer.models import Model
+if TYPE_CHECKING:
+    from lib_transfer.library.base import Base
+    from lib_transfer.library.checkpoints import Checkpoint
+    from lib_transfer.models import Model
 
 
 @dataclass(frozen=True)

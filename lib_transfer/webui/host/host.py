@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_transfer.library.base import encoders_among
 from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.webui.host import settings
 from lib_transfer.webui.host.abilities import Models, Pictures, Prompting, QueueSlot
@@ -62,15 +61,6 @@ class Host(ABC):
     def encoders(self) -> tuple[Path, ...]:
         """Files that the program loads with every checkpoint, text encoders among them."""
         return ()
-
-    def files_of(self, checkpoint: Checkpoint) -> tuple[Path, ...]:
-        """The checkpoint's file, and those of the text encoders that the program loads with it.
-
-        Raises:
-            TransferError: the program loads further files, and the checkpoint cannot be read.
-        """
-        beside = self.encoders()
-        return (checkpoint.path, *(encoders_among(checkpoint.path, beside) if beside else ()))
 
     @abstractmethod
     def stored(self, key: str) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lib_transfer.library.checkpoints import Checkpoint
 
@@ -19,6 +20,23 @@ def described(info: Any) -> Checkpoint:
     path = Path(info.filename)
     name = str(getattr(info, "name", "") or path.name).replace("\\", "/").lstrip("/")
     return Checkpoint(name, path, getattr(info, "sha256", None) or None, getattr(info, "hash", None) or None)
+
+
+def way_of_loading() -> Literal["a1111", "forge"] | None:
+    """The way in which the WebUI loads its models: as A1111 does, as Forge does, or None for one that we do not know."""
+    models = module("sd_models")
+    if hasattr(getattr(models, "model_data", None), "forge_loading_parameters"):
+        return "forge"
+    # Other relatives of Forge load as A1111 does, but build different objects.
+    known = hasattr(models, "SkipWritingToConfig") and not _has("modules_forge")
+    return "a1111" if known else None
+
+
+def _has(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:
+        return False
 
 
 class Slot:

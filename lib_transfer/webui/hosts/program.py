@@ -18,11 +18,8 @@ from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.webui.host.abilities import QueueSlot
 from lib_transfer.webui.host.host import Active, Host
 from lib_transfer.webui.host.settings import PREFIX
-from lib_transfer.webui.hosts.loading import way_of_loading
-from lib_transfer.webui.hosts.models import ProgramModels
-from lib_transfer.webui.hosts.modules import Slot, described, module
-from lib_transfer.webui.hosts.pictures import ProgramPictures
-from lib_transfer.webui.hosts.prompting import ProgramPrompting
+from lib_transfer.webui.hosts.abilities import ProgramModels, ProgramPictures, ProgramPrompting
+from lib_transfer.webui.hosts.modules import Slot, described, module, way_of_loading
 
 logger = logging.getLogger("transfer_lora")
 

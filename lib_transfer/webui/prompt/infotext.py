@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lib_transfer.webui.prompt.resolution import Resolved
 from lib_transfer.webui.prompt.tags import EVERY, Tag, replaced
+
+if TYPE_CHECKING:
+    from lib_transfer.webui.prompt.resolution import Resolved
 
 MADE = "Transfer LoRA"
 TAGS = "Transfer LoRA tags"

@@ -17,8 +17,7 @@ from lib_transfer.library.outputs import Outputs
 from lib_transfer.webui.host.host import Host, QueueSlot
 from lib_transfer.webui.host.settings import USE_ORIGINAL
 from lib_transfer.webui.prompt.overrides import Overrides
-from lib_transfer.webui.shell.jobs import Job
-from lib_transfer.webui.shell.keyed_lock import KeyedLock
+from lib_transfer.webui.shell.jobs import Job, KeyedLock
 from lib_transfer.webui.transfer.form import Order
 from lib_transfer.webui.transfer.work import Work, library_of, settings_for
 

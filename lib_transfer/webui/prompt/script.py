@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from lib_transfer.webui.prompt.generation import Prompts
 from lib_transfer.webui.prompt.infotext import BOX
 from lib_transfer.webui.shell.gradio_compat import elem_id
+
+if TYPE_CHECKING:
+    from lib_transfer.webui.prompt.generation import Prompts
 
 TITLE = "Transfer LoRA"
 """The script's name in the API, there in lower case."""

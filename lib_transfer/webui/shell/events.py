@@ -11,9 +11,8 @@ from typing import Any
 from lib_transfer.errors import TransferError, internal
 from lib_transfer.library.index import FileIndex
 from lib_transfer.webui.host.host import Host
-from lib_transfer.webui.shell.form import Form, FormValues
-from lib_transfer.webui.shell.jobs import Board, Job
-from lib_transfer.webui.shell.keyed_lock import KeyedLock
+from lib_transfer.webui.shell.form import FormValues
+from lib_transfer.webui.shell.jobs import Board, Job, KeyedLock
 from lib_transfer.webui.shell.status import refused, status
 
 logger = logging.getLogger("transfer_lora")
@@ -56,11 +55,6 @@ class ViewEvents:
         self.tab = tab
         self.host = tab.host
         self.job_name, self.status_name = f"{prefix}job", f"{prefix}status"
-
-    def wire_job(self, form: Form, *, poll: str, interrupt: str) -> None:
-        """Connect the buttons that ask for the status of the job and that stop it."""
-        form.on(form[poll].click, self.poll, [self.job_name], [self.status_name])
-        form.on(form[interrupt].click, self.interrupt, [self.job_name], [self.status_name])
 
     def job(self, values: FormValues) -> Job | None:
         """The window's job; None where it has none."""

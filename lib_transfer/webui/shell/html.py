@@ -11,9 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from lib_transfer import formatting
 from lib_transfer.errors import TransferError, internal
-from lib_transfer.formatting import percent as _percent
-from lib_transfer.formatting import size
 
 logger = logging.getLogger("transfer_lora")
 
@@ -25,7 +24,7 @@ def number(value: object) -> str:
 
 def percent(value: object) -> str:
     """A share as a percentage; "" for anything that is no number."""
-    return _percent(float(value)) if isinstance(value, (int, float)) else ""
+    return formatting.percent(float(value)) if isinstance(value, (int, float)) else ""
 
 
 _PAGE = Environment(
@@ -35,7 +34,7 @@ _PAGE = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_PAGE.filters.update(bytes=size)
+_PAGE.filters.update(bytes=formatting.size)
 
 
 def render(template: str, **values: Any) -> Markup:

@@ -10,8 +10,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 from lib_transfer.conversion.outcome import Outcome
@@ -24,6 +24,8 @@ Kind = Literal["transfer", "analyse", "compare", "plan", "batch", "verify"]
 
 KEPT = 30
 """Finished jobs whose results can still be shown."""
+
+_ASK_EVERY = 0.1  # seconds between looks at whether to go on waiting for a lock
 
 logger = logging.getLogger("transfer_lora")
 
@@ -236,3 +238,31 @@ class Board:
         job.go()
         work(job)
         job.finish("done")
+
+
+class KeyedLock:
+    """Held by one thread at a time for each key, so that no output is made twice at the same time."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._held: set[str] = set()
+
+    @contextmanager
+    def holding(self, key: str, cancelled: Callable[[], bool]) -> Iterator[None]:
+        """Wait until nobody else holds ``key``, and hold it meanwhile.
+
+        Raises:
+            CancelledError: ``cancelled`` said so while waiting.
+        """
+        with self._changed:
+            while key in self._held:
+                if cancelled():
+                    raise CancelledError
+                self._changed.wait(_ASK_EVERY)
+            self._held.add(key)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held.discard(key)
+                self._changed.notify_all()

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from lib_transfer.webui.shell.html import render
-from lib_transfer.webui.shell.jobs import Job
 
-_COUNTED = {
+if TYPE_CHECKING:
+    from lib_transfer.webui.shell.jobs import Job
+
+WORDS = {
     "analysed": "analysed, nothing written",
     "written": "written",
     "already done": "there already",
-    "nothing carried": "without anything to carry",
+    "nothing carried": "nothing to write",
     "left out": "skipped",
     "failed": "not transferred",
 }
+"""What became of a LoRA, by the status of its outcome, in the words of the page."""
+
+GOOD = {"to convert", "analysed", "written", "already done"}
+"""The statuses that are no problem."""
 
 
 def idle() -> Markup:
@@ -80,7 +86,7 @@ def _stopped(job: Job) -> str:
 
 def _done(job: Job) -> str:
     counts = Counter(outcome.status for outcome in job.outcomes)
-    return f"Done: {', '.join([*(f'{n} {_COUNTED[s]}' for s, n in counts.items()), *job.also()])}."
+    return f"Done: {', '.join([*(f'{n} {WORDS[s]}' for s, n in counts.items()), *job.also()])}."
 
 
 def _clock(seconds: float) -> str:

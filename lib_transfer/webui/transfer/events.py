@@ -32,9 +32,6 @@ GUESSING = (
     "checkpoint that the LoRA was trained on, the less the result is worth."
 )
 
-CHOICE = ("adapters", "target", "source", "method")
-"""The controls that the texts about the choice depend on."""
-
 
 def emptied() -> dict[str, Any]:
     """The results of the last job taken away."""

@@ -24,6 +24,12 @@ ACTIVE = "Active checkpoint"
 AUTOMATIC = "Found automatically"
 """The source that the metadata of each LoRA names."""
 
+CHOICE = ("adapters", "target", "source", "method")
+"""The controls that the texts about the choice depend on."""
+
+RESULTS = ("overview", "picker", "details")
+"""The controls that show the results of a job."""
+
 MAX_ADAPTERS = 5000
 
 
@@ -48,7 +54,7 @@ class Order:
 
 def order_controls() -> tuple[str, ...]:
     """The names of the controls that an order is read from."""
-    return ("adapters", "target", "source", "method", *(parameter.name for parameter in parameters()))
+    return (*CHOICE, *(parameter.name for parameter in parameters()))
 
 
 def order(values: FormValues, host: Host) -> Order:

@@ -15,21 +15,13 @@ from markupsafe import Markup
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.conversion.report import ModuleReport, TransferReport, modules_written, reasons
 from lib_transfer.formatting import for_spreadsheet
+from lib_transfer.webui.shell import status
 from lib_transfer.webui.shell.html import number, percent, render
 from lib_transfer.webui.transfer.heat_map import heat_maps
 
 SHOWN = 20
 """How many chosen LoRAs are listed one by one."""
 
-_RESULTS = {
-    "analysed": "analysed, nothing written",
-    "written": "written",
-    "already done": "was there already",
-    "nothing carried": "nothing to write",
-    "left out": "skipped",
-    "failed": "not transferred",
-}
-_GOOD = {"analysed", "written", "already done"}
 _HEAD = ("LoRA", "Result", "Modules", "Energy kept", "Similarity, lowest", "mean", "Differs from reuse")
 _MODULES = ("Module", "Decision", "Reason", "Similarity", "Energy kept", "Differs from reuse", "Rank")
 
@@ -84,8 +76,8 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         number(facts.get("mean_similarity")),
         percent(facts.get("change_from_reuse")),
     )
-    good = outcome.status in _GOOD
-    return {"outcome": outcome, "good": good, "result": _RESULTS[outcome.status], "cells": cells}
+    good = outcome.status in status.GOOD
+    return {"outcome": outcome, "good": good, "result": status.WORDS[outcome.status], "cells": cells}
 
 
 def _is_count(value: object) -> bool:

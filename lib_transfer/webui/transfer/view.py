@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import gradio as gr
 
@@ -12,8 +13,7 @@ from lib_transfer.webui.shell import controls, status
 from lib_transfer.webui.shell.form import Form
 from lib_transfer.webui.shell.gradio_compat import elem_id
 from lib_transfer.webui.shell.html import render
-from lib_transfer.webui.transfer.events import CHOICE, TransferEvents, emptied
-from lib_transfer.webui.transfer.form import ACTIVE, AUTOMATIC, order_controls
+from lib_transfer.webui.transfer.form import ACTIVE, AUTOMATIC, CHOICE, RESULTS, order_controls
 
 
 def adapters(form: Form) -> None:
@@ -94,7 +94,7 @@ def details(form: Form) -> None:
     form.add(gr.HTML, "details", value="")
 
 
-def wire(form: Form, events: TransferEvents) -> None:
+def wire(form: Form, events: Any) -> None:
     """Connect the events of the view."""
     about = ("chosen", "output")
     for name in ("refresh", "open"):
@@ -109,8 +109,8 @@ def wire(form: Form, events: TransferEvents) -> None:
 
     for kind in ("transfer", "analyse"):
         start = functools.partial(events.start, kind)
-        form.on(form[kind].click, start, ("job", *order_controls()), ("job", "status", *emptied()))
-    events.wire_job(form, poll="poll", interrupt="interrupt")
-    form.on(form["skip"].click, events.skip, ("job",), ("status",))
-    form.on(form["show"].click, events.results, ("job", "picker"), emptied())
+        form.on(form[kind].click, start, ("job", *order_controls()), ("job", "status", *RESULTS))
+    for name in ("poll", "interrupt", "skip"):
+        form.on(form[name].click, getattr(events, name), ("job",), ("status",))
+    form.on(form["show"].click, events.results, ("job", "picker"), RESULTS)
     form.on(form["picker"].input, events.details, ("job", "picker"), ("details",))

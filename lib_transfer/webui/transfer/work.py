@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
 
 from lib_transfer.batches.convert import analysed, convert
 from lib_transfer.batches.task import Task
@@ -15,16 +18,16 @@ from lib_transfer.conversion.outcome import Outcome, failed, settled
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import CancelledError
 from lib_transfer.library.adapters import Found
+from lib_transfer.library.base import encoders_among
+from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.library.decide import Convert, TransferSettings, decide
 from lib_transfer.library.destination import Existing
 from lib_transfer.library.index import FileIndex
 from lib_transfer.library.library import Library
 from lib_transfer.library.outputs import Outputs
-from lib_transfer.webui.host.device import limited
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.host.settings import KEEP_BOTH, LEAVE, REPLACE
-from lib_transfer.webui.shell.jobs import Job
-from lib_transfer.webui.shell.keyed_lock import KeyedLock
+from lib_transfer.webui.shell.jobs import Job, KeyedLock
 from lib_transfer.webui.transfer.form import Order, output_folder
 
 EXISTING: dict[str, Existing] = {LEAVE: "skip", REPLACE: "overwrite", KEEP_BOTH: "both"}
@@ -155,10 +158,33 @@ def library_of(host: Host, index: FileIndex, cancelled: Callable[[], bool], outp
     )
 
 
-def gpu_memory(host: Host) -> AbstractContextManager[None]:
-    """While it lasts, this process takes no more of the GPU's memory than the settings say."""
+def files_of(host: Host, checkpoint: Checkpoint) -> tuple[Path, ...]:
+    """The checkpoint's file, and those of the text encoders that the program loads with it.
+
+    Raises:
+        TransferError: the program loads further files, and the checkpoint cannot be read.
+    """
+    beside = host.encoders()
+    return (checkpoint.path, *(encoders_among(checkpoint.path, beside) if beside else ()))
+
+
+@contextmanager
+def gpu_memory(host: Host) -> Iterator[None]:
+    """While it lasts, this process takes no more of the GPU's memory than the settings say, beyond what it holds now.
+
+    The limit holds for the whole process, so it may be set only while no picture is being made.
+    """
     gigabytes = float(host.setting("memory"))
-    return limited(gigabytes) if gigabytes > 0 and runtime(host).torch_device.type == "cuda" else nullcontext()
+    if not gigabytes or runtime(host).torch_device.type != "cuda":
+        yield
+        return
+    _, total = torch.cuda.mem_get_info()
+    share = (torch.cuda.memory_reserved() + gigabytes * 2**30) / total
+    torch.cuda.set_per_process_memory_fraction(min(share, 1.0))
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def runtime(host: Host) -> Runtime:

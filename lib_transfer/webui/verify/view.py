@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.form import Form
 from lib_transfer.webui.shell.gradio_compat import elem_id
 from lib_transfer.webui.shell.html import note
-from lib_transfer.webui.verify.events import VerifyEvents
 from lib_transfer.webui.verify.form import CONTROLS, INPUTS, NUMBERS, SIZE
 
 ABOUT = (
@@ -37,7 +38,7 @@ def panel(form: Form, host: Host) -> None:
         form.add(gr.HTML, "verified", value="")
 
 
-def wire(form: Form, events: VerifyEvents) -> None:
+def wire(form: Form, events: Any) -> None:
     """Connect the events of the panel."""
     form.on(form["verify"].click, events.start, ("job", "picker", *CONTROLS), ("job", "status"))
     form.on(form["show"].click, events.shown, ("job",), ("verified",))

@@ -19,7 +19,7 @@ from lib_transfer.library.job import make_job
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.transfer.form import output_folder
-from lib_transfer.webui.transfer.work import runtime
+from lib_transfer.webui.transfer.work import files_of, runtime
 from lib_transfer.webui.verify.job import Verified, VerifyJob
 
 
@@ -126,8 +126,8 @@ class Verification:
         template += "" if "{hash8}" in template else "_auto_{hash8}"
         transfer = make_job(
             subject.original,
-            target=host.files_of(subject.target),
-            source=host.files_of(subject.source),
+            target=files_of(host, subject.target),
+            source=files_of(host, subject.source),
             settings={},
             hashes=runtime(host).hashes,
             destination=Destination(output_folder(host), template=template, overwrite=True),
@@ -147,6 +147,6 @@ class Verification:
         return problem
 
     def _base(self, checkpoint: Checkpoint) -> AbstractContextManager[Base]:
-        first, *encoders = self.host.files_of(checkpoint)
+        first, *encoders = files_of(self.host, checkpoint)
         # Nothing is cached here, so the contents need no identity.
         return open_base(first, "", [(path, "") for path in encoders])

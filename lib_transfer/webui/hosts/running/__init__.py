@@ -12,9 +12,11 @@ from lib_transfer.errors import RequestError, UnsupportedError
 from lib_transfer.library.base import Base
 from lib_transfer.models import Model
 from lib_transfer.webui.host.abilities import Opener
-from lib_transfer.webui.hosts.loading import way_of_loading
+from lib_transfer.webui.hosts.modules import way_of_loading
 from lib_transfer.webui.hosts.running import a1111, forge
-from lib_transfer.webui.hosts.running.kinds import Size, kind_of
+from lib_transfer.webui.hosts.running.kinds import Size, kind_of, latent_space_of
+
+__all__ = ["borrowed", "latent_space_of"]
 
 
 @contextmanager

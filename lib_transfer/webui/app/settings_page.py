@@ -1,0 +1,54 @@
+"""What stands on the settings page beside the settings: an example of the name template, and the housekeeping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from markupsafe import Markup
+
+from lib_transfer.errors import TransferError
+from lib_transfer.formats.naming import fill_template
+from lib_transfer.webui.shell.form import Form, FormValues
+from lib_transfer.webui.shell.html import note, render
+
+EXAMPLE = {"lora": "my-lora", "source": "old-base", "target": "new-base", "method": "rotation", "rank": "same"}
+
+
+def housekeeping(events: Any) -> None:
+    """Put the controls of :class:`Housekeeping` on the page that is being built."""
+    form = Form()
+    form.add(gr.HTML, "housekeeping", value="")
+    with gr.Row():
+        form.add(gr.Button, "account", value="Show what Transfer LoRA keeps on disk")
+        form.add(gr.Button, "clear_cache", value="Empty the cache")
+    form.add(
+        gr.Checkbox,
+        "sure",
+        label="I am sure that I want to remove all transferred LoRAs",
+        info="The originals stay. Transferred LoRAs can be made again.",
+        value=False,
+    )
+    form.add(gr.Button, "remove_copies", value="Remove all transferred LoRAs", variant="stop")
+    form.on(form["account"].click, events.account, (), ("housekeeping",))
+    form.on(form["clear_cache"].click, events.clear_cache, (), ("housekeeping",))
+    form.on(form["remove_copies"].click, events.remove, ("sure",), ("housekeeping",))
+
+
+def name_preview(template: Any) -> None:
+    """A line below the control ``template`` that shows the name it gives to an example, as it is typed."""
+    form = Form()
+    form.put("template", template)
+    form.add(gr.HTML, "name_preview", value=_example(template.value))
+
+    def of_template(values: FormValues) -> dict[str, Any]:
+        return {"name_preview": _example(values["template"])}
+
+    form.on(template.change, of_template, ("template",), ("name_preview",))
+
+
+def _example(template: object) -> Markup:
+    try:
+        return render("name", what="Example", stem=fill_template(str(template), **EXAMPLE, hash8="1a2b3c4d"))
+    except TransferError as error:
+        return note(str(error))
