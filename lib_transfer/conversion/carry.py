@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lib_transfer import methods
+from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.conversion.compact import Form, form_of
 from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.plan import Obstacle, Pair
 from lib_transfer.conversion.relation import Relation, Relations
 from lib_transfer.conversion.report import Decision, ModuleReport
-from lib_transfer.conversion.shares import update_of, whole_shape
 from lib_transfer.errors import NumericError
+from lib_transfer.formats.adapter import Group
 from lib_transfer.formats.algorithms.algorithm import by
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.library.request import TransferRequest
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.methods import Method, MethodInput
-from lib_transfer.update import Update
+from lib_transfer.update import Rows, Update, place
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,12 @@ class ModuleResult:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
-    def is_share(self) -> bool:
-        """Whether the update is to be written as a part of a fused weight's."""
-        target = self.pair.target
-        shared = target is not None and target.output is not None and target.output.rows is not None
-        return shared and self.update is not None
+    def share(self) -> tuple[Rows, Update] | None:
+        """The rows of a fused weight that the update is for, and the update; None where it is written by itself, or not."""
+        output = self.pair.target.output if self.pair.target is not None else None
+        if output is None or output.rows is None or self.update is None:
+            return None
+        return output.rows, self.update
 
 
 def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.device) -> ModuleResult:
@@ -85,10 +87,10 @@ def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.devic
 
     Args:
         pair: a pair of the plan.
-        settings: those of the request.
-        relate: gives the relation of two weights, and the source's weights; asked only where the method needs the one, or
+        settings: the settings of the request.
+        relate: the relations of weights, and the source's weights; asked only where the method needs the one, or
             the update is made from the other.
-        device: where the mathematics is done.
+        device: the device that the mathematics is done on.
 
     Raises:
         NumericError: a weight or a result holds NaN or infinity; the message names it.
@@ -135,7 +137,7 @@ def _stays_as_it_is(update: Update, pair: Pair, method: Method) -> bool:
 
 
 def _obstacle(pair: Pair, update: Update, settings: Settings) -> Obstacle | None:
-    """What speaks against carrying the update, now that it is known."""
+    """What prevents the transfer of the update, now that its shape and form are known."""
     assert pair.target is not None
     source, target, method = pair.source, pair.target, settings.method
     if not update.fits(source.shape):
@@ -192,7 +194,7 @@ def _finish(
         form: the form in which it went through the method.
         result: what the method made of it.
         strength: the factor on the output.
-        report: what is known of it so far.
+        report: the report so far.
     """
     output = Update(factors=result, bias=form.update.bias)
     if not form.whole:
@@ -215,7 +217,41 @@ def _finish(
 
 
 def _carry_over(pair: Pair, update: Update, strength: float, report: ModuleReport) -> ModuleResult:
-    """A full, bias or normalisation difference: as it is, times the strength."""
+    """The result for a full, bias or normalisation difference: as it is, times the strength."""
     after = abs(strength) * (report.norm_before or 0.0)
     report = dataclasses.replace(report, norm_after=after, energy_kept=1.0, change=0.0)
     return ModuleResult(pair, report, update.scaled(strength))
+
+
+def whole_shape(bound: Sequence[Binding]) -> tuple[int, ...]:
+    """Shape of the weight that a group changes, of which the bound modules are the parts.
+
+    Flux and SD3 keep the query, key and value projections of an attention (and in Flux's single blocks the first layer of
+    the feed-forward) in one weight. They are decomposed and carried one by one, and joined again when they are written.
+    """
+    first = bound[0].module.shape
+    return (sum(binding.module.shape[0] for binding in bound), *first[1:])
+
+
+def update_of(group: Group, bound: Sequence[Binding], read: Callable[[Module], Tensor]) -> Update:
+    """The update of the whole weight that a group changes; it must not be a misfit for :func:`whole_shape`.
+
+    Args:
+        group: a group of the adapter.
+        bound: the modules that it changes; several where it is for a fused weight.
+        read: reads a module's weight, float32 and in its own shape; asked only where the update is made from the weight.
+
+    Raises:
+        NumericError: a number does not fit in float32, or a weight holds NaN or infinity.
+    """
+    return group.update(_whole_weight(bound, read) if group.algorithm.needs_base else None)
+
+
+def _whole_weight(bound: Sequence[Binding], read: Callable[[Module], Tensor]) -> Tensor:
+    """The weight that a group changes, its rows in the order in which the group has them."""
+    if len(bound) == 1 and bound[0].rows is None:
+        return read(bound[0].module)
+    whole = torch.empty(whole_shape(bound))
+    for module, rows in bound:
+        place(whole, rows, read(module))
+    return whole

@@ -1,4 +1,4 @@
-"""In which form an update goes through a method and is written: as factors of which rank, or as a full difference.
+"""The form in which an update goes through a method and is written: factors of some rank, or a full difference.
 
 An update that was made with a rank keeps it. One of another kind (LoHa, LoKr, DoRA, a full difference, ...) has none, or one
 that says little: it gets the smallest rank that keeps :data:`ENERGY` of its squared norm. It is cut to that rank before it
@@ -14,7 +14,7 @@ from lib_transfer.linalg.factors import is_thin
 from lib_transfer.update import Update
 
 ENERGY = 0.99
-"""What an update without a rank of its own keeps of its squared norm, where no rank is asked for."""
+"""The share of its squared norm that an update without a rank of its own keeps, where no rank is asked for."""
 
 LARGEST_RANK = 256
 """The largest rank that is chosen for an update; a whole SDXL adapter of this rank has about 1.4 GB in fp16."""

@@ -157,7 +157,7 @@ class AdapterRun:
     def join(self, settings: Settings) -> None:
         """Join the shares of fused weights, once every pair was carried."""
         if self.problem is None:
-            self._results = [*output.joined(self.results, self.bases.target, settings, self.dtype)]
+            self._results = [*output.join_shares(self.results, self.bases.target, settings, self.dtype)]
 
     def report(self) -> TransferReport:
         """The report, once every pair was carried.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from lib_transfer.architecture.module import Module
 from lib_transfer.conversion.carry import ModuleResult, Settings
-from lib_transfer.conversion.joining import join
+from lib_transfer.conversion.compact import LARGEST_RANK
 from lib_transfer.conversion.report import ModuleReport
 from lib_transfer.formats.adapter import Adapter, describe
 from lib_transfer.formats.identity import legacy_a1111_hash
@@ -18,7 +19,7 @@ from lib_transfer.formats.metadata import BaseFacts, ParentFacts, derived_metada
 from lib_transfer.formats.unread import EMBEDDING
 from lib_transfer.library.base import Base
 from lib_transfer.library.request import TransferRequest
-from lib_transfer.update import Update
+from lib_transfer.update import Rows, Update, joined
 from lib_transfer.version import VERSION
 
 DTYPES: Mapping[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -35,23 +36,74 @@ def with_tensors(result: ModuleResult, dtype: torch.dtype, *, writes: bool = Tru
 
     A share of a fused weight stays as it is: how much of it comes through is known when it is joined with the others.
     """
-    if result.is_share:
+    if result.share is not None:
         return result
     return _made(result, result.report, result.update if writes else None, dtype)
 
 
-def joined(results: Sequence[ModuleResult], target: Base, settings: Settings, dtype: torch.dtype) -> list[ModuleResult]:
-    """The results, the shares of every fused weight joined: the first of them has the tensors of all."""
+def join_shares(
+    results: Sequence[ModuleResult], target: Base, settings: Settings, dtype: torch.dtype
+) -> list[ModuleResult]:
+    """The results, the shares of every fused weight joined: the first of them has the tensors of all.
+
+    The shares lie one below the other, so their factors become one pair of the sum of their ranks, which is exact; it is then
+    cut to the rank that is asked for, and what the cut took is added to each share's report. Rows without a share stay.
+    """
     shares: dict[str, list[int]] = {}
     for number, result in enumerate(results):
-        if result.is_share and result.pair.target is not None:
+        if result.share is not None and result.pair.target is not None:
             shares.setdefault(str(result.pair.target.output_name), []).append(number)
     done = list(results)
-    for numbers in shares.values():
-        whole, reports = join([results[n] for n in numbers], target, settings)
+    for name, numbers in shares.items():
+        out = sum(module.shape[0] for module in target.modules if module.output_name == name)
+        whole, reports = _join([results[n] for n in numbers], out, settings)
         for place, (n, report) in enumerate(zip(numbers, reports, strict=True)):
             done[n] = _made(results[n], report, whole if place == 0 else None, dtype)
     return done
+
+
+def _join(parts: Sequence[ModuleResult], out: int, settings: Settings) -> tuple[Update, list[ModuleReport]]:
+    """The update of the fused weight of ``out`` rows that ``parts`` are shares of, and the report of each part after it."""
+    shares = [part.share for part in parts if part.share is not None]
+    whole = joined(shares, out)
+    if whole.factors is None:
+        return whole, [part.report for part in parts]
+    cut = whole.recompressed(_rank(parts, settings.rank))
+    return cut, [_measured(part, *share, cut, settings.strength) for part, share in zip(parts, shares, strict=True)]
+
+
+def _rank(parts: Sequence[ModuleResult], rank: str | int) -> int | None:
+    """The rank of the whole weight's update; None for everything."""
+    if rank != "same":
+        return None if rank == "full" else int(rank)
+    ranks: dict[str, int] = {}
+    for part in parts:
+        assert part.before is not None
+        assert part.before.factors is not None
+        own, known = part.before.factors.rank, ranks.get(part.pair.group.name, 0)
+        # The parts of a group that was made with a rank share it; those of another kind have a rank each.
+        made_with_rank = part.before.rank is not None
+        ranks[part.pair.group.name] = max(known, own) if made_with_rank else min(known + own, LARGEST_RANK)
+    return sum(ranks.values())
+
+
+def _measured(part: ModuleResult, rows: Rows, update: Update, cut: Update, strength: float) -> ModuleReport:
+    """The part's report after the cut of the whole weight's update, in which ``update`` was at ``rows``."""
+    got = cut.rows(rows)
+    report, before = part.report, update.norm()
+    kept = (got.norm() / before) ** 2 if before > 0 else 1.0
+    change = report.change
+    if change is not None and part.before is not None and report.norm_before and strength:
+        unscaled = got.scaled(1 / strength).factors
+        assert unscaled is not None
+        change = part.before.distance(unscaled) / report.norm_before
+    return dataclasses.replace(
+        report,
+        rank_after=cut.rank,
+        norm_after=got.norm(),
+        energy_kept=None if report.energy_kept is None else report.energy_kept * kept,
+        change=change,
+    )
 
 
 def _made(result: ModuleResult, report: ModuleReport, update: Update | None, dtype: torch.dtype) -> ModuleResult:
@@ -87,11 +139,11 @@ def metadata(
     """The metadata of an output.
 
     Args:
-        request: what the output is the result of.
+        request: the request that the output is the result of.
         parent: the metadata of the adapter that it is made from.
         ranks: the modules that low-rank factors are written for, each with their rank.
         target: the base that the output is for.
-        report_json: what is to be said of it.
+        report_json: the summary of the report.
         stem: the output's name without its ending.
     """
     by_kind: dict[bool, set[int]] = {False: set(), True: set()}

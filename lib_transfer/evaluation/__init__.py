@@ -3,10 +3,9 @@
 :func:`verify` and :func:`evaluate` take files, :func:`compare` takes models. What makes an adapter better is in ``improvements``.
 """
 
-from lib_transfer.evaluation.choice import Choice, choose
 from lib_transfer.evaluation.comparison import Adapters, Pair, Setup, compare
 from lib_transfer.evaluation.local import verify
-from lib_transfer.evaluation.movement import Match, Verdict, match
+from lib_transfer.evaluation.movement import Choice, Match, Verdict, choose, match
 from lib_transfer.evaluation.result import Evaluation
 from lib_transfer.evaluation.verification import Better, Question, evaluate
 

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import torch
 
-from lib_transfer.evaluation.choice import TOO_FAR, choose
 from lib_transfer.evaluation.improvements import possible
 from lib_transfer.evaluation.improvements.improvement import GIVEN, Evidence, Improvement, Scale, Start, Target
-from lib_transfer.evaluation.movement import distance_of, match, predictions
+from lib_transfer.evaluation.movement import TOO_FAR, choose, distance_of, match, predictions
 from lib_transfer.evaluation.observation import Observation, in_latents_of, observe
 from lib_transfer.evaluation.result import Evaluation
 from lib_transfer.evaluation.runs import Runs, planned
@@ -99,8 +98,8 @@ def compare(
     Args:
         pair: the models; each is brought into memory once, and never both.
         adapters: the original, and what is compared with it.
-        setup: the inputs.
-        progress: told of every run of a model, and asked before it whether to stop.
+        setup: the inputs that the models are run on.
+        progress: gets a step for every run of a model; it is asked before each whether to stop.
         improvements: ways to make better adapters, which are compared too.
         insist: whether to try them although the bases are too far apart for it to mean anything.
 
@@ -114,7 +113,7 @@ def compare(
     chosen = possible(improvements, given=adapters.given is not None, blocks=pair.blocks)
     with tempfile.TemporaryDirectory(prefix="transfer-lora-") as folder:
         comparison = _Comparison(pair, adapters, setup, chosen, Path(folder), progress)
-        # A function of its own, so that nothing holds on to a model that is to make room.
+        # A function of its own, so that no variable keeps the source in memory while the target is there.
         observation, streams = comparison.observed()
         with pair.target() as target:
             return comparison.judged(target, observation, streams, insist=insist)
@@ -141,7 +140,7 @@ class _Comparison:
     progress: Progress
 
     def observed(self) -> tuple[Observation, Streams | None]:
-        """What is seen of the source."""
+        """What the source makes and does, and its residual streams where an improvement needs them."""
         setup = self.setup
         number = setup.inputs + (setup.fitting if self.improvements else 0)
         prompts = [setup.prompts[place % len(setup.prompts)] for place in range(number)]
@@ -155,7 +154,7 @@ class _Comparison:
         return observation, streams
 
     def judged(self, target: Model, observation: Observation, streams: Streams | None, *, insist: bool) -> Evaluation:
-        """The rest, with the target in memory."""
+        """The evaluation of every adapter, and of those that are made, with the target in memory."""
         here = in_latents_of(observation, target)
         held, fitted = split(len(here.inputs), self.setup.inputs)
         without = predictions(target, here.inputs, self.progress, "target, without")
@@ -190,7 +189,7 @@ class _Comparison:
         for each in self.improvements:
             start = next((name for name in each.starts if name in there), "")
             if each.starts and not start:
-                # What it would have begun with was left out, and it was said why.
+                # What it would have begun with was left out, and a note says why.
                 continue
             if each.needs_gradients and not target.model.differentiable:
                 notes.append(f"{each.name} was left out: this program runs the model without gradients.")

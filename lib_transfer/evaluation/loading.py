@@ -18,7 +18,7 @@ from lib_transfer.conversion.weights import read_weight
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.evaluation.prompts import tokens
 from lib_transfer.library.base import Base
-from lib_transfer.models import Model, Place, Schedule, TorchModel
+from lib_transfer.models import Model, Schedule, TorchModel, places
 from lib_transfer.models.latents import LATENT_SPACES
 from lib_transfer.models.networks import TextEncoder, UNet
 from lib_transfer.models.networks.leaves import Leaves, layer
@@ -144,7 +144,7 @@ def _built(base: Base, family: Family, device: torch.device, side: int | None) -
         return result
 
     return TorchModel(
-        {module.name: _place(module, layers[module.name]) for module in base.modules},
+        places(layers),
         forward,
         Schedule.stable_diffusion(
             "velocity" if variant_of(base.architecture, base.checkpoint).prediction == V else "noise"
@@ -159,7 +159,7 @@ def _built(base: Base, family: Family, device: torch.device, side: int | None) -
 def conditioning(
     encoders: Sequence[TextEncoder], prompts: Sequence[str], size: tuple[int, int], wide: int
 ) -> tuple[Tensor, Tensor | None]:
-    """What the UNet is told of prompts: the contexts side by side, and XL's vector of the prompt and of the sizes.
+    """What the UNet is conditioned on: the contexts of the prompts side by side, and XL's vector of prompt and sizes.
 
     The sizes (original, cropped off, target) are each given as 256 sinusoids (Podell et al. 2023, section 2.2).
 
@@ -177,9 +177,9 @@ def conditioning(
         contexts.append(context)
         if pooled is not None and wide:
             sizes = torch.tensor([*size, 0, 0, *size], device=device)
-            told = sinusoids(sizes, (wide - pooled.shape[1]) // len(sizes)).reshape(1, -1).to(pooled.dtype)
-            vector = torch.cat([pooled, told.expand(len(prompts), -1)], dim=1)
-            # Made-up models are of widths that six sizes do not fill.
+            embedded = sinusoids(sizes, (wide - pooled.shape[1]) // len(sizes)).reshape(1, -1).to(pooled.dtype)
+            vector = torch.cat([pooled, embedded.expand(len(prompts), -1)], dim=1)
+            # Tiny models made for tests have widths that six sizes do not fill.
             vector = functional.pad(vector, (0, wide - vector.shape[1]))
     return torch.cat(contexts, dim=2), vector
 
@@ -191,10 +191,6 @@ def _layer(base: Base, module: Module, device: torch.device, dtype: torch.dtype)
         rows: tuple[tuple[int, int] | None, ...] = module.rows or (None,)
         bias = torch.cat([base.checkpoint.read(module.bias, part, torch.float32) for part in rows]).to(device, dtype)
     return layer(module.kind, weight.to(device, dtype), bias)
-
-
-def _place(module: Module, at: nn.Module) -> Place:
-    return Place(at, module.kind if module.kind in ("linear", "convolution") else "other")
 
 
 def _encoder(base: Base, layers: Leaves, given: Encoder, device: torch.device, dtype: torch.dtype) -> TextEncoder:
@@ -210,7 +206,7 @@ def _encoder(base: Base, layers: Leaves, given: Encoder, device: torch.device, d
         if key is None:
             raise UnsupportedError(f"{base.path.name} lacks the second text encoder's projection.")
         projection = stored.read(key, None, torch.float32).to(device, dtype)
-        # A linear layer's weight is applied the other way round.
+        # A linear layer keeps its weight transposed.
         projection = projection.T if key.endswith(".weight") else projection
     encoder = TextEncoder(
         layers.below(given.path.rstrip(".")), projection, skip=given.skip, normalised=given.normalised
@@ -219,5 +215,5 @@ def _encoder(base: Base, layers: Leaves, given: Encoder, device: torch.device, d
 
 
 def _projections(base: Base) -> tuple[str, ...]:
-    """How a projection is called where the encoder is in Hugging Face's names."""
+    """The names of text projections where the encoder has Hugging Face's names."""
     return tuple(key for key in base.checkpoint.shapes if key.endswith("text_projection.weight"))

@@ -52,8 +52,8 @@ def verify(
         improve: where a better LoRA is written; none is looked for when not given, which takes many times less.
         rank: the rank of a reconstruction, which is one of those that are looked for.
         runtime: the device, and the cache folder that remembers hashes.
-        progress: told of every run of a model, and asked before it whether to stop.
-        announce: told in words, before the models are run, how many runs it takes.
+        progress: gets a step for every run of a model; it is asked before each whether to stop.
+        announce: called before the models are run, with a sentence that says how many runs it takes.
 
     Returns:
         The movement match of every transferred LoRA and of reuse, ``1 - |dV_t - dV_s|^2 / |dV_s|^2`` with ``dV`` the change
@@ -68,9 +68,7 @@ def verify(
         TransferError: a file cannot be read or written.
     """
     runtime, progress = runtime or Runtime(), progress or Silent()
-    # Halved three times in the UNet, and once in the autoencoder for each of three levels.
-    if size % 64:
-        raise RequestError(f"Pictures of {size} pixels cannot be made.", hint="Choose a multiple of 64.")
+    _check_size(size)
     job = make_job(adapter, target=target, source=source, settings={}, hashes=runtime.hashes, destination=improve)
     if improve is not None:
         check_place(job)
@@ -90,6 +88,13 @@ def _opened(paths: Sequence[Path]) -> Iterator[Base]:
     # Nothing is cached here, so the contents need no identity.
     with open_base(first, "", [(path, "") for path in encoders]) as base:
         yield base
+
+
+def _check_size(size: int) -> None:
+    """Raise unless pictures of this size can be made."""
+    # Halved three times in the UNet, and once in the autoencoder for each of three levels.
+    if size % 64:
+        raise RequestError(f"Pictures of {size} pixels cannot be made.", hint="Choose a multiple of 64.")
 
 
 def _check_pair(models: OwnModels, source: Base, target: Base) -> None:

@@ -83,7 +83,7 @@ def _tokenizer(package: str) -> Any:
     try:
         return importlib.import_module(package).SimpleTokenizer()
     except Exception:
-        # A package that is there and broken is as good as none.
+        # A broken package counts as none, whatever it raises.
         return None
 
 

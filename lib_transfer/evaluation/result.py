@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_transfer.evaluation.choice import Choice
-from lib_transfer.evaluation.movement import Match
+from lib_transfer.evaluation.movement import Choice, Match
 from lib_transfer.formats.metadata import MATCH
 from lib_transfer.formats.writer import annotate
 from lib_transfer.update import Updates

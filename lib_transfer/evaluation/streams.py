@@ -1,4 +1,4 @@
-"""Residual streams behind a model's blocks, kept on disk in half precision, a part of their tokens each."""
+"""Residual streams behind a model's blocks: a part of the tokens of each, kept on disk in half precision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BlockFacts:
     Attributes:
         name: the block's name.
         level: how many times coarser than the latents its tokens are, as a power of 4.
-        depth: 0 for the first block and 1 for the last.
+        depth: its place in forward order, from 0 for the first block to 1 for the last.
     """
 
     name: str
@@ -105,7 +105,7 @@ def same_places(here: Tensor, there: Tensor, aspect: float) -> tuple[Tensor, Ten
     """Rows of two grids of tokens that lie at the same places of the picture.
 
     Args:
-        here, there: ``(tokens, width)``, as :meth:`Streams.chosen` gives them.
+        here, there: tokens ``(tokens, width)``, as :meth:`Streams.chosen` gives them.
         aspect: width / height of the picture.
     """
     if here.shape[0] == there.shape[0]:

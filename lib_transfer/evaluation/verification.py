@@ -14,14 +14,13 @@ import torch
 
 from lib_transfer.conversion.output import output_dtype
 from lib_transfer.conversion.variants import usual_size
-from lib_transfer.evaluation.changes import changes_of, copied
 from lib_transfer.evaluation.comparison import Adapters, Pair, Setup, compare, runs_of
+from lib_transfer.evaluation.files import reused, updates_of, write
 from lib_transfer.evaluation.improvements import improvements
 from lib_transfer.evaluation.improvements.improvement import groups
 from lib_transfer.evaluation.improvements.reconstruction import RANK
 from lib_transfer.evaluation.prompts import prompts_of
 from lib_transfer.evaluation.result import Evaluation
-from lib_transfer.evaluation.writing import write
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.library.base import Base
 from lib_transfer.library.destination import need_folder, to_replace
@@ -113,9 +112,9 @@ def evaluate(
         question: the adapters and the inputs.
         source, target: the checkpoints.
         runner: what runs them.
-        progress: told of every run of a model, and asked before it whether to stop.
+        progress: gets a step for every run of a model; it is asked before each whether to stop.
         better: where the best adapter is written; None where no better ones are looked for.
-        announce: told in words, before the models are run, how many runs it takes.
+        announce: called before the models are run, with a sentence that says how many runs it takes.
 
     Raises:
         CancelledError: the person asked to stop; nothing was written.
@@ -126,10 +125,10 @@ def evaluate(
         TransferError: a file cannot be read or written.
     """
     latent_space, target_space = (runner.latent_space(base) for base in (source, target))
-    adapters, parent = _read(question, source, target)
-    prompts = tuple(question.prompts) or prompts_of(parent.metadata)
+    adapters, metadata, dtype = _read(question, source, target)
+    prompts = tuple(question.prompts) or prompts_of(metadata)
     setup = Setup(prompts, question.inputs, question.inputs, question.seed, question.steps)
-    side = side_of(question, target)
+    side = (question.size or usual_size(target)) // 8
     job = None if better is None else job_of(better, adapters, setup, side)
     if job is not None:
         check_place(job)
@@ -148,13 +147,8 @@ def evaluate(
         return found
     path, updates = job.output, found.updates[name]
     over = to_replace(path, job.destination) == path
-    written = write(updates, job.request, parent.metadata, target, found.facts(), path, parent.dtype, overwrite=over)
+    written = write(updates, job.request, metadata, target, found.facts(), path, dtype, overwrite=over)
     return dataclasses.replace(found, written=written.path)
-
-
-def side_of(question: Question, target: Base) -> int:
-    """Width and height of the target's latents."""
-    return (question.size or usual_size(target)) // 8
 
 
 def check_place(job: Job) -> None:
@@ -190,24 +184,18 @@ def job_of(better: Better, adapters: Adapters, setup: Setup, side: int) -> Job:
     return dataclasses.replace(better.transfer, request=request)
 
 
-@dataclass(frozen=True)
-class _Parent:
-    """What an improved adapter takes from the original's file: its metadata and its number format."""
-
-    metadata: Mapping[str, str]
-    dtype: torch.dtype
-
-
-def _read(question: Question, source: Base, target: Base) -> tuple[Adapters, _Parent]:
-    """The adapters that are compared, reuse among them where the shapes allow it."""
+def _read(question: Question, source: Base, target: Base) -> tuple[Adapters, Mapping[str, str], torch.dtype]:
+    """The adapters that are compared, reuse among them where the shapes allow it; the original's metadata and number format."""
     with open_adapter(question.original) as adapter:
-        original = changes_of(adapter, source)
-        parent = _Parent(dict(adapter.metadata), output_dtype(None, adapter))
+        original = updates_of(adapter, source)
+        metadata, dtype = dict(adapter.metadata), output_dtype(None, adapter)
     candidates: dict[str, Updates] = {}
     for name, path in question.transferred.items():
         with open_adapter(path) as adapter:
-            candidates[name] = changes_of(adapter, target)
-    again = copied(original, source, target)
+            candidates[name] = updates_of(adapter, target)
+    again = reused(original, source, target)
     if again:
-        return Adapters(original, {**candidates, REUSE: again}, REUSE, given=REUSE), parent
-    return Adapters(original, candidates, given=next(iter(candidates), None)), parent
+        adapters = Adapters(original, {**candidates, REUSE: again}, REUSE, given=REUSE)
+    else:
+        adapters = Adapters(original, candidates, given=next(iter(candidates), None))
+    return adapters, metadata, dtype

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.linalg.factors import Factors, thin_svd
-from lib_transfer.linalg.subspace import decompose
+from lib_transfer.linalg.subspace import decompose, energy_rank
 
 ROUNDING = 1e-6
 """Singular values below this fraction of the largest one are rounding, not part of an update kept in float32."""
@@ -15,7 +15,7 @@ ROUNDING = 1e-6
 class Spectrum:
     """A matrix ``D`` ``(out, in)``, decomposed so that its best approximation of every rank can be had.
 
-    Of a dense one, by the eigenvectors ``U`` of the Gram matrix of its shorter side: ``U_r (U_r^T D)``, or
+    A dense one is decomposed by the eigenvectors ``U`` of the Gram matrix of its shorter side: ``U_r (U_r^T D)``, or
     ``(D V_r) V_r^T``. Nothing is divided by singular values, so what is kept is exact to the rounding of the basis. The Gram
     matrix is in float64, because small singular values count when everything is to be kept.
 
@@ -23,7 +23,7 @@ class Spectrum:
         given: the matrix, or factors of it; float32, finite.
 
     Attributes:
-        singular_values: the singular values, descending.
+        singular_values: the singular values ``(n,)``, descending; ``n = min(out, in)``, or the rank of the factors if smaller.
     """
 
     def __init__(self, given: Tensor | Factors) -> None:
@@ -38,20 +38,17 @@ class Spectrum:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """``(out, in)``."""
+        """The size ``(out, in)`` of the matrix."""
         return self._left.shape[0], self._right.shape[1]
 
     @property
     def rank(self) -> int:
-        """How many singular values are more than the rounding of float32."""
+        """The number of singular values that are more than the rounding of float32."""
         return int((self.singular_values > ROUNDING * self.singular_values[:1]).sum())
 
     def rank_for_energy(self, fraction: float) -> int:
         """The smallest rank that keeps ``fraction`` of the squared norm; 0 for a zero matrix."""
-        energy = self.singular_values.double().square().cumsum(0)
-        if energy.numel() == 0 or energy[-1] == 0:
-            return 0
-        return int((energy < fraction * energy[-1]).sum()) + 1
+        return energy_rank(self.singular_values, fraction)
 
     def factors(self, rank: int) -> Factors:
         """The best approximation of rank ``rank`` (Eckart and Young 1936)."""
@@ -59,7 +56,7 @@ class Spectrum:
 
 
 def trivial(matrix: Tensor) -> Factors:
-    """A matrix as the product of itself and the identity of its shorter side."""
+    """A matrix ``(out, in)`` as the product of itself and the identity of its shorter side, exact, of rank ``min(out, in)``."""
     out, into = matrix.shape
     identity = torch.eye(min(out, into), dtype=matrix.dtype, device=matrix.device)
     return Factors(identity, matrix) if out <= into else Factors(matrix, identity)

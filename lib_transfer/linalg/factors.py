@@ -20,7 +20,7 @@ class Factors(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """Number of columns of ``up``; an upper bound of the matrix rank."""
+        """The number of columns of ``up``; an upper bound of the rank of the product."""
         return self.up.shape[1]
 
     @property
@@ -50,7 +50,7 @@ def add(*terms: Factors) -> Factors:
 
 
 def scale(factors: Factors, by: float) -> Factors:
-    """``by * up @ down``."""
+    """The factors of ``by * up @ down``; ``up`` takes the number."""
     return Factors(factors.up * by, factors.down)
 
 
@@ -72,7 +72,7 @@ def thin_svd(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
     """
     q_up, r_up = torch.linalg.qr(factors.up)
     q_down, r_down = torch.linalg.qr(factors.down.T)
-    # Small, and in float64 always found; float32 fails on some matrices of repeated singular values.
+    # This one is small. In float64 it always converges; in float32 not for some matrices with repeated singular values.
     u, s, vh = torch.linalg.svd(r_up.double() @ r_down.double().T, full_matrices=False)
     return q_up @ u.to(q_up.dtype), s.to(q_up.dtype), vh.to(q_up.dtype) @ q_down.T
 

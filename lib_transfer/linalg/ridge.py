@@ -15,16 +15,16 @@ RIDGE = 1e-3
 """Strength of the ridge, as a share of the mean squared length of a column of ``X``."""
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Those that are tried where one is chosen."""
+"""The ridges that :func:`chosen_map` chooses from."""
 
 
 class Moments:
     """``X^T X`` and ``X^T Y`` of observations that were added one batch after the other, in float64.
 
     Args:
-        inputs: columns of ``X``.
-        outputs: columns of ``Y``.
-        device: where they are kept.
+        inputs: the number ``p`` of columns of ``X``.
+        outputs: the number ``q`` of columns of ``Y``.
+        device: the device that they are kept on.
     """
 
     def __init__(self, inputs: int, outputs: int, device: torch.device | str = "cpu") -> None:
@@ -33,19 +33,19 @@ class Moments:
         self.squares = 0.0
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Take in the rows of ``x`` ``(n, p)`` and of ``y`` ``(n, q)``."""
+        """Add the observations that are the rows of ``x`` ``(n, p)`` and of ``y`` ``(n, q)``."""
         x, y = x.double(), y.double()
         self.gram += x.T @ x
         self.cross += x.T @ y
         self.squares += float(y.square().sum())
 
     def lost(self, solution: Tensor) -> float:
-        """``||X solution - Y||^2``."""
+        """The squared error ``||X solution - Y||^2`` of ``solution`` ``(p, q)``."""
         inner = (solution * (self.gram @ solution - 2 * self.cross)).sum()
         return float(inner) + self.squares
 
     def __add__(self, other: Moments) -> Moments:
-        """Those of the observations of both."""
+        """The moments of the observations of both."""
         inputs, outputs = self.cross.shape
         both = Moments(inputs, outputs, self.gram.device)
         both.gram, both.cross = self.gram + other.gram, self.cross + other.cross
@@ -54,7 +54,7 @@ class Moments:
 
 
 def regularised(gram: Tensor, ridge: float = RIDGE) -> Tensor:
-    """``X^T X + ridge * tr(X^T X) / p * I``: positive definite, however few the observations are."""
+    """``X^T X + ridge * tr(X^T X) / p * I`` ``(p, p)``: positive definite, however few the observations are."""
     size = gram.shape[0]
     level = ridge * float(gram.diagonal().sum()) / max(size, 1) or 1.0
     return gram + level * torch.eye(size, dtype=gram.dtype, device=gram.device)
@@ -69,8 +69,8 @@ def chosen_map(fitted: Moments, held: Moments) -> Tensor:
     """:func:`ridge_map` of all observations, with the ridge that is best on those that were held back.
 
     Args:
-        fitted: most of them.
-        held: the others.
+        fitted: the moments of the observations that each ridge is fitted to.
+        held: the moments of those that were held back.
     """
     ridge = min(RIDGES, key=lambda ridge: held.lost(ridge_map(fitted, ridge)))
     return ridge_map(fitted + held, ridge)
@@ -83,10 +83,10 @@ def reduced_rank(solution: Tensor, gram: Tensor, rank: int, ridge: float = RIDGE
     ``X solution``; the distance is taken where the data are, not over all directions alike.
 
     Args:
-        solution: ``(p, q)``, applied from the right: ``y = x @ solution``.
+        solution: the matrix ``(p, q)``, applied from the right: ``y = x @ solution``.
         gram: ``X^T X`` ``(p, p)``.
-        rank: of the result, at most ``min(p, q)``.
-        ridge: as the solution was found with.
+        rank: the rank of the result, at most ``min(p, q)``.
+        ridge: the ridge that the solution was found with.
 
     Returns:
         Float32 factors whose product is ``W^T`` ``(q, p)``: ``up`` ``(q, rank)``, ``down`` ``(rank, p)``.

@@ -40,7 +40,7 @@ class Decomposition:
         rows: ``(n, n)`` float32; row ``i`` is the ``i``-th singular vector of the short side. Signs: the entry of largest
             magnitude is positive. When read for one ``k`` only the first rows may be here.
         side: which side is the short one: ``left`` when ``out <= in``.
-        precision: of the Gram matrix that they come from, float32 or float64.
+        precision: the number format of the Gram matrix that they come from, float32 or float64.
     """
 
     singular_values: Tensor
@@ -132,8 +132,8 @@ def decompose(weight: Tensor, dtype: torch.dtype) -> Decomposition:
     """Singular values and short-side basis of ``weight`` ``(out, in)`` by the eigenvectors of its Gram matrix.
 
     Args:
-        weight: float32, finite.
-        dtype: precision of the Gram matrix and its eigenvectors, float32 or float64; see :data:`FLOAT32_RATIO`.
+        weight: the matrix, float32, finite.
+        dtype: the number format of the Gram matrix and its eigenvectors, float32 or float64; see :data:`FLOAT32_RATIO`.
 
     Raises:
         torch.linalg.LinAlgError: the eigensolver did not converge (not seen for finite weights).
@@ -156,13 +156,22 @@ def numerical_rank(singular_values: Tensor) -> int:
     return int((singular_values > SMALLEST_RATIO * singular_values[:1]).sum())
 
 
-def rank_for_energy(singular_values: Tensor, fraction: float) -> int:
-    """The smallest ``k`` whose squared singular values hold ``fraction`` of their total; 0 for a zero weight."""
+def energy_rank(singular_values: Tensor, fraction: float) -> int:
+    """The smallest ``k`` for which the first ``k`` squared singular values hold ``fraction`` of their total; 0 for zeros.
+
+    Args:
+        singular_values: ``(n,)``, descending.
+        fraction: the share of the total, at most 1.
+    """
     energy = singular_values.double().square().cumsum(0)
     if energy.numel() == 0 or energy[-1] == 0:
         return 0
-    k = int((energy < fraction * energy[-1]).sum()) + 1
-    return min(k, numerical_rank(singular_values))
+    return int((energy < fraction * energy[-1]).sum()) + 1
+
+
+def rank_for_energy(singular_values: Tensor, fraction: float) -> int:
+    """:func:`energy_rank` of a weight, at most its :func:`numerical_rank`."""
+    return min(energy_rank(singular_values, fraction), numerical_rank(singular_values))
 
 
 def subspace(decomposition: Decomposition, weight: Tensor, rank: int) -> Subspace:

@@ -1,4 +1,4 @@
-"""Put an adapter on a running model, and take it off so that every bit is what it was.
+"""Put an adapter on a running model, where its modules lie, and take it off so that every bit is what it was.
 
 Nothing is ever subtracted: a change of a layer is added to what the layer returns, by a hook that is removed; where that cannot
 be done, the parameter's data are exchanged for changed ones and the very same tensor is put back.
@@ -8,22 +8,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lib_transfer.errors import MismatchError
-from lib_transfer.models.place import Place
 from lib_transfer.update import Rows, Update, Updates
+
+
+@dataclass(frozen=True)
+class Place:
+    """One module of the checkpoint, in the model that was built from it.
+
+    Attributes:
+        module: the object that holds the weight.
+        kind: ``linear`` and ``convolution`` are called with what the weight is applied to, so that a change can be added
+            to what they return. Of ``other`` ones (normalisations, attentions that use their weights themselves) the weight
+            is exchanged.
+        weight, bias: the names of its parameters.
+        rows: the rows of the weight, and of what the module returns, that are meant; None for all.
+    """
+
+    module: nn.Module
+    kind: Literal["linear", "convolution", "other"]
+    weight: str = "weight"
+    bias: str = "bias"
+    rows: Rows | None = None
+
+
+def places(names: Mapping[str, nn.Module]) -> dict[str, Place]:
+    """The places of ordinary torch modules, by the canonical names under which they are given."""
+    return {name: Place(module, _kind(module)) for name, module in names.items()}
+
+
+def _kind(module: nn.Module) -> Literal["linear", "convolution", "other"]:
+    if isinstance(module, nn.Linear):
+        return "linear"
+    return "convolution" if isinstance(module, nn.Conv2d) else "other"
+
 
 Strength = Callable[[str], float]
 """The factor on the update of a module, by its name."""
 
 
 def whole(_: str) -> float:
-    """Every update as it is."""
+    """The factor 1 for every update."""
     return 1.0
 
 
@@ -74,7 +106,7 @@ class _Addition:
             shaped = bias if self._place.kind == "linear" else bias[:, None, None]
             added = shaped if added is None else added + shaped
         assert added is not None
-        # Counted from the end: of what a bias adds, the batch is no axis.
+        # Counted from the end, because what a bias adds has no axis for the batch.
         channel = -1 if self._place.kind == "linear" else -3
         return _plus(returned, added.to(returned.dtype), self._place.rows, channel)
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 Look = Callable[[str, Tensor], None]
-"""Is shown the name of a part and a tensor ``(n, tokens, width)``, and keeps what it needs of it."""
+"""A function that is shown the name of a part and a tensor ``(n, tokens, width)``, and keeps what it needs of it."""
 
 
 @contextmanager
@@ -33,12 +33,12 @@ def watched(
 
 
 class StopForward(Exception):  # noqa: N818 - no error: it ends a run behind the part that is looked at
-    """Raised by a look that needs nothing of what follows."""
+    """Raised by a :data:`Look` to end the run, because it needs nothing of what follows."""
 
 
 @contextmanager
 def stops_early() -> Iterator[None]:
-    """A run in which a look may end the rest."""
+    """A context in which a model's run ends quietly where a :data:`Look` raises :class:`StopForward`."""
     with suppress(StopForward):
         yield
 

@@ -14,9 +14,9 @@ class Inputs:
     """``n`` inputs of a model.
 
     Attributes:
-        clean: latents without noise ``(n, channels, height, width)``, float32, on the CPU.
-        noise: of the same shape, standard normal.
-        times: ``(n,)`` in 0 to 1, the place of each input along its noise schedule; 1 is nearly all noise.
+        clean: the latents without noise ``(n, channels, height, width)``, float32, on the CPU.
+        noise: the noise, of the same shape, standard normal.
+        times: ``(n,)`` from 0 to 1, the place of each input along its noise schedule; 1 is nearly all noise.
         prompts: the prompt of each input.
     """
 

@@ -16,12 +16,12 @@ LATENT_SPACES = {"sd1": "sd", "sd2": "sd", "sdxl": "sdxl"}
 
 @dataclass(frozen=True, eq=False)
 class LatentMap:
-    """``z_there = M z_here + b`` at every position.
+    """The map ``z_there = M z_here + b``, the same at every position.
 
     Attributes:
-        matrix: ``(channels there, channels here)``.
-        offset: ``(channels there,)``.
-        size: ``(height, width)`` of the latents there.
+        matrix: ``M``, ``(channels there, channels here)``.
+        offset: ``b``, ``(channels there,)``.
+        size: height and width of the latents there.
     """
 
     matrix: Tensor

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from lib_transfer.models.apply import Place
 from lib_transfer.models.inputs import Inputs
-from lib_transfer.models.place import Place
 from lib_transfer.models.schedule import Schedule
 
 
@@ -44,17 +44,17 @@ class Model(Protocol):
         The prompts are encoded anew each time, because an adapter may be on the text encoders.
 
         Args:
-            noised: noised latents, float32 on the CPU.
-            times: ``(n,)`` in 0 to 1.
-            prompts: a prompt for each.
+            noised: the noised latents, float32 on the CPU.
+            times: the times ``(n,)``, from 0 to 1.
+            prompts: the prompt of each.
             with_grad: whether the result carries gradients, where the model is differentiable.
         """
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Latents of ``pictures`` ``(n, 3, height, width)`` in -1 to 1."""
+        """The latents ``(n, channels, height, width)`` of pictures ``(n, 3, height, width)`` of numbers from -1 to 1."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures of ``latents``."""
+        """The pictures that ``latents`` stand for, the inverse of :meth:`encode`."""
 
 
 def predict(model: Model, inputs: Inputs, *, with_grad: bool = False) -> Tensor:
@@ -67,8 +67,8 @@ class TorchModel:
     """Any network of torch.
 
     Args:
-        places: by canonical name, see :func:`lib_transfer.models.places`.
-        forward: ``(x_t, steps, prompts) -> prediction``, of the kind that the schedule names.
+        places: the places of its modules, by canonical name; see :func:`lib_transfer.models.places`.
+        forward: the function ``(x_t, steps, prompts) -> prediction``; the schedule says what is predicted.
         schedule: its noise schedule.
         shape: ``(channels, height, width)`` of its latents.
         blocks: its transformer blocks, in forward order.

@@ -27,7 +27,7 @@ def sample(
         model: the model; it runs ``2 * steps`` times per prompt (with classifier-free guidance).
         prompts: the prompts.
         seed: the seed of the noise that the sampling begins with.
-        progress: told of every run, and asked before it whether to stop.
+        progress: gets a step for every run; it is asked before each whether to stop.
         steps: the number of sampling steps.
         guidance: the scale of classifier-free guidance (Ho and Salimans 2022); 1 for none, which halves the runs.
     """

@@ -50,7 +50,7 @@ class Schedule:
         return a.reshape(-1, 1, 1, 1), s.reshape(-1, 1, 1, 1)
 
     def noised(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """``x_t``."""
+        """The noised latents ``x_t`` of ``clean`` ``(n, channels, height, width)`` at ``times`` ``(n,)``."""
         a, s = self.mix(times)
         return a * clean + s * noise
 

@@ -71,7 +71,7 @@ def test_reuse_on_the_same_model_explains_everything_at_forty_runs() -> None:
     model, log, progress, given = nets.model(network), [], Counting(), original(network)
     halved = {name: change.scaled(0.5) for name, change in given.items()}
     pair = Pair(nets.opens(model, log, "source"), nets.opens(model, log, "target"))
-    adapters, setup = Adapters(given, {"copy": given, "half": halved}, "copy"), Setup(["a", "b"])
+    adapters, setup = Adapters(given, {"reuse": given, "half": halved}, "reuse"), Setup(["a", "b"])
     found = compare(pair, adapters, setup, progress)
     assert log == ["+source", "-source", "+target", "-target"]
     runs = runs_of(pair, adapters, setup)
@@ -79,9 +79,9 @@ def test_reuse_on_the_same_model_explains_everything_at_forty_runs() -> None:
     assert len(calls) == runs.all
     # Sampling is told by steps, each of which runs the model twice.
     assert progress.total == runs.all
-    assert found.matches["copy"].explained == pytest.approx(1, abs=1e-6)
+    assert found.matches["reuse"].explained == pytest.approx(1, abs=1e-6)
     assert 0.5 < found.matches["half"].explained < 0.95
-    assert found.choice.name == "copy"
+    assert found.choice.name == "reuse"
     assert "Reuse has the best movement match" in found.choice.reason
 
 
@@ -95,11 +95,11 @@ def test_everything_at_once_on_a_twin() -> None:
     given = original(network)
     group = {name: name.split(".")[2] for name in given}
     pair = Pair(nets.opens(nets.model(network)), nets.opens(nets.model(other)), "", group, BLOCKS)
-    adapters, setup, progress = Adapters(given, {"copy": given}, "copy", "copy"), Setup(["a"], 4, 8), Counting()
+    adapters, setup, progress = Adapters(given, {"reuse": given}, "reuse", "reuse"), Setup(["a"], 4, 8), Counting()
     found = compare(pair, adapters, setup, progress, improvements(4))
-    assert set(found.matches) == {"copy", "pursuit", "reconstruct", "pursuit + reconstruct", "distil"}
+    assert set(found.matches) == {"reuse", "pursuit", "reconstruct", "pursuit + reconstruct", "distil"}
     assert found.matches["distil"].explained > found.matches["pursuit"].explained + 0.1
-    assert found.matches["copy"].explained < 0.3
+    assert found.matches["reuse"].explained < 0.3
     assert found.matches["reconstruct"].explained > 0.8
     assert found.choice.name in ("reconstruct", "pursuit + reconstruct")
     assert found.distance < 1e-6
@@ -131,7 +131,7 @@ def tried_on_itself(network: nets.Network, tried: Sequence[Improvement], *, diff
     model, given = nets.model(network), original(network)
     model.differentiable = differentiable
     pair = Pair(nets.opens(model), nets.opens(model), "", dict.fromkeys(given, "all"), BLOCKS)
-    return compare(pair, Adapters(given, {"copy": given}, "copy", "copy"), Setup(["a"], 2, 2), Silent(), tried)
+    return compare(pair, Adapters(given, {"reuse": given}, "reuse", "reuse"), Setup(["a"], 2, 2), Silent(), tried)
 
 
 def product(update: Update) -> torch.Tensor:
@@ -145,7 +145,7 @@ def test_too_little_memory_for_distillation_is_said(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(distillation, "distil", full)
     found = tried_on_itself(nets.Network(WIDTH), (PURSUIT, DISTILLATION))
-    assert set(found.matches) == {"copy", "pursuit"}
+    assert set(found.matches) == {"reuse", "pursuit"}
     assert "memory is too small" in found.notes[0]
 
 
@@ -165,12 +165,12 @@ def test_nothing_is_fitted_between_bases_that_are_too_far_distance_of(insist: bo
     opens = (nets.opens(nets.model(it)) for it in (network, stranger))
     pair, adapters = (
         Pair(*opens, "", dict.fromkeys(given, "all"), BLOCKS),
-        Adapters(given, {"copy": given}, "copy", "copy"),
+        Adapters(given, {"reuse": given}, "reuse", "reuse"),
     )
     found = compare(pair, adapters, Setup(["a"], 4, 4), Silent(), (PURSUIT, DISTILLATION), insist=insist)
     assert found.distance > 1
-    assert set(found.matches) == ({"copy", "pursuit", "distil"} if insist else {"copy"})
-    assert found.choice.name == "copy"
+    assert set(found.matches) == ({"reuse", "pursuit", "distil"} if insist else {"reuse"})
+    assert found.choice.name == "reuse"
     assert "unjudged" in found.choice.reason
 
 
@@ -186,7 +186,7 @@ def test_the_distance_of_bases_is_the_formula() -> None:
 
 def test_a_model_without_gradients_is_not_distilled() -> None:
     found = tried_on_itself(nets.Network(WIDTH), (PURSUIT, DISTILLATION), differentiable=False)
-    assert set(found.matches) == {"copy", "pursuit"}
+    assert set(found.matches) == {"reuse", "pursuit"}
     assert found.notes[0].startswith("distil was left out")
 
 
@@ -197,7 +197,7 @@ def test_it_can_be_stopped_at_any_run_and_leaves_nothing(stop: int) -> None:
     before = [p.detach().clone() for p in network.parameters()]
     opens = nets.opens(model, log, "m")
     with pytest.raises(CancelledError):
-        compare(Pair(opens, opens), Adapters(given, {"copy": given}, "copy", "copy"), Setup(["a"]), Counting(stop))
+        compare(Pair(opens, opens), Adapters(given, {"reuse": given}, "reuse", "reuse"), Setup(["a"]), Counting(stop))
     assert log.count("+m") == log.count("-m")
     assert all(torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
     assert not any(module._forward_hooks for module in network.modules())
@@ -208,11 +208,13 @@ def test_what_does_not_fit_and_what_is_not_finite_is_said() -> None:
     opens, given = nets.opens(nets.model(network)), original(network)
     pair = Pair(opens, opens)
     with pytest.raises(MismatchError, match="no module elsewhere"):
-        compare(pair, Adapters({"elsewhere": Update(weight=torch.ones(1))}, {"copy": given}), Setup(["a"], 1), Silent())
+        compare(
+            pair, Adapters({"elsewhere": Update(weight=torch.ones(1))}, {"reuse": given}), Setup(["a"], 1), Silent()
+        )
     with torch.no_grad():
         network.last.weight.fill_(float("nan"))
     with pytest.raises(NumericError, match="The source's samples hold NaN"):
-        compare(pair, Adapters(given, {"copy": given}), Setup(["a"], 1), Silent())
+        compare(pair, Adapters(given, {"reuse": given}), Setup(["a"], 1), Silent())
 
 
 def of(**explained: float) -> dict[str, Match]:
@@ -220,13 +222,13 @@ def of(**explained: float) -> dict[str, Match]:
 
 
 def test_between_bases_that_are_too_far_apart_reuse_is_kept_unjudged() -> None:
-    matches = of(copy=0.2, distil=0.9)
-    assert choose(matches, "copy", 1.0).name == "distil"
+    matches = of(reuse=0.2, distil=0.9)
+    assert choose(matches, "reuse", 1.0).name == "distil"
     # More has to be gained, the farther apart they are.
-    assert choose(of(copy=0.5, distil=0.65), "copy", 0.7).name == "distil"
-    assert choose(of(copy=0.5, distil=0.65), "copy", 0.8).name == "copy"
-    kept = choose(matches, "copy", 3.0)
-    assert kept.name == "copy"
+    assert choose(of(reuse=0.5, distil=0.65), "reuse", 0.7).name == "distil"
+    assert choose(of(reuse=0.5, distil=0.65), "reuse", 0.8).name == "reuse"
+    kept = choose(matches, "reuse", 3.0)
+    assert kept.name == "reuse"
     assert "differ here 1.7 times as much" in kept.reason
     assert choose(of(reconstruct=0.9), None, 1.5).name is None
 
@@ -234,11 +236,11 @@ def test_between_bases_that_are_too_far_apart_reuse_is_kept_unjudged() -> None:
 @pytest.mark.parametrize(
     ("matches", "reuse", "name", "said"),
     [
-        (of(copy=0.5, pursuit=0.61), "copy", "pursuit", "pursuit has a movement match of 0.61; reuse has 0.50"),
-        (of(copy=0.5, pursuit=0.59), "copy", "copy", "not better by more than 0.1"),
-        (of(copy=0.7, pursuit=0.6), "copy", "copy", "Reuse has the best movement match, 0.70"),
-        (of(copy=0.1, pursuit=0.29), "copy", None, "None transfers: the best, pursuit"),
-        (of(copy=0.25, pursuit=0.31), "copy", None, "not clearly better than reuse"),
+        (of(reuse=0.5, pursuit=0.61), "reuse", "pursuit", "pursuit has a movement match of 0.61; reuse has 0.50"),
+        (of(reuse=0.5, pursuit=0.59), "reuse", "reuse", "not better by more than 0.1"),
+        (of(reuse=0.7, pursuit=0.6), "reuse", "reuse", "Reuse has the best movement match, 0.70"),
+        (of(reuse=0.1, pursuit=0.29), "reuse", None, "None transfers: the best, pursuit"),
+        (of(reuse=0.25, pursuit=0.31), "reuse", None, "not clearly better than reuse"),
         (of(reconstruct=0.4), None, "reconstruct", "reuse is not possible"),
         (of(reconstruct=0.2), None, None, "None transfers"),
     ],

@@ -93,8 +93,8 @@ def test_a_twin_moves_as_the_source_does(how: str, tmp_path: Path) -> None:
     without = predictions(target, asked, Silent(), "")
     reached = match(predictions(target, asked, Silent(), "", new) - without, wanted[8:])
     assert reached.explained > 0.95
-    copied = match(predictions(target, asked, Silent(), "", given) - without, wanted[8:])
-    assert copied.explained == pytest.approx(1, abs=1e-4) if how == "same" else copied.explained < 0.3
+    reused = match(predictions(target, asked, Silent(), "", given) - without, wanted[8:])
+    assert reused.explained == pytest.approx(1, abs=1e-4) if how == "same" else reused.explained < 0.3
 
 
 def _own(target: object, inputs: object, folder: Path) -> Streams:

@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lib_transfer.conversion.carry import update_of
 from lib_transfer.conversion.pairing import pairing
 from lib_transfer.conversion.plan import plan
-from lib_transfer.conversion.shares import update_of
 from lib_transfer.conversion.sketches import Sketches
 from lib_transfer.conversion.weights import read_weight
 from lib_transfer.formats.adapter import read_adapter

@@ -14,7 +14,7 @@ from modules import call_queue, script_callbacks, sd_models, shared
 
 from lib_transfer.errors import CancelledError
 from lib_transfer.evaluation import Question, evaluate
-from lib_transfer.evaluation.changes import changes_of
+from lib_transfer.evaluation.files import updates_of
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.library.base import open_base
 from lib_transfer.linalg.factors import Factors
@@ -78,7 +78,7 @@ def adapters(body):
     before = state()
     with call_queue.queue_lock, open_base(path, "") as base, borrowed(SIZE) as open_model, open_model(base) as model:
         with open_adapter(lora) as adapter:
-            changes = changes_of(adapter, base)
+            changes = updates_of(adapter, base)
         generator = torch.Generator().manual_seed(5)
         noised, times = torch.randn((1, *model.shape), generator=generator), torch.tensor([0.5])
 
@@ -125,7 +125,7 @@ def gradients(body):
             # Forge runs text encoders without gradients.
             changes = {
                 name: change
-                for name, change in changes_of(adapter, base).items()
+                for name, change in updates_of(adapter, base).items()
                 if name.startswith("model.diffusion_model.") and change.factors is not None
             }
         weights = digest()

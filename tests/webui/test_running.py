@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lib_transfer.errors import CancelledError, RequestError, UnsupportedError
-from lib_transfer.evaluation.changes import changes_of
+from lib_transfer.evaluation.files import updates_of
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.library.base import open_base
 from lib_transfer.models import applied
@@ -74,7 +74,7 @@ def test_every_module_of_a_checkpoint_is_found_and_an_adapter_does_something_the
             assert torch.equal(weight.reshape(-1), base.checkpoint.read(module.weight, None, torch.float32).reshape(-1))
         x, time = torch.ones((1, *model.shape)), torch.tensor([0.5])
         plain = model.noise(x, time, ["a cat"])
-        for part in (models_part(changes_of(adapter, base), unet) for unet in (True, False)):
+        for part in (models_part(updates_of(adapter, base), unet) for unet in (True, False)):
             with applied(model.places, part):
                 assert not torch.allclose(model.noise(x, time, ["a cat"]), plain, atol=1e-4)
         assert torch.equal(model.noise(x, time, ["a cat"]), plain)

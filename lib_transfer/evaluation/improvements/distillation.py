@@ -68,9 +68,9 @@ def distil(model: Model, evidence: Evidence, start: Updates, progress: Progress)
 
     Args:
         model: the target, which must be differentiable.
-        evidence: what is fitted to.
+        evidence: what the factors are fitted to.
         start: the adapter to begin with.
-        progress: told :data:`COST_PER_STEP` runs for each run with gradients.
+        progress: gets :data:`COST_PER_STEP` steps for each run with gradients.
     """
     trained = {
         name: dataclasses.replace(update, factors=_parameters(update.factors))
@@ -90,11 +90,11 @@ def distil(model: Model, evidence: Evidence, start: Updates, progress: Progress)
         optimiser.zero_grad()
         for place in batch:
             check(progress)
-            # The adapter is put on anew for each: what a hook made of the factors belongs to one backward pass.
+            # The adapter is put on anew for each input: the tensors that its hooks keep belong to one backward pass.
             with applied(model.places, updates), torch.enable_grad():
                 moved = predict(model, evidence.inputs.only([place]), with_grad=True) - evidence.without[place]
                 loss = (moved - evidence.movement[place]).square().mean() / size / len(batch)
-                # Asked for the factors alone: the model's own weights get no gradients.
+                # Of the factors alone, so that the model's own weights get no gradients.
                 gradients = torch.autograd.grad(LOSS_SCALE * loss, parameters, allow_unused=True)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 _accumulate(parameter, gradient)
@@ -158,7 +158,7 @@ def _root_mean_square(factor: Tensor) -> float:
 
 
 def _accumulate(parameter: Tensor, gradient: Tensor | None) -> None:
-    """Add the gradient of one input of a batch; what plays no part in a prediction has none."""
+    """Add the gradient of one input of a batch; a parameter that plays no part in the prediction has none."""
     if gradient is not None:
         parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 

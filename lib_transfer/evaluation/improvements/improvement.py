@@ -112,7 +112,7 @@ class Improvement(Protocol):
             target: the model, which is as it was afterwards.
             evidence: what the adapter is fitted to.
             start: the adapter that it begins with.
-            progress: asked before every run whether to stop, and told of every run that :meth:`cost` counts.
+            progress: asked before every run whether to stop; it gets a step for every run that :meth:`cost` counts.
 
         Raises:
             CancelledError: the person asked to stop.

@@ -72,7 +72,7 @@ def reconstruct(target: Model, evidence: Evidence, start: Updates, rank: int, pr
 
     Args:
         target: the model.
-        evidence: what is fitted to, with the source's streams.
+        evidence: what the updates are fitted to, with the source's streams.
         start: an adapter that is on the target already.
         rank: the rank of each update.
         progress: asked before every run whether to stop.

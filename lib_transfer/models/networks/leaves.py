@@ -18,8 +18,8 @@ class Leaves:
     """The layers of a network, by path.
 
     Args:
-        found: by path below the network.
-        at: the path that names are relative to.
+        found: the layers, by their path in the checkpoint.
+        at: the path that names are relative to; it ends with a dot, or is empty.
     """
 
     def __init__(self, found: Mapping[str, nn.Module], at: str = "") -> None:
@@ -60,13 +60,13 @@ class Leaves:
             given.eps = eps
             return given
         width = given.normalized_shape[0]
-        # Made-up models may be narrower than there are groups.
+        # Tiny models made for tests may have fewer channels than there are groups.
         layer = nn.GroupNorm(math.gcd(groups, width), width, eps)
         layer.weight, layer.bias = given.weight, given.bias
         return layer
 
     def embedding(self, name: str) -> nn.Embedding:
-        """A table of vectors."""
+        """The embedding ``name``: a table of vectors."""
         return self._of(name, nn.Embedding)
 
     def _of(self, name: str, kind: type[M]) -> M:
@@ -81,8 +81,9 @@ def layer(kind: str, weight: Tensor, bias: Tensor | None) -> nn.Module:
 
     Args:
         kind: ``linear``, ``convolution``, ``norm`` or ``embedding``.
-        weight: in the layer's own shape.
-        bias: if it has one.
+        weight: the weight, in the layer's own shape: ``(out, in)``, ``(out, in, kernel, kernel)``,
+            ``(features,)`` or ``(rows, width)``.
+        bias: the bias ``(out,)``; None where the layer has none.
     """
     out = weight.shape[0]
     with torch.device("meta"):

@@ -12,12 +12,12 @@ from torch.nn import functional
 from lib_transfer.models.networks.leaves import Leaves
 
 LENGTH, START, END = 77, 49406, 49407
-"""Tokens of a prompt, with those that begin and end it."""
+"""The number of tokens of a prompt, and the tokens that begin and end it."""
 
 
 @dataclass(frozen=True)
 class _Names:
-    """What the parts are called."""
+    """The names of an encoder's parts in a checkpoint."""
 
     token: str
     position: str
@@ -63,8 +63,8 @@ class TextEncoder(nn.Module):
 
     Args:
         leaves: its layers, named as in a checkpoint below the encoder's own path.
-        projection: ``(width, width of the vector)``, applied from the right; None where it gives no vector.
-        skip: how many of the last layers are left out of the context.
+        projection: the matrix ``(width, width of the vector)``, applied from the right; None where it gives no vector.
+        skip: the number of its last layers that the context leaves out.
         normalised: whether the context goes through the last normalisation.
 
     Raises:
@@ -82,7 +82,7 @@ class TextEncoder(nn.Module):
         self.last = leaves.norm(names.last, 1e-5)
         self.projection, self.skip, self.normalised = projection, skip, normalised
         self.filler = 0 if open_clip else END
-        """What a prompt is filled up with behind its end."""
+        """The token that fills a prompt up behind its end."""
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """The context ``(n, 77, width)``, and the vector ``(n, width)`` of ``tokens`` ``(n, 77)``."""

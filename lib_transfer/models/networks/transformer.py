@@ -9,7 +9,12 @@ from lib_transfer.models.networks.leaves import Leaves
 
 
 class Attention(nn.Module):
-    """Attention of a stream to a context, or to itself."""
+    """Attention of a residual stream to a context, or to itself.
+
+    Args:
+        leaves: its layers.
+        heads: the number of heads; None where each head has 64 channels.
+    """
 
     def __init__(self, leaves: Leaves, heads: int | None) -> None:
         super().__init__()
@@ -18,7 +23,7 @@ class Attention(nn.Module):
         self.heads = heads or max(self.q.out_features // 64, 1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """``x`` ``(n, tokens, width)``, ``context`` ``(n, others, width of the context)``."""
+        """What is added to ``x`` ``(n, tokens, width)``; ``context`` is ``(n, others, width of the context)``."""
         parts = (self.q(x), self.k(context), self.v(context))
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         mixed: Tensor = self.out(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
@@ -35,7 +40,7 @@ class TransformerBlock(nn.Module):
         self.gate, self.down = leaves.linear("ff.net.0.proj"), leaves.linear("ff.net.2")
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """``x`` ``(n, tokens, width)``."""
+        """The stream behind the block, of the shape of ``x`` ``(n, tokens, width)``."""
         own = self.norms[0](x)
         x = x + self.attn1(own, own)
         x = x + self.attn2(self.norms[1](x), context)
@@ -55,7 +60,7 @@ class SpatialTransformer(nn.Module):
         self.blocks = nn.ModuleList([TransformerBlock(inner.below(str(n)), heads) for n in inner.numbers()])
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """``x`` ``(n, channels, height, width)``."""
+        """The feature map behind the blocks, of the shape of ``x`` ``(n, channels, height, width)``."""
         tokens = _mixed(self.into, self.norm(x).flatten(2).transpose(1, 2))
         for block in self.blocks:
             tokens = block(tokens, context)

@@ -17,7 +17,7 @@ _PATHS = {"downward": "input_blocks", "middle": "middle_block", "upward": "outpu
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with the time in between."""
+    """Two convolutions; the embedded time is added in between."""
 
     def __init__(self, leaves: Leaves) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class ResidualBlock(nn.Module):
         self.skip = leaves.convolution("skip_connection") if "skip_connection" in leaves else None
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """``x`` ``(n, channels, height, width)``, ``embedded`` ``(n, width of the time)``."""
+        """The block's result, for ``x`` ``(n, channels, height, width)`` and the time ``embedded`` ``(n, width)``."""
         inner = self.conv1(functional.silu(self.norm1(x))) + self.time(functional.silu(embedded))[:, :, None, None]
         inner = self.conv2(functional.silu(self.norm2(inner)))
         result: Tensor = inner + (x if self.skip is None else self.skip(x))
@@ -35,7 +35,7 @@ class ResidualBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """One of the numbered blocks: what it has of a convolution, a residual block, a transformer, and a change of size."""
+    """One of the numbered blocks: a convolution, a residual block, a transformer or a change of size, as many as it has."""
 
     def __init__(self, leaves: Leaves, heads: int | None) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Stage(nn.Module):
         return Up(below) if "conv" in below else leaves.convolution(number)
 
     def forward(self, x: Tensor, embedded: Tensor, context: Tensor) -> Tensor:
-        """``x`` ``(n, channels, height, width)``."""
+        """The feature map behind it, for ``x`` ``(n, channels, height, width)``."""
         for part in self.parts.values():
             if isinstance(part, ResidualBlock):
                 x = part(x, embedded)
@@ -67,7 +67,7 @@ class Stage(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the size, by a convolution."""
+    """A convolution that halves height and width."""
 
     def __init__(self, leaves: Leaves) -> None:
         super().__init__()
@@ -75,20 +75,20 @@ class Down(nn.Module):
         self.op.stride = (2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` ``(n, channels, height, width)``."""
+        """The feature map behind it, for ``x`` ``(n, channels, height, width)``."""
         result: Tensor = self.op(x)
         return result
 
 
 class Up(nn.Module):
-    """Twice the size, and a convolution."""
+    """A convolution of the feature map at twice the height and width."""
 
     def __init__(self, leaves: Leaves) -> None:
         super().__init__()
         self.conv = leaves.convolution("conv")
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` ``(n, channels, height, width)``."""
+        """The feature map behind it, for ``x`` ``(n, channels, height, width)``."""
         result: Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
         return result
 
@@ -98,7 +98,7 @@ class UNet(nn.Module):
 
     Args:
         leaves: its layers, named as in a single-file checkpoint below ``model.diffusion_model.``.
-        heads: of every attention; None where each head has 64 channels.
+        heads: the number of heads of every attention; None where each head has 64 channels.
 
     Raises:
         UnsupportedError: a layer is missing.
@@ -109,10 +109,10 @@ class UNet(nn.Module):
         self.time = nn.ModuleList([leaves.linear("time_embed.0"), leaves.linear("time_embed.2")])
         self.width = leaves.linear("time_embed.0").in_features
         labels = ("label_emb.0.0", "label_emb.0.2") if "label_emb" in leaves else ()
-        # How wide the vector is that XL is given beside the context; 0 where it is given none.
+        # The width of the vector that XL is given beside the context; 0 where it is given none.
         self.vector = leaves.linear("label_emb.0.0").in_features if labels else 0
         self.label = nn.ModuleList([leaves.linear(name) for name in labels])
-        # In forward order, which is the order in which torch gives them out again.
+        # In forward order, because torch lists submodules in the order in which they were set.
         self.downward = self._stages(leaves.below("input_blocks"), heads)
         self.middle = Stage(leaves.below("middle_block"), heads)
         self.upward = self._stages(leaves.below("output_blocks"), heads)
@@ -126,10 +126,10 @@ class UNet(nn.Module):
         """The prediction for ``x`` ``(n, channels, height, width)``.
 
         Args:
-            x: noised latents.
-            steps: ``(n,)`` of the training's schedule.
-            context: ``(n, tokens, width)`` of the prompts.
-            vector: ``(n, width)`` of XL: the prompt as one vector, and the sizes.
+            x: the noised latents.
+            steps: the steps ``(n,)`` of the training's schedule.
+            context: the encoded prompts ``(n, tokens, width)``.
+            vector: the vector ``(n, width)`` that XL is given of each prompt and of the sizes.
         """
         embedded = _through(self.time, sinusoids(steps, self.width).to(x.dtype))
         if vector is not None:

@@ -1,4 +1,4 @@
-"""An adapter's file as changes of a base's modules, against formulas of the formats; and what plain reuse keeps of them."""
+"""An adapter's file as updates of a base's modules, against formulas of the formats; and what reuse keeps of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lib_transfer.errors import MismatchError
-from lib_transfer.evaluation.changes import changes_of, copied
+from lib_transfer.evaluation.files import reused, updates_of
 from lib_transfer.formats.adapter import open_adapter
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.linalg.factors import Factors
@@ -50,7 +50,7 @@ def test_every_form_of_an_update_is_what_its_format_says(tmp_path: Path) -> None
         tensors |= tiny.factors("lora_unet_nowhere", (8, 8)) | tiny.factors("lora_unet_conv_in", (9, 9))
         save_file(tensors, tmp_path / "lora.safetensors")
         with open_adapter(tmp_path / "lora.safetensors") as adapter:
-            changes = changes_of(adapter, opened)
+            changes = updates_of(adapter, opened)
     assert set(changes) == set(names)
     for name, scale in ((CONV, 1 / 2), (TO_K, 1.5 / 4)):
         up, down = (tensors[f"{names[name]}.lora_{part}.weight"] for part in ("up", "down"))
@@ -69,7 +69,7 @@ def test_a_fused_update_is_cut_into_the_rows_of_its_modules(tmp_path: Path) -> N
         tensors = tiny.factors(name, (rows, base.by_adapter_name[name][0].module.shape[1]), 2, alpha=2.0)
         save_file(tensors, tmp_path / "lora.safetensors")
         with open_adapter(tmp_path / "lora.safetensors") as adapter:
-            changes = changes_of(adapter, base)
+            changes = updates_of(adapter, base)
         parts = [f"model.diffusion_model.double_blocks.0.img_attn.qkv.{part}" for part in "qkv"]
     assert sorted(changes) == sorted(parts)
     whole = tensors[f"{name}.lora_up.weight"] @ tensors[f"{name}.lora_down.weight"]
@@ -88,12 +88,12 @@ def test_plain_reuse_keeps_what_has_the_same_name_and_shape(tmp_path: Path) -> N
     ):
         linear = [module for module in base.modules if module.kind == "linear"]
         changes = {m.name: Update(Factors(torch.ones(m.shape[0], 1), torch.ones(1, m.shape[1]))) for m in linear}
-        assert copied(changes, base, base) == changes
-        kept = copied(changes, base, pruned)
+        assert reused(changes, base, base) == changes
+        kept = reused(changes, base, pruned)
         assert 0 < len(kept) < len(changes)
         assert set(kept) == set(changes) & set(pruned.by_name)
-        assert all(_same(name, base, wider) for name in copied(changes, base, wider))
-        assert TO_Q not in copied(changes, base, wider)
+        assert all(_same(name, base, wider) for name in reused(changes, base, wider))
+        assert TO_Q not in reused(changes, base, wider)
 
 
 def test_what_the_model_never_reads_is_left_alone(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_the_model_never_reads_is_left_alone(tmp_path: Path) -> None:
         shape = base.by_adapter_name[names[0]][0].module.shape
         save_file(tiny.factors(names[0], shape) | tiny.factors(names[1], shape), tmp_path / "lora.safetensors")
         with open_adapter(tmp_path / "lora.safetensors") as adapter:
-            assert list(changes_of(adapter, base)) == ["cond_stage_model.model.transformer.resblocks.22.mlp.c_fc"]
+            assert list(updates_of(adapter, base)) == ["cond_stage_model.model.transformer.resblocks.22.mlp.c_fc"]
 
 
 def _same(name: str, one: Base, other: Base) -> bool:
@@ -118,4 +118,4 @@ def test_an_adapter_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
         open_adapter(tmp_path / "lora.safetensors") as adapter,
         pytest.raises(MismatchError, match=r"Nothing of the adapter fits base\.safetensors"),
     ):
-        changes_of(adapter, base)
+        updates_of(adapter, base)
