@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect as python_inspect
+import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,35 @@ def test_both_models_are_run(files: tiny.Files, tmp_path: Path, runtime: lib_tra
     )
     assert found.matches["reuse"].explained == pytest.approx(1, abs=1e-3)  # the target is the source
     assert len(cost) == 1
+
+
+def renamed(path: Path, place: Path) -> Path:
+    """The output at ``path`` as a version wrote it that called the method ``copy``, and moved to ``place``."""
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"]["transfer_lora.request"] = header["__metadata__"]["transfer_lora.request"].replace(
+        '"method": "reuse"', '"method": "copy"'
+    )
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    place.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    path.unlink()
+    return place
+
+
+def test_the_former_name_of_reuse_is_understood(
+    files: tiny.Files, tmp_path: Path, runtime: lib_transfer.Runtime
+) -> None:
+    style(tmp_path / "style.safetensors", files)
+
+    def run(method: str) -> list[tuple[str, str]]:
+        report = lib_transfer.batch([tmp_path], target=files["sd1-target"], method=method, runtime=runtime)
+        return [(row["status"], Path(row["output"]).name) for row in report.rows()]
+
+    [(status, name)] = run("copy")
+    assert status == "written"
+    assert "_reuse_" in name
+    renamed(tmp_path / name, tmp_path / "style_of_long_ago.safetensors")
+    assert run("reuse") == [("already done", "style_of_long_ago.safetensors")]
+    assert run("copy") == [("already done", "style_of_long_ago.safetensors")]
