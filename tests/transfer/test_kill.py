@@ -22,7 +22,7 @@ PARENT = """
     from pathlib import Path
     import torch
     import lib_transfer
-    from lib_transfer.conversion import transfer  # all imports before the forks
+    from lib_transfer.conversion import jobs  # all imports before the forks
     torch.set_num_threads(1)
     style, source, target, out, cache, rounds, seed = sys.argv[1:]
     random.seed(int(seed))
