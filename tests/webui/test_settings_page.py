@@ -57,7 +57,7 @@ def test_template_and_folder_are_shown_kept_and_obeyed_and_copies_can_be_removed
     other.part("strength").locator("input[type=number]").fill("0.5")
     other.part("strength").locator("input[type=number]").blur()
     assert other.run("transfer") == "Done: 1 not transferred."
-    assert "exists" in other.rows()[0][1]
+    assert "is there already" in other.rows()[0][1]
 
     tab.press("account")
     tab.part("housekeeping").get_by_text("1 transferred LoRA takes").wait_for()
