@@ -143,7 +143,8 @@
             batch.resume();
         }
         view();
-        if (!root.dataset.ready && part("target_line")?.textContent.trim()) root.dataset.ready = "yes";
+        // While it waits for the server, gradio 3 writes the seconds into the line.
+        if (!root.dataset.ready && part("target_line")?.querySelector("[class^=transfer-lora]")) root.dataset.ready = "yes";
         one.follow();
         batch.follow();
         batch.settle(part("batch_rows")?.querySelector("[data-parts]")?.dataset.parts);

@@ -100,9 +100,16 @@ class Tab:
         self.part(name).click()
 
     def until(self, *states: str) -> str:
-        """Wait until the job is in one of ``states``; returns what the status says."""
-        self.wait(" || ".join(f"status.state === '{state}'" for state in states))
-        return self.page.locator("#transfer_lora_status .transfer-lora-status").first.inner_text()
+        """Wait until the job is in one of ``states``; returns what the status says at that moment."""
+        # Both at once: the answer to an earlier question may still arrive, and stand there until the next one.
+        found = "document.querySelector('#transfer_lora_status .transfer-lora-status')"
+        condition = " || ".join(f"it?.dataset.state === '{state}'" for state in states)
+        said = self.page.wait_for_function(
+            f"() => {{ const it = {found}; return ({condition}) && {{text: it.innerText}}; }}"
+        )
+        text = said.json_value()["text"]
+        assert isinstance(text, str)
+        return text
 
     def begin(self, button: str) -> None:
         """Press a button that starts a job, and wait until it is another one than the last."""
