@@ -1,4 +1,4 @@
-"""The files beside an adapter that the hosts' cards read, carried to the name of a transferred copy.
+"""The files beside an adapter that the hosts' cards read, carried to the name of a transferred LoRA.
 
 ``<stem>.json`` is A1111's user metadata: description, activation text, preferred weight, notes, and the version of the
 base, which a transfer makes untrue. Previews, descriptions and ``.civitai.info`` are copied as they are.

@@ -36,7 +36,7 @@ class AdapterFacts:
         short_names: the same for lists, such as SDXL.
         algorithms, ranks: most frequent first.
         source_name, source_sha256, source_legacy_hash: the checkpoint it says it was trained on.
-        parent: name of the LoRA it was transferred from; None where it is no transferred copy.
+        parent: name of the LoRA it was transferred from; None where it is no transferred LoRA.
         dtype: the number format that most of its tensors have.
         problem: why it cannot be read; "" where it can.
         foreign: whether that is because it is a sound file of another kind, not a LoRA.

@@ -53,7 +53,7 @@ def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
     Args:
         loaded: ``shared.sd_model``.
         base: the checkpoint that it was made from.
-        size: of pictures.
+        size: the width and height of pictures in pixels.
 
     Raises:
         UnsupportedError: it is of no kind that can be run here.

@@ -18,7 +18,7 @@ class Part(NamedTuple):
     Attributes:
         root: the object that the paths begin at.
         prefix: what stands before the keys there.
-        style: of the keys: ``ldm``, ``hf``, ``openclip``.
+        style: the style of the keys: ``ldm``, ``hf`` or ``openclip``.
     """
 
     root: nn.Module
