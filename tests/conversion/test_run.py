@@ -192,6 +192,9 @@ class Stopping(Silent):
     def step(self, what: str) -> None:
         self.steps.append(what)
 
+    def publishing(self) -> None:
+        self.steps.append("publishing")
+
     def cancelled(self) -> bool:
         self.asked += 1
         return 0 < self.at <= self.asked
@@ -206,12 +209,14 @@ def test_stopped_anywhere_it_leaves_nothing_and_the_next_run_finishes(
     assert bytes_of(request, tmp_path / "whole", out, progress=whole) == expected
     assert whole.asked == len(made.weights) + 1  # before each module, and before writing
     assert len(whole.steps) == len(made.weights) + 1
+    assert whole.steps.index("publishing") == len(made.weights)
     for at in (1, 2, whole.asked // 2, whole.asked - 1, whole.asked):
         cache, stopping = tmp_path / f"cache{at}", Stopping(at)
         with pytest.raises(CancelledError):
             run(request, cache, out, workers=workers, progress=stopping)
         assert list(out.iterdir()) == []
         assert len(stopping.steps) < at
+        assert "publishing" not in stopping.steps
         assert not list(cache.rglob("*.part"))
         assert bytes_of(request, cache, out, workers=workers) == expected
 
