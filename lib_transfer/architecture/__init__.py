@@ -7,12 +7,14 @@ Works on tensor keys and shapes, never on files, and is mostly data: an architec
 from __future__ import annotations
 
 from lib_transfer.architecture.architecture import Architecture, Tensors, modules, name_index, reference
+from lib_transfer.architecture.identity import Identity, identify_adapter, identity
 from lib_transfer.architecture.module import Binding, Kind, Module, Name, Position, Rows
-from lib_transfer.architecture.registry import architectures, identify_adapter, recognise
+from lib_transfer.architecture.registry import architectures, recognise
 
 __all__ = [
     "Architecture",
     "Binding",
+    "Identity",
     "Kind",
     "Module",
     "Name",
@@ -21,6 +23,7 @@ __all__ = [
     "Tensors",
     "architectures",
     "identify_adapter",
+    "identity",
     "modules",
     "name_index",
     "recognise",

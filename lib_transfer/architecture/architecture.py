@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from lib_transfer.architecture.layout import Core, KeyLayout, Layout, Share, Slot, Stored
 from lib_transfer.architecture.module import Binding, Module, Name, Rows
-from lib_transfer.architecture.names import Naming, all_names, output_name
+from lib_transfer.architecture.names import NamesOfPart, NameTable, all_names, output_name
 from lib_transfer.errors import UnsupportedError
 
 Tensors = Mapping[str, tuple[int, ...]]
@@ -49,7 +49,7 @@ class Architecture:
     modelspec_implementation: str
     core: Core
     text_encoders: tuple[Layout, ...]
-    namings: tuple[Naming, ...]
+    namings: tuple[NamesOfPart, ...]
     idle: frozenset[tuple[str, str]] = frozenset()
     hosts: str = "A1111 or Forge"
 
@@ -111,14 +111,14 @@ class _Named(NamedTuple):
 
 
 def _modules_of(
-    layout: Layout, key_layout: KeyLayout, namings: tuple[Naming, ...], tensors: Tensors
+    layout: Layout, key_layout: KeyLayout, namings: tuple[NamesOfPart, ...], tensors: Tensors
 ) -> Iterator[Module]:
     canonical = layout.key_layouts[0].prefix
     for slot, names, output in _named_slots(layout, namings):
         stored = next(
             (way for way in slot.stored_as(key_layout.style) if key_layout.prefix + way.weight in tensors), None
         )
-        if stored is None or stored.transposed:
+        if stored is None:
             continue
         weight, bias = key_layout.prefix + stored.weight, key_layout.prefix + (stored.bias or "")
         shape, rows = _cut(slot, stored, weight, tensors[weight])
@@ -134,11 +134,12 @@ def _modules_of(
             position=slot.position,
             names=tuple(named.values()),
             output=None if output is None else named[output],
+            transposed=stored.transposed,
         )
 
 
 @lru_cache(maxsize=512)
-def _named_slots(layout: Layout, namings: tuple[Naming, ...]) -> tuple[_Named, ...]:
+def _named_slots(layout: Layout, namings: tuple[NamesOfPart, ...]) -> tuple[_Named, ...]:
     own = tuple(naming for naming in namings if naming.part == layout.part)
     return tuple(_Named(slot, all_names(slot, own), output_name(slot, own)) for slot in layout.slots())
 
@@ -156,7 +157,7 @@ def _cut(slot: Slot, stored: Stored, key: str, shape: tuple[int, ...]) -> tuple[
             hint="Quantised checkpoints must be converted to fp16 first.",
         )
     if stored.share is None:
-        return shape, None
+        return shape[::-1] if stored.transposed else shape, None
     unit, rest = divmod(shape[0], stored.share.of)
     if rest:
         raise UnsupportedError(
@@ -206,7 +207,7 @@ def _whole(slot: Slot, stored: Stored) -> tuple[int, ...]:
     return (slot.shape[0] // stored.share.units * stored.share.of, *slot.shape[1:])
 
 
-def name_index(modules: Iterable[Module]) -> dict[str, tuple[Binding, ...]]:
+def name_index(modules: Iterable[Module]) -> NameTable[tuple[Binding, ...]]:
     """Adapter module name -> what it changes, over every name of every module.
 
     A name of a fused weight stands for all modules that are cut from it; no two of them share rows. The tests hold it
@@ -216,18 +217,16 @@ def name_index(modules: Iterable[Module]) -> dict[str, tuple[Binding, ...]]:
     for module in modules:
         for name in module.names:
             index.setdefault(name.text, []).append(Binding(module, name.rows))
-    return {text: tuple(bindings) for text, bindings in index.items()}
+    return NameTable({text: tuple(bindings) for text, bindings in index.items()})
 
 
 @cache
-def full_shapes(architecture: Architecture) -> dict[str, tuple[int, int]]:
+def full_shapes(architecture: Architecture) -> NameTable[tuple[int, int]]:
     """Adapter module name -> ``(out, in)`` of all that it stands for in a checkpoint of the real, full size."""
     shapes: dict[str, tuple[int, int]] = {}
     for layout in architecture.layouts:
-        style = layout.key_layouts[0].style
         for slot, names, _ in _named_slots(layout, architecture.namings):
-            if not any(stored.transposed for stored in slot.stored_as(style)):
-                out, into = slot.shape[0], math.prod(slot.shape[1:])
-                for name in names:
-                    shapes[name] = (shapes.get(name, (0, 0))[0] + out, into)
-    return shapes
+            out, into = slot.shape[0], math.prod(slot.shape[1:])
+            for name in names:
+                shapes[name] = (shapes.get(name, (0, 0))[0] + out, into)
+    return NameTable(shapes)

@@ -30,6 +30,7 @@ CHROMA = Architecture(
             underscored=("lora_te3_", "lora_te_", "lora_te1_", "lora_te2_"),
             folder="text_encoder.",
             comfy="t5xxl",
+            omi="t5",
         ),
     ),
     hosts="Forge",

@@ -91,6 +91,11 @@ def clip_h(part: str, *key_layouts: KeyLayout) -> Clip:
     return Clip(part, "clip-h", key_layouts, width=1024, layers=24, projection=True)
 
 
+def projecting(clip: Clip) -> Clip:
+    """With the projection of its pooled text, which Forge loads of SDXL and Stable Diffusion 3."""
+    return replace(clip, projection=True, loaded=LOADED_BY_BOTH | {"text_projection"})
+
+
 def hf_key_layouts(*prefixes: str) -> tuple[KeyLayout, ...]:
     """KeyLayouts with Hugging Face's keys, with and without the ``text_model`` level."""
     return tuple(KeyLayout(prefix, style) for prefix in prefixes for style in ("hf", "hf bare"))
@@ -144,7 +149,7 @@ def _places(clip: Clip) -> Iterator[_Place]:
             yield _Place(layer, f"layer {layer}", role, kind, shape)
     yield _Place(None, "final", "final_layer_norm", "norm", (width,))
     if clip.projection:
-        yield _Place(None, "final", "text_projection", "linear", (width, width))
+        yield _Place(None, "projection", "text_projection", "linear", (width, width))
 
 
 def _layer(width: int) -> Iterator[tuple[str, Kind, tuple[int, ...]]]:
@@ -159,14 +164,15 @@ def _layer(width: int) -> Iterator[tuple[str, Kind, tuple[int, ...]]]:
 def _slot(clip: Clip, place: _Place, depth: int) -> Slot:
     openclip = clip.key_layouts[0].style == "openclip"
     unit = "" if place.layer is None else f"layers.{place.layer}"
-    stored = [_hf("hf", place.hf_path, place), _hf("hf bare", place.path, place), _openclip(place)]
+    openclip_ways = tuple(_openclip(place))
+    hf_ways = (_hf("hf", place.hf_path, place), _hf("hf bare", place.path, place))
     together = openclip and place.role.startswith("self_attn.")
     return Slot(
-        path=place.openclip_path if openclip else stored[0].weight.removesuffix(".weight"),
+        path=place.openclip_path if openclip else place.hf_path,
         kind=place.kind,
         shape=place.shape,
         position=Position(clip.part, "layers", place.block, depth, place.role, unit),
-        stored=tuple(stored[-1:] + stored[:-1] if openclip else stored),
+        stored=openclip_ways + hf_ways if openclip else hf_ways + openclip_ways,
         spellings=tuple(_spellings(place)),
         output="hf" if place.role in clip.loaded else None,
         fused=f"{place.above}attn" if together else None,
@@ -187,12 +193,16 @@ def _hf(style: str, path: str, place: _Place) -> Stored:
     return Stored(style, f"{path}.weight", f"{path}.bias" if place.bias else None)
 
 
-def _openclip(place: _Place) -> Stored:
+def _openclip(place: _Place) -> Iterator[Stored]:
     path = place.openclip_path
     if place.role in THIRDS:
         fused = f"{place.above}attn.in_proj_"
-        return Stored("openclip", f"{fused}weight", f"{fused}bias", third(THIRDS[place.role]))
-    # Two are bare parameters; the projection multiplies from the right, so it is kept as (in, out).
-    weight = path if place.role in ("position_embedding", "text_projection") else f"{path}.weight"
-    bias = f"{path}.bias" if place.bias else None
-    return Stored("openclip", weight, bias, transposed=place.role == "text_projection")
+        yield Stored("openclip", f"{fused}weight", f"{fused}bias", third(THIRDS[place.role]))
+    elif place.role == "text_projection":
+        # A bare parameter that multiplies from the right, so it is kept as (in, out); some files have a layer instead.
+        yield Stored("openclip", path, None, transposed=True)
+        yield _hf("openclip", path, place)
+    elif place.role == "position_embedding":
+        yield Stored("openclip", path, None)
+    else:
+        yield _hf("openclip", path, place)

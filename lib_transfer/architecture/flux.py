@@ -25,6 +25,7 @@ from lib_transfer.architecture.transformer import (
     TEXT,
     Place,
     at,
+    diffsynth,
     feed_forward,
     fused,
     slots,
@@ -115,17 +116,21 @@ def _places(flux: Flux) -> Iterator[Place]:
 
 def _embeddings(flux: Flux) -> Iterator[Place]:
     width = flux.width
-    yield Place("img_in", "x_embedder", "img_in", (width, LATENT))
+    omi = (Spelling("omi", "img_in.proj"),)
+    yield Place("img_in", "x_embedder", "img_in", (width, LATENT), others=omi)
     yield Place("txt_in", "context_embedder", "txt_in", (width, flux.context))
     if flux.approximator:
         return
-    inputs = [("time_in", "timestep_embedder", FREQUENCIES), ("vector_in", "text_embedder", flux.pooled)]
+    inputs = [
+        ("time_in", "timestep_embedder", "time_embedder.timestep_embedder", FREQUENCIES),
+        ("vector_in", "text_embedder", "pooled_text_embedder", flux.pooled),
+    ]
     if flux.guidance:
-        inputs.append(("guidance_in", "guidance_embedder", FREQUENCIES))
-    for native, name, size in inputs:
+        inputs.append(("guidance_in", "guidance_embedder", "guidance_embedder.timestep_embedder", FREQUENCIES))
+    for native, name, synth, size in inputs:
         for layer, number, seen in (("in_layer", 1, size), ("out_layer", 2, width)):
-            path = f"{native}.{layer}"
-            yield Place(path, f"time_text_embed.{name}.linear_{number}", path, (width, seen))
+            path, others = f"{native}.{layer}", diffsynth(f"{synth}.{2 * number - 2}")
+            yield Place(path, f"time_text_embed.{name}.linear_{number}", path, (width, seen), others=others)
 
 
 def _approximator(flux: Flux) -> Iterator[Place]:
@@ -147,36 +152,50 @@ def _approximator(flux: Flux) -> Iterator[Place]:
 
 def _double_block(flux: Flux, native: str, name: str) -> Iterator[Place]:
     """Both streams, as far as the attention they share; then both, from there on."""
-    width = flux.width
+    width, synth = flux.width, native.removeprefix("double_")
     for word, stream, number in STREAMS:
+        letter = stream.letter
         if not flux.approximator:
-            role = f"{word}_mod.lin"
-            yield Place(f"{native}.{role}", f"{name}.{stream.norm}.linear", role, (6 * width, width))
+            role, others = f"{word}_mod.lin", diffsynth(f"{synth}.norm1_{letter}.linear")
+            yield Place(f"{native}.{role}", f"{name}.{stream.norm}.linear", role, (6 * width, width), others=others)
         attn = f"{native}.{word}_attn"
         parts = (f"{name}.{part}" for part in stream.parts)
-        yield from fused(f"{attn}.qkv", parts, f"{word}_attn", width, f"{native}.processor.qkv_lora{number}")
+        whole = (
+            ("xlabs", f"{native}.processor.qkv_lora{number}"),
+            *(("diffusers", f"{name}.{path}") for path in stream.whole),
+            ("diffsynth", f"{synth}.attn.{letter}_to_qkv"),
+        )
+        yield from fused(f"{attn}.qkv", parts, f"{word}_attn", width, whole)
         yield from _norms(flux, attn, [f"{name}.{norm}" for norm in stream.norms], f"{word}_attn.")
     for word, stream, number in STREAMS:
-        role, others = f"{word}_attn.proj", (Spelling("xlabs", f"{native}.processor.proj_lora{number}"),)
+        role, xlabs = f"{word}_attn.proj", Spelling("xlabs", f"{native}.processor.proj_lora{number}")
+        others = (xlabs, *diffsynth(f"{synth}.attn.{stream.letter}_to_out"))
         yield Place(f"{native}.{role}", f"{name}.{stream.out}", role, (width, width), others=others)
         roles = (f"{word}_mlp.0", f"{word}_mlp.2")
         paths = (f"{native}.{roles[0]}", f"{native}.{roles[1]}")
-        yield from feed_forward(paths, f"{name}.{stream.feed_forward}", roles, width)
+        yield from feed_forward(paths, f"{name}.{stream.feed_forward}", roles, width, f"{synth}.ff_{stream.letter}")
 
 
 def _single_block(flux: Flux, native: str, name: str) -> Iterator[Place]:
     """One row of tokens; attention and feed-forward side by side, with one way in and one way out."""
     width, linear1 = flux.width, f"{native}.linear1"
     if not flux.approximator:
-        yield Place(f"{native}.modulation.lin", f"{name}.norm.linear", "modulation.lin", (3 * width, width))
-    # XLabs, and ComfyUI after it, have names for the attention's rows alone.
-    for place in fused(linear1, (f"{name}.attn.to_{word}" for word in "qkv"), "linear1", width,
-                       f"{native}.processor.qkv_lora", f"{linear1}_qkv"):  # fmt: skip
-        yield replace(place, share=SEVENTHS[place.word])
-    mlp = SEVENTHS["mlp"]
-    yield Place(linear1, f"{name}.proj_mlp", "linear1.mlp", (4 * width, width), share=mlp, word="mlp")
+        role, others = "modulation.lin", diffsynth(f"{native}.norm.linear")
+        yield Place(f"{native}.{role}", f"{name}.norm.linear", role, (3 * width, width), others=others)
+    # XLabs and ComfyUI after it, and diffusers where it joins projections, have names for the attention's rows alone.
+    parts = (f"{name}.attn.to_{word}" for word in "qkv")
+    whole = (
+        ("xlabs", f"{native}.processor.qkv_lora"),
+        ("xlabs", f"{linear1}_qkv"),
+        ("diffusers", f"{name}.attn.to_qkv"),
+    )
+    mlp = Place(linear1, f"{name}.proj_mlp", "linear1.mlp", (4 * width, width), word="mlp")
+    for place in (*fused(linear1, parts, "linear1", width, whole), mlp):
+        share = SEVENTHS[place.word]
+        synth = Spelling("diffsynth", f"{native}.to_qkv_mlp", share)
+        yield replace(place, share=share, others=(*place.others, synth))
     yield from _norms(flux, native, [f"{name}.attn.norm_q", f"{name}.attn.norm_k"], "")
-    others = (Spelling("xlabs", f"{native}.processor.proj_lora"),)
+    others = (Spelling("xlabs", f"{native}.processor.proj_lora"), *diffsynth(f"{native}.proj_out"))
     yield Place(f"{native}.linear2", f"{name}.proj_out", "linear2", (width, 5 * width), others=others)
 
 
@@ -190,8 +209,9 @@ def _final(flux: Flux) -> Iterator[Place]:
     width = flux.width
     if not flux.approximator:
         path = "final_layer.adaLN_modulation.1"
-        yield Place(path, "norm_out.linear", "adaLN_modulation.1", (2 * width, width), swapped=True)
-    yield Place("final_layer.linear", "proj_out", "linear", (LATENT, width))
+        others = diffsynth("final_norm_out.linear")
+        yield Place(path, "norm_out.linear", "adaLN_modulation.1", (2 * width, width), swapped=True, others=others)
+    yield Place("final_layer.linear", "proj_out", "linear", (LATENT, width), others=diffsynth("final_proj_out"))
 
 
 FLUX_DEV = Architecture(

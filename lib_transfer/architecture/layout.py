@@ -48,8 +48,7 @@ class Stored:
         weight: the weight's key within the part.
         bias: the bias's key within the part, or None where the layer has none.
         share: which rows of the tensor are the place's; None for all.
-        transposed: whether the tensor is kept as ``(in, out)``. Adapters write their updates ``(out, in)``, so no module
-            stands for such a tensor; it is only listed.
+        transposed: whether the tensor is kept as ``(in, out)``; updates of it are ``(out, in)`` all the same.
     """
 
     style: str

@@ -61,6 +61,7 @@ class Module:
         kind: what the module computes.
         shape: the shape of the weight (of the slice, if there is one): ``(out, in)``, ``(out, in, kh, kw)`` or ``(features,)``.
         rows: which rows of the tensor this module is, in the module's own order; None for all, as they are.
+        transposed: whether the tensor is the transpose of the weight.
         fused: canonical name of the attention that this one is a part of, where hosts load its parts only together, else
             None.
         position: where it sits.
@@ -79,6 +80,7 @@ class Module:
     position: Position
     names: tuple[Name, ...]
     output: Name | None
+    transposed: bool = False
 
     @property
     def output_name(self) -> str | None:

@@ -1,11 +1,11 @@
-"""Which architectures there are, and which of them a checkpoint or an adapter belongs to."""
+"""Which architectures there are, and which of them a checkpoint belongs to."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lib_transfer.architecture.architecture import Architecture, Tensors, full_shapes, key_layout_in
+from lib_transfer.architecture.architecture import Architecture, Tensors, key_layout_in
 from lib_transfer.architecture.chroma import CHROMA
 from lib_transfer.architecture.flux import FLUX_DEV, FLUX_SCHNELL
 from lib_transfer.architecture.lookalikes import lookalike
@@ -92,33 +92,3 @@ def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None
     ]
     lacking = sum(not any(key_layout.prefix + key in tensors for key in keys) for keys in ways.values())
     return _Comparison(architecture, (*strange, *missing, *other), lacking)
-
-
-def identify_adapter(
-    names: Collection[str], shapes: Mapping[str, tuple[int, int]] | None = None
-) -> tuple[Architecture, ...]:
-    """The architectures whose modules an adapter names; empty if none knows any of the names.
-
-    Args:
-        names: the adapter's module names.
-        shapes: ``(out, in)`` of the update of each name, where known. They decide only between architectures that know
-            equally many names, so that an adapter for a tiny model is identified too.
-
-    Returns:
-        Those that explain the most names; several when nothing tells them apart. A relative is not named beside the
-        architecture that it stems from.
-    """
-    scores = {architecture: _score(architecture, names, shapes or {}) for architecture in ARCHITECTURES}
-    best = max(scores.values())
-    found = [architecture for architecture, score in scores.items() if score == best and best > (0, 0)]
-    ids = {architecture.id for architecture in found}
-    return tuple(a for a in found if a.id == a.family or a.family not in ids)
-
-
-def _score(
-    architecture: Architecture, names: Collection[str], shapes: Mapping[str, tuple[int, int]]
-) -> tuple[int, int]:
-    """How many of the names the architecture knows, and how many of the shapes are its own."""
-    known = full_shapes(architecture)
-    hits = [name for name in names if name in known]
-    return len(hits), sum(name in shapes and known[name] == tuple(shapes[name]) for name in hits)

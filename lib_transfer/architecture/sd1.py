@@ -5,6 +5,7 @@ from __future__ import annotations
 from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.clip import clip_l, hf_key_layouts
 from lib_transfer.architecture.names import text_namings
+from lib_transfer.architecture.numbered import numbered_namings
 from lib_transfer.architecture.unet import UNet, unet_namings
 
 SD1_UNET = UNet(
@@ -19,6 +20,8 @@ SD1_UNET = UNet(
     model="sd1-unet",
 )
 
+SD1_CLIP = clip_l("te1", *hf_key_layouts("cond_stage_model.transformer.", "text_encoder."))
+
 SD1 = Architecture(
     id="sd1",
     title="Stable Diffusion 1.x",
@@ -29,9 +32,10 @@ SD1 = Architecture(
     modelspec_architecture="stable-diffusion-v1/lora",
     modelspec_implementation="diffusers",
     core=SD1_UNET,
-    text_encoders=(clip_l("te1", *hf_key_layouts("cond_stage_model.transformer.", "text_encoder.")),),
+    text_encoders=(SD1_CLIP,),
     namings=(
         *unet_namings("diffusers"),
         *text_namings("te1", underscored=("lora_te_", "lora_te1_"), folder="text_encoder.", comfy="clip_l"),
+        *numbered_namings(SD1_UNET, SD1_CLIP),
     ),
 )

@@ -8,8 +8,18 @@ from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.clip import clip_h, hf_key_layouts
 from lib_transfer.architecture.layout import KeyLayout
 from lib_transfer.architecture.names import text_namings
+from lib_transfer.architecture.numbered import numbered_namings
 from lib_transfer.architecture.sd1 import SD1_UNET
 from lib_transfer.architecture.unet import unet_namings
+
+SD2_UNET = replace(SD1_UNET, context=(1024,), linear_projection=True, model="sd2-unet")
+
+SD2_CLIP = clip_h(
+    "te1",
+    KeyLayout("cond_stage_model.model.", "openclip"),
+    KeyLayout("conditioner.embedders.0.model.", "openclip"),
+    *hf_key_layouts("text_encoder."),
+)
 
 SD2 = Architecture(
     id="sd2",
@@ -20,19 +30,15 @@ SD2 = Architecture(
     v2=True,
     modelspec_architecture="stable-diffusion-v2-768-v/lora",
     modelspec_implementation="diffusers",
-    core=replace(SD1_UNET, context=(1024,), linear_projection=True, model="sd2-unet"),
-    text_encoders=(
-        clip_h(
-            "te1",
-            KeyLayout("cond_stage_model.model.", "openclip"),
-            KeyLayout("conditioner.embedders.0.model.", "openclip"),
-            *hf_key_layouts("text_encoder."),
-        ),
-    ),
+    core=SD2_UNET,
+    text_encoders=(SD2_CLIP,),
     namings=(
         *unet_namings("diffusers"),
-        *text_namings("te1", underscored=("lora_te_", "lora_te1_"), folder="text_encoder.", comfy="clip_h"),
+        *text_namings(
+            "te1", underscored=("lora_te_", "lora_te1_"), folder="text_encoder.", comfy="clip_h", omi="clip_l"
+        ),
+        *numbered_namings(SD2_UNET, SD2_CLIP),
     ),
     # It reads the states before the last layer (and normalises them); Forge does not even build that layer.
-    idle=frozenset({("te1", "layer 23")}),
+    idle=frozenset({("te1", "layer 23"), ("te1", "projection")}),
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lib_transfer.architecture.architecture import Architecture
-from lib_transfer.architecture.clip import LOADED_BY_BOTH, Clip, clip_g, clip_l, hf_key_layouts
+from lib_transfer.architecture.clip import clip_g, clip_l, hf_key_layouts, projecting
 from lib_transfer.architecture.layout import KeyLayout, Slot, shrink
 from lib_transfer.architecture.names import text_namings
 from lib_transfer.architecture.t5 import shrunk_width, t5_xxl
@@ -27,6 +27,7 @@ from lib_transfer.architecture.transformer import (
     Place,
     Stream,
     at,
+    diffsynth,
     feed_forward,
     fused,
     slots,
@@ -43,6 +44,7 @@ SECOND = replace(
     parts=("attn2.to_q", "attn2.to_k", "attn2.to_v"),
     out="attn2.to_out.0",
     norms=("attn2.norm_q", "attn2.norm_k"),
+    whole=("attn2.to_qkv",),
 )
 
 
@@ -134,7 +136,10 @@ def _block(mmdit: MMDiT, number: int, native: str, name: str) -> Iterator[Place]
         ends = word == "context_block" and number == mmdit.depth - 1
         vectors = 2 if ends else 9 if word == "x_block" and dual else 6
         path, shape = f"{native}.{word}.adaLN_modulation.1", (vectors * mmdit.width, mmdit.width)
-        yield Place(path, f"{name}.{stream.norm}.linear", f"{word}.adaLN_modulation.1", shape, swapped=ends)
+        role = f"{word}.adaLN_modulation.1"
+        # In which order DiffSynth-Studio has the halves of the last one is not known.
+        others = () if ends else diffsynth(f"{_synth(native)}.norm1_{stream.letter}.linear")
+        yield Place(path, f"{name}.{stream.norm}.linear", role, shape, swapped=ends, others=others)
         yield from _attention(mmdit, native, name, word, "attn", stream)
     if dual:
         yield from _attention(mmdit, native, name, "x_block", "attn2", SECOND)
@@ -144,13 +149,17 @@ def _block(mmdit: MMDiT, number: int, native: str, name: str) -> Iterator[Place]
             yield _out(mmdit, native, name, word, "attn", stream)
             roles = (f"{word}.mlp.fc1", f"{word}.mlp.fc2")
             paths = (f"{native}.{roles[0]}", f"{native}.{roles[1]}")
-            yield from feed_forward(paths, f"{name}.{stream.feed_forward}", roles, mmdit.width)
+            synth = f"{_synth(native)}.ff_{stream.letter}"
+            yield from feed_forward(paths, f"{name}.{stream.feed_forward}", roles, mmdit.width, synth)
 
 
 def _attention(mmdit: MMDiT, native: str, name: str, word: str, attn: str, stream: Stream) -> Iterator[Place]:
     role = f"{word}.{attn}"
     path, parts = f"{native}.{role}", (f"{name}.{part}" for part in stream.parts)
-    yield from fused(f"{path}.qkv", parts, role, mmdit.width)
+    whole = [("diffusers", f"{name}.{fused_path}") for fused_path in stream.whole]
+    if attn == "attn":
+        whole.append(("diffsynth", f"{_synth(native)}.attn.{stream.letter}_to_qkv"))
+    yield from fused(f"{path}.qkv", parts, role, mmdit.width, whole)
     for norm, other in zip(("ln_q", "ln_k"), stream.norms, strict=True):
         if mmdit.normed:
             yield Place(f"{path}.{norm}", f"{name}.{other}", f"{role}.{norm}", (mmdit.head,), bias=False)
@@ -158,12 +167,13 @@ def _attention(mmdit: MMDiT, native: str, name: str, word: str, attn: str, strea
 
 def _out(mmdit: MMDiT, native: str, name: str, word: str, attn: str, stream: Stream) -> Place:
     role = f"{word}.{attn}.proj"
-    return Place(f"{native}.{role}", f"{name}.{stream.out}", role, (mmdit.width, mmdit.width))
+    others = diffsynth(f"{_synth(native)}.attn.{stream.letter}_to_out") if attn == "attn" else ()
+    return Place(f"{native}.{role}", f"{name}.{stream.out}", role, (mmdit.width, mmdit.width), others=others)
 
 
-def _projecting(clip: Clip) -> Clip:
-    """With the projection of its pooled text, which Forge loads here."""
-    return replace(clip, projection=True, loaded=LOADED_BY_BOTH | {"text_projection"})
+def _synth(native: str) -> str:
+    """A joint block in DiffSynth-Studio's words."""
+    return native.removeprefix("joint_")
 
 
 SD3_MEDIUM = Architecture(
@@ -177,8 +187,8 @@ SD3_MEDIUM = Architecture(
     modelspec_implementation="https://github.com/Stability-AI/generative-models",
     core=MMDiT("sd3-medium-transformer", depth=24, width=1536, normed=False),
     text_encoders=(
-        _projecting(clip_l("te1", *hf_key_layouts("text_encoders.clip_l.transformer.", "text_encoder."))),
-        _projecting(clip_g("te2", *hf_key_layouts("text_encoders.clip_g.transformer.", "text_encoder_2."))),
+        projecting(clip_l("te1", *hf_key_layouts("text_encoders.clip_l.transformer.", "text_encoder."))),
+        projecting(clip_g("te2", *hf_key_layouts("text_encoders.clip_g.transformer.", "text_encoder_2."))),
         t5_xxl("text_encoders.t5xxl.transformer.", "text_encoder_3."),
     ),
     namings=(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from lib_transfer.architecture.architecture import Architecture
-from lib_transfer.architecture.clip import clip_g, clip_l, hf_key_layouts
+from lib_transfer.architecture.clip import clip_g, clip_l, hf_key_layouts, projecting
 from lib_transfer.architecture.layout import KeyLayout
 from lib_transfer.architecture.names import text_namings
 from lib_transfer.architecture.unet import UNet, unet_namings
@@ -40,7 +40,10 @@ SDXL = Architecture(
     core=_UNET,
     text_encoders=(
         clip_l("te1", *hf_key_layouts("conditioner.embedders.0.transformer.", "text_encoder.")),
-        clip_g("te2", KeyLayout("conditioner.embedders.1.model.", "openclip"), *hf_key_layouts("text_encoder_2.")),
+        # A1111 passes over an update of the projection without harm.
+        projecting(
+            clip_g("te2", KeyLayout("conditioner.embedders.1.model.", "openclip"), *hf_key_layouts("text_encoder_2."))
+        ),
     ),
     namings=(
         *unet_namings("ldm"),

@@ -15,6 +15,9 @@ from lib_transfer.architecture.names import Naming, dotted, text_namings
 
 PART = "transformer"
 
+WORDS = ("q", "k", "v", "mlp")
+"""The words of the shares that a native weight may have, in the order in which they lie in it."""
+
 FREQUENCIES = 256  # of the sinusoids that time (and Flux' guidance) come as; no width that shrinks with the model
 
 KEY_LAYOUTS = (
@@ -36,6 +39,9 @@ NAMINGS = (
     *(Naming(PART, "diffusers", prefix) for prefix in ("lora_transformer_", "lycoris_")),
     *dotted(PART, "diffusers", "transformer.", "", "base_model.model.", "transformer.base_model.model."),
     *dotted(PART, "xlabs", "", "diffusion_model."),
+    # OneTrainer in 2025 (the Open Model Initiative's format), and DiffSynth-Studio.
+    *dotted(PART, "omi", "transformer."),
+    *dotted(PART, "diffsynth", "", "diffusion_model.", "base_model.model."),
 )
 
 CLIP_L_NAMINGS = text_namings("te1", underscored=("lora_te1_", "lora_te_"), folder="text_encoder.", comfy="clip_l")
@@ -45,7 +51,9 @@ CLIP_L_NAMINGS = text_namings("te1", underscored=("lora_te1_", "lora_te_"), fold
 def t5_namings(folder: str) -> tuple[Naming, ...]:
     """How adapters of Flux.1 and Stable Diffusion 3 name T5, which diffusers keeps in ``folder``."""
     # Of the numbers, kohya has 3 and OneTrainer 2; Forge loads any.
-    return text_namings("te3", underscored=("lora_te3_", "lora_te2_", "lora_te1_"), folder=folder, comfy="t5xxl")
+    return text_namings(
+        "te3", underscored=("lora_te3_", "lora_te2_", "lora_te1_"), folder=folder, comfy="t5xxl", omi="t5"
+    )
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,9 @@ class Stream:
         out: the output projection.
         norms: the normalisations of queries and of keys.
         feed_forward: the layers after the attention.
+        whole: the query, key and value projections as one layer, after diffusers' ``fuse_qkv_projections``; nunchaku has
+            another name for the text's.
+        letter: what DiffSynth-Studio tells the two by.
     """
 
     norm: str
@@ -102,37 +113,58 @@ class Stream:
     out: str
     norms: tuple[str, str]
     feed_forward: str
+    whole: tuple[str, ...]
+    letter: str
 
 
-IMAGE = Stream("norm1", ("attn.to_q", "attn.to_k", "attn.to_v"), "attn.to_out.0", ("attn.norm_q", "attn.norm_k"), "ff")
+IMAGE = Stream(
+    "norm1",
+    ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "attn.to_out.0",
+    ("attn.norm_q", "attn.norm_k"),
+    "ff",
+    ("attn.to_qkv",),
+    "a",
+)
 TEXT = Stream(
     "norm1_context",
     ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
     "attn.to_add_out",
     ("attn.norm_added_q", "attn.norm_added_k"),
     "ff_context",
+    ("attn.to_added_qkv", "attn.add_qkv_proj"),
+    "b",
 )
 
 
-def fused(native: str, names: Iterable[str], role: str, width: int, *xlabs: str) -> Iterator[Place]:
+def fused(
+    native: str, names: Iterable[str], role: str, width: int, whole: Iterable[tuple[str, str]]
+) -> Iterator[Place]:
     """The query, key and value projections of one native weight, under diffusers' names.
 
-    ``xlabs`` are names of the whole weight that XLabs and its heirs have.
+    ``whole`` are further names of the whole weight: the style and the path.
     """
+    paths = tuple(whole)
     for number, (word, name) in enumerate(zip("qkv", names, strict=True)):
         share = third(number)
-        others = tuple(Spelling("xlabs", path, share) for path in xlabs)
+        others = tuple(Spelling(style, path, share) for style, path in paths)
         yield Place(native, name, f"{role}.{word}", (width, width), share=share, word=word, others=others)
 
 
-def feed_forward(native: tuple[str, str], name: str, roles: tuple[str, str], width: int) -> Iterator[Place]:
-    """Both layers of a feed-forward four times as wide as its input.
+def diffsynth(*paths: str) -> tuple[Spelling, ...]:
+    """What DiffSynth-Studio calls a place."""
+    return tuple(Spelling("diffsynth", path) for path in paths)
+
+
+def feed_forward(native: tuple[str, str], name: str, roles: tuple[str, str], width: int, synth: str) -> Iterator[Place]:
+    """Both layers of a feed-forward four times as wide as its input; ``synth`` is DiffSynth-Studio's name of it.
 
     SimpleTuner's newer names, ``linear_in`` and ``linear_out``, are those of later transformers in diffusers.
     """
-    leaves = (("net.0.proj", "linear_in", (4 * width, width)), ("net.2", "linear_out", (width, 4 * width)))
-    for path, role, (leaf, newer, shape) in zip(native, roles, leaves, strict=True):
-        yield Place(path, f"{name}.{leaf}", role, shape, others=(Spelling("diffusers", f"{name}.{newer}"),))
+    leaves = (("net.0.proj", "linear_in", (4 * width, width), 0), ("net.2", "linear_out", (width, 4 * width), 2))
+    for path, role, (leaf, newer, shape, number) in zip(native, roles, leaves, strict=True):
+        others = (Spelling("diffusers", f"{name}.{newer}"), *diffsynth(f"{synth}.{number}"))
+        yield Place(path, f"{name}.{leaf}", role, shape, others=others)
 
 
 def at(stage: str, block: str, places: Iterable[Place], unit: str = "") -> Iterator[Place]:
@@ -172,4 +204,6 @@ def _spellings(place: Place) -> Iterator[Spelling]:
     if place.parameter != "weight":
         yield Spelling("parameter", f"{place.native}.{place.parameter}", place.share)
     yield Spelling("diffusers", place.diffusers, place.order)
+    # The Open Model Initiative's format numbers the shares of a fused weight.
+    yield Spelling("omi", f"{place.native}.{WORDS.index(place.word)}" if place.word else place.native)
     yield from place.others

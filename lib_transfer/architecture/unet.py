@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from lib_transfer.architecture.layout import KeyLayout, Slot, Spelling, Stored, shrink
+from lib_transfer.architecture.layout import KeyLayout, Share, Slot, Spelling, Stored, shrink, third
 from lib_transfer.architecture.module import Kind, Position
 from lib_transfer.architecture.names import Naming, dotted
 
@@ -41,7 +41,8 @@ def unet_namings(first: str) -> tuple[Naming, ...]:
     return (
         *(Naming("unet", style, prefix) for prefix in joined for style in styles),
         *dotted("unet", "diffusers", "unet.", "", "base_model.model.", "unet.base_model.model."),
-        *dotted("unet", "ldm", "diffusion_model.", "model.diffusion_model.", ""),
+        # OneTrainer in 2025 wrote the checkpoint's paths behind ``unet.`` (the Open Model Initiative's format).
+        *dotted("unet", "ldm", "diffusion_model.", "model.diffusion_model.", "", "unet."),
     )
 
 
@@ -125,7 +126,7 @@ def _slot(unet: UNet, place: _Place, depth: int) -> Slot:
         shape=place.shape,
         position=Position(unet.part, place.stage, place.block, depth, place.role, place.unit),
         stored=tuple(Stored(style, f"{path}.weight", f"{path}.bias" if place.bias else None) for style, path in paths),
-        spellings=(*(Spelling(style, path) for style, path in paths), *_old_diffusers(place)),
+        spellings=(*(Spelling(style, path) for style, path in paths), *_old_diffusers(place), *_joined(place)),
         output="ldm" if place.diffusers in UNMAPPED_BY_A1111 else unet.output,
     )
 
@@ -136,6 +137,22 @@ def _old_diffusers(place: _Place) -> Iterator[Spelling]:
     if to:
         for processor in (".processor", ""):
             yield Spelling("diffusers", f"{attention}{processor}.to_{leaf.removesuffix('.0')}_lora")
+
+
+# diffusers' ``fuse_qkv_projections`` makes one layer of these: its name, and which rows of it each of them is.
+JOINED = {
+    "attn1.to_q": ("attn1.to_qkv", third(0)),
+    "attn1.to_k": ("attn1.to_qkv", third(1)),
+    "attn1.to_v": ("attn1.to_qkv", third(2)),
+    "attn2.to_k": ("attn2.to_kv", Share(((0, 1),), 2)),
+    "attn2.to_v": ("attn2.to_kv", Share(((1, 2),), 2)),
+}
+
+
+def _joined(place: _Place) -> Iterator[Spelling]:
+    if place.role in JOINED:
+        name, share = JOINED[place.role]
+        yield Spelling("diffusers", f"{place.diffusers.removesuffix(place.role)}{name}", share)
 
 
 def _places(unet: UNet) -> Iterator[_Place]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lib_transfer.architecture.identity import Identity
 from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.conversion.pairing import Counterpart, How, Pairing
 from lib_transfer.conversion.report import Decision
@@ -15,7 +16,7 @@ from lib_transfer.formats.adapter import Adapter, Group
 from lib_transfer.formats.algorithms.lora import BIASES
 from lib_transfer.formats.unread import EMBEDDING, Unread
 from lib_transfer.library.base import Base
-from lib_transfer.library.inspection import candidates
+from lib_transfer.library.inspection import identify
 
 MOST_EMBEDDINGS = 12
 """Forge, which reads no bundled embeddings, leaves out a LoRA with more tensors than this that it does not know."""
@@ -112,8 +113,9 @@ def plan(adapter: Adapter, origin: Base, target: Base, find: Pairing, reads_alik
             pairs.append(Pair(group, bound, share, found.module, found.how, obstacle))
         taken.update(module.name for module, _ in bound)
     # Architectures share names (the first encoder, many blocks): those of a wrong one must not come through in part.
-    if not pairs or origin.architecture.family not in {a.family for a in candidates(adapter)}:
-        raise MismatchError(_belongs_elsewhere(adapter, origin, len(pairs)))
+    made_for = identify(adapter)
+    if not pairs or made_for.unsupported or origin.architecture.family not in {a.family for a in made_for.fitting}:
+        raise MismatchError(_belongs_elsewhere(adapter, made_for, origin, len(pairs)))
     if origin.architecture.family != target.architecture.family and all(pair.target is None for pair in pairs):
         raise MismatchError(
             f"The source {origin.path.name} is {origin.architecture.title} and the target {target.path.name} is "
@@ -161,12 +163,18 @@ def _obstacle(found: Counterpart, target: Base) -> Obstacle | None:
     return None
 
 
-def _belongs_elsewhere(adapter: Adapter, origin: Base, known: int) -> str:
+def _belongs_elsewhere(adapter: Adapter, found: Identity, origin: Base, known: int) -> str:
     if not adapter.groups:
         first = adapter.unsupported[0]
         return f"Nothing of the adapter can be used. {first.name}: {first.reason}"
-    found = candidates(adapter)
-    what = " or ".join(a.title for a in found) if found else "another kind of model"
+    if found.unsupported:
+        return (
+            f"The adapter is for {found.unsupported}, which is not supported; {origin.path.name} is "
+            f"{origin.architecture.title}."
+        )
+    if not found.fitting:
+        return found.doubt
+    what = " or ".join(a.title for a in found.fitting)
     share = (
         f"only {known} of the adapter's {len(adapter.groups)} modules are"
         if known

@@ -22,7 +22,8 @@ def read_weight(checkpoint: Store, module: Module) -> Tensor:
     """
     rows: tuple[tuple[int, int] | None, ...] = module.rows or (None,)
     parts = [checkpoint.read(module.weight, part, torch.float32) for part in rows]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return weight.T.contiguous() if module.transposed else weight
 
 
 class Weight:

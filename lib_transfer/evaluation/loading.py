@@ -136,7 +136,7 @@ def _built(base: Base, family: Family, device: torch.device, side: int | None) -
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     layers = {module.name: _layer(base, module, device, dtype) for module in base.modules}
     network = UNet(Leaves(layers).below(UNET.rstrip(".")), family.heads).eval()
-    encoders = [_encoder(base, Leaves(layers), each, device, dtype) for each in family.encoders]
+    encoders = [_encoder(base, Leaves(layers), each) for each in family.encoders]
 
     def forward(x: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
         context, vector = conditioning(encoders, prompts, (8 * side, 8 * side), network.vector)
@@ -193,27 +193,12 @@ def _layer(base: Base, module: Module, device: torch.device, dtype: torch.dtype)
     return layer(module.kind, weight.to(device, dtype), bias)
 
 
-def _encoder(base: Base, layers: Leaves, given: Encoder, device: torch.device, dtype: torch.dtype) -> TextEncoder:
+def _encoder(base: Base, layers: Leaves, given: Encoder) -> TextEncoder:
     if given.path.rstrip(".") not in layers:
         raise UnsupportedError(
             f"{base.path.name} has no text encoder at {given.path.rstrip('.')}, so the model cannot be run.",
             hint="Name the text encoders' files too.",
         )
-    projection = None
-    if given.pooled:
-        stored = base.checkpoint
-        key = next((k for k in (f"{given.path}text_projection", *_projections(base)) if k in stored.shapes), None)
-        if key is None:
-            raise UnsupportedError(f"{base.path.name} lacks the second text encoder's projection.")
-        projection = stored.read(key, None, torch.float32).to(device, dtype)
-        # A linear layer keeps its weight transposed.
-        projection = projection.T if key.endswith(".weight") else projection
-    encoder = TextEncoder(
-        layers.below(given.path.rstrip(".")), projection, skip=given.skip, normalised=given.normalised
-    )
-    return encoder.eval()
-
-
-def _projections(base: Base) -> tuple[str, ...]:
-    """The names of text projections where the encoder has Hugging Face's names."""
-    return tuple(key for key in base.checkpoint.shapes if key.endswith("text_projection.weight"))
+    own = layers.below(given.path.rstrip("."))
+    projection = own.linear("text_projection") if given.pooled else None
+    return TextEncoder(own, projection, skip=given.skip, normalised=given.normalised).eval()

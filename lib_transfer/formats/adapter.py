@@ -20,6 +20,7 @@ from lib_transfer.formats.algorithms.peft_oft import PeftOft
 from lib_transfer.formats.checkpoint import Contents, open_checkpoint
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.foreign import what_it_is
+from lib_transfer.formats.numbered import told_apart
 from lib_transfer.formats.peft_config import PeftConfig, Said, peft_config
 from lib_transfer.formats.tensor_names import split_names
 from lib_transfer.formats.unread import (
@@ -209,7 +210,8 @@ def _assembled(header: Contents, load: Callable[[str], Tensor]) -> Adapter:
     config = peft_config(header.path, header.metadata)
     bundled = _embeddings(header.tensors)
     own = {key for suffixes in bundled.values() for key in suffixes.values()}
-    for name, suffixes in split_names(header.tensors.keys() - own).items():
+    modules = told_apart(split_names(header.tensors.keys() - own), header.tensors, header.metadata)
+    for name, suffixes in sorted(modules.items()):
         group, rest = _sorted(name, suffixes, header, config, load)
         unread.extend(rest)
         if group is not None:

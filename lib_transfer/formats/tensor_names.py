@@ -32,6 +32,9 @@ DIALECTS: tuple[tuple[str, str], ...] = (
     (rf"oft_R{_ADAPTER}\.weight", "oft_R.weight"),
 )
 
+# cloneofsimo's lora counts layers.
+_NUMBERED = re.compile(r"((?:unet|text_encoder):\d+):(up|down)")
+
 # A module of older diffusers and of XLabs ends with what these stand behind.
 _BEHIND_LORA = {"up.weight": UP, "down.weight": DOWN}
 
@@ -43,6 +46,26 @@ _KNOWN = re.compile("|".join([*map(re.escape, _PLAIN), *(family.suffix.pattern f
 _COMPILED = tuple((re.compile(pattern), canonical) for pattern, canonical in DIALECTS)
 _LORA_AT_THE_END = re.compile(r"_lora\d?\Z")
 _LONGEST = 3  # parts of a suffix between dots
+
+
+# What torch.compile and DistributedDataParallel put a model in.
+_WRAPPERS = re.compile(r"(?:(?<=\.)|\A)(?:_orig_mod|module)\.")
+# Prefixes of names whose path has underscores for its dots.
+_UNDERSCORED = re.compile(
+    r"(lora_(?:unet|te\d?|transformer)|oft_unet|lycoris)[._]+(?:(?:orig_mod|module)[._]+)?(.+)", re.DOTALL
+)
+
+
+def usual(name: str) -> str:
+    """A module's name in its usual spelling.
+
+    Without the levels of wrappers around the model; and behind one of kohya's prefixes with single underscores alone, where
+    files have dots (ai-toolkit's ``lora_te1.text_model...``, diffusers' conversion to kohya's names) or one underscore
+    too many (``lora_unet__down_blocks...``).
+    """
+    name = _WRAPPERS.sub("", name)
+    found = _UNDERSCORED.fullmatch(name)
+    return name if found is None else f"{found[1]}_{re.sub('[._]+', '_', found[2])}"
 
 
 def split_names(keys: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -61,11 +84,14 @@ def split_names(keys: Iterable[str]) -> dict[str, dict[str, str]]:
     for key, (name, suffix) in [(key, _beside(key, modules)) for key in strangers]:
         modules.setdefault(name, {})[key] = suffix
     _gather_scales(modules)
+    _gather_spellings(modules)
     return dict(sorted(modules.items()))
 
 
 def _split(key: str) -> tuple[str, str] | None:
     """The module and the suffix of a tensor whose suffix is known; the longest that there is."""
+    if (numbered := _NUMBERED.fullmatch(key)) is not None:
+        return numbered[1], _BEHIND_LORA[f"{numbered[2]}.weight"]
     parts = key.rsplit(".", _LONGEST)
     for place in range(1, len(parts)):
         module, suffix = ".".join(parts[:place]), ".".join(parts[place:])
@@ -102,3 +128,18 @@ def _gather_scales(modules: dict[str, dict[str, str]]) -> None:
         bare = name.removesuffix("_lora")
         if bare in modules and set(modules[bare].values()) <= {*SCALES, *MAGNITUDES}:
             modules[name] |= modules.pop(bare)
+
+
+def _gather_spellings(modules: dict[str, dict[str, str]]) -> None:
+    """Put what belongs to one module under two spellings of its name together.
+
+    diffusers' conversion of a DoRA to kohya's names leaves a dot in those of the magnitudes.
+    """
+    spelled: dict[str, list[str]] = {}
+    for name in modules:
+        spelled.setdefault(usual(name), []).append(name)
+    for names in spelled.values():
+        main = max(names, key=lambda name: len(modules[name]))
+        for name in names:
+            if name != main and set(modules[name].values()) <= {*SCALES, *MAGNITUDES}:
+                modules[main] |= modules.pop(name)

@@ -39,7 +39,7 @@ class Base:
     architecture: Architecture
     modules: tuple[Module, ...]
     by_name: dict[str, Module]
-    by_adapter_name: dict[str, tuple[Binding, ...]]
+    by_adapter_name: Mapping[str, tuple[Binding, ...]]
     encoders: Mapping[str, str] = field(default_factory=dict)
 
     def identity(self, module: Module) -> str:

@@ -22,7 +22,7 @@ from lib_transfer.formats.safetensors_file import header_mentions, read_header
 from lib_transfer.library.inspection import identify
 from lib_transfer.storage.memory import FileMemory
 
-VERSION = 2
+VERSION = 3
 
 logger = logging.getLogger("transfer_lora")
 
@@ -38,6 +38,7 @@ class AdapterFacts:
         source_name, source_sha256, source_legacy_hash: the checkpoint it says it was trained on.
         parent: name of the LoRA it was transferred from; None where it is no transferred LoRA.
         dtype: the number format that most of its tensors have.
+        doubt: a sentence where its metadata say something else than its modules, or where its names are not known.
         problem: why it cannot be read; "" where it can.
         foreign: whether that is because it is a sound file of another kind, not a LoRA.
     """
@@ -51,6 +52,7 @@ class AdapterFacts:
     source_legacy_hash: str | None = None
     parent: str | None = None
     dtype: str = ""
+    doubt: str = ""
     problem: str = ""
     foreign: bool = False
 
@@ -174,8 +176,9 @@ def _read_adapter(path: Path) -> AdapterFacts:
         found = identify(adapter)
         parent = adapter.metadata.get(f"{PREFIX}parent_name") if f"{PREFIX}request" in adapter.metadata else None
         return AdapterFacts(
-            architectures=tuple(a.title for a in found),
-            short_names=tuple(a.id.upper() for a in found),
+            architectures=found.titles,
+            short_names=tuple(a.id.upper() for a in found.architectures) or found.titles,
+            doubt=found.doubt,
             algorithms=tuple(sorted(about.algorithms, key=lambda a: -about.algorithms[a])),
             ranks=tuple(about.ranks),
             source_name=hints.name,

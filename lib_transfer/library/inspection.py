@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lib_transfer.architecture import Architecture, identify_adapter, modules, recognise
+from lib_transfer.architecture import Identity, identity, modules, recognise
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.formats.adapter import Adapter, describe, open_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
@@ -67,7 +67,9 @@ def _adapter(path: Path) -> dict[str, Any]:
         "schema": SCHEMA,
         "file": path.name,
         "kind": "adapter",
-        "architecture": [a.title for a in found],
+        "architecture": list(found.titles),
+        "supported": not found.unsupported and bool(found.architectures),
+        "doubt": found.doubt,
         "algorithms": description.algorithms,
         "ranks": {str(rank): count for rank, count in description.ranks.items()},
         "convolutions": description.convolutions,
@@ -86,15 +88,8 @@ def _adapter(path: Path) -> dict[str, Any]:
     }
 
 
-def candidates(adapter: Adapter) -> tuple[Architecture, ...]:
-    """Those that its names and shapes fit best; several where these do not tell, none where nothing fits."""
-    return identify_adapter(list(adapter.groups), matrix_shapes(adapter))
-
-
-def identify(adapter: Adapter) -> tuple[Architecture, ...]:
-    """:func:`candidates`, of which the adapter's metadata may choose: it decides nothing that names and shapes do."""
-    found = candidates(adapter)
+def identify(adapter: Adapter) -> Identity:
+    """What an adapter is for, by its names, shapes and metadata."""
     hints = source_hints(adapter.metadata)
-    said = (hints.base_version, hints.architecture)
-    chosen = tuple(a for a in found if a.base_model_version in said or a.modelspec_architecture in said)
-    return chosen or found
+    said = [text for text in (hints.base_version, hints.architecture) if text]
+    return identity(list(adapter.groups), matrix_shapes(adapter), said)

@@ -30,6 +30,7 @@ class Place:
             is exchanged.
         weight, bias: the names of its parameters.
         rows: the rows of the weight, and of what the module returns, that are meant; None for all.
+        transposed: whether the parameter is the transpose of the weight.
     """
 
     module: nn.Module
@@ -37,6 +38,7 @@ class Place:
     weight: str = "weight"
     bias: str = "bias"
     rows: Rows | None = None
+    transposed: bool = False
 
 
 def places(names: Mapping[str, nn.Module]) -> dict[str, Place]:
@@ -155,6 +157,8 @@ def _exchanged(place: Place, update: Update, strength: float) -> Iterator[None]:
                 parameter = getattr(place.module, name)
                 before = parameter.data
                 shaped = added.to(before.device, torch.float32) * strength
+                if place.transposed and name == place.weight:
+                    shaped = shaped.T
                 if place.rows is None:
                     shaped = shaped.reshape(before.shape)
                 stack.callback(setattr, parameter, "data", before)

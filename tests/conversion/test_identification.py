@@ -31,4 +31,4 @@ def test_identify(
     name: str, shape: tuple[int, int], metadata: dict[str, str], expected: set[str], tmp_path: Path
 ) -> None:
     path = tiny.save(tmp_path / "a.safetensors", tiny.factors(name, shape), metadata=metadata)
-    assert {architecture.id for architecture in identify(outline_adapter(path))} == expected
+    assert {architecture.id for architecture in identify(outline_adapter(path)).architectures} == expected

@@ -63,7 +63,7 @@ class TextEncoder(nn.Module):
 
     Args:
         leaves: its layers, named as in a checkpoint below the encoder's own path.
-        projection: the matrix ``(width, width of the vector)``, applied from the right; None where it gives no vector.
+        projection: makes the vector of the prompt's end; None where it gives no vector.
         skip: the number of its last layers that the context leaves out.
         normalised: whether the context goes through the last normalisation.
 
@@ -71,7 +71,7 @@ class TextEncoder(nn.Module):
         UnsupportedError: a layer is missing.
     """
 
-    def __init__(self, leaves: Leaves, projection: Tensor | None, *, skip: int, normalised: bool) -> None:
+    def __init__(self, leaves: Leaves, projection: nn.Linear | None, *, skip: int, normalised: bool) -> None:
         super().__init__()
         open_clip = "token_embedding" in leaves
         names = _OPEN_CLIP if open_clip else _HUGGING_FACE
@@ -98,7 +98,7 @@ class TextEncoder(nn.Module):
             return context, None
         # The end has the largest number; the first of them counts.
         ends = tokens.argmax(dim=1)
-        return context, self.last(x)[torch.arange(len(tokens), device=x.device), ends] @ self.projection
+        return context, self.projection(self.last(x)[torch.arange(len(tokens), device=x.device), ends])
 
 
 def quick_gelu(x: Tensor) -> Tensor:

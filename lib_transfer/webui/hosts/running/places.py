@@ -66,7 +66,7 @@ def _slots(base: Base, part_of: PartOf) -> Iterator[tuple[Part, str, Slot, Store
         for slot in layout.slots() if part is not None else ():
             name = layout.key_layouts[0].prefix + slot.path
             stored = next(iter(slot.stored_as(part.style)), None) if part is not None else None
-            if name in base.by_name and part is not None and stored is not None and not stored.transposed:
+            if name in base.by_name and part is not None and stored is not None:
                 yield part, name, slot, stored
 
 
@@ -84,7 +84,7 @@ def _place(part: Part, slot: Slot, stored: Stored) -> Place | None:
     # An attention of torch's own uses the weights of its projections without calling these.
     called = attribute == "weight" and not isinstance(parent, nn.MultiheadAttention)
     if slot.kind not in ("linear", "convolution") or not called:
-        return Place(module, "other", attribute, bias, rows)
+        return Place(module, "other", attribute, bias, rows, stored.transposed)
     return Place(module, "convolution" if isinstance(module, nn.Conv2d) else "linear", attribute, bias, rows)
 
 

@@ -1,0 +1,205 @@
+"""Which architectures an adapter belongs to: by the names and shapes of its modules, and by what its metadata say."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from lib_transfer.architecture.architecture import Architecture, full_shapes
+from lib_transfer.architecture.registry import ARCHITECTURES
+from lib_transfer.architecture.unsupported import FAMILIES, Shapes, family_by_names
+from lib_transfer.formats.tensor_names import usual
+
+TOLERATED = 0.1
+"""The share of an adapter's modules that may be at odds with an architecture that it is still taken to be for."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an adapter is for.
+
+    Attributes:
+        fitting: the architectures that its names and shapes fit best; several where these do not tell.
+        architectures: those of them that its metadata speak for, or all where they speak for none.
+        unsupported: the title of the model that it is for, where that one is not supported.
+        doubt: a sentence where the metadata say something else, or where nothing says what it is for; else empty.
+    """
+
+    fitting: tuple[Architecture, ...] = ()
+    architectures: tuple[Architecture, ...] = ()
+    unsupported: str = ""
+    doubt: str = ""
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """What it is for, for people; empty where that is not known."""
+        return (self.unsupported,) if self.unsupported else tuple(it.title for it in self.architectures)
+
+    @property
+    def title(self) -> str:
+        """The same in one text."""
+        return " or ".join(self.titles)
+
+
+def identity(names: Sequence[str], shapes: Shapes, said: Collection[str]) -> Identity:
+    """What an adapter is for.
+
+    Names and shapes decide. Metadata choose between what fits equally well, and between models that share their names.
+
+    Args:
+        names: the names of its modules.
+        shapes: ``(out, in)`` of the update of each name, where known.
+        said: what its metadata say of the base: ``ss_base_model_version``, ``modelspec.architecture``.
+    """
+    spoken, foreign = _spoken(said)
+    words = _or([foreign] if foreign else [it.title for it in spoken])
+    family = family_by_names(names, shapes)
+    if family is not None:
+        contradicted = bool(spoken) or (bool(foreign) and not _says(family.metadata, said))
+        doubt = f"Its metadata call it {words}, but its modules are those of {family.title}." if contradicted else ""
+        return Identity(unsupported=family.title, doubt=doubt)
+    explained = _explaining(names, shapes)
+    fitting = _without_relatives(explained)
+    if foreign and all(it.core.part == "transformer" for it in explained):
+        # Transformers share names with others that are no relatives; a UNet's names are its own.
+        return Identity(fitting, unsupported=foreign)
+    chosen = tuple(it for it in explained if it in spoken)
+    if chosen:
+        return Identity(fitting, _without_relatives(chosen))
+    if fitting:
+        doubt = f"Its metadata call it {words}, but its modules are those of {_or([it.title for it in fitting])}."
+        return Identity(fitting, fitting, doubt=doubt if words else "")
+    return Identity(doubt=unknown_names(names, words) if names else "")
+
+
+def identify_adapter(names: Collection[str], shapes: Shapes | None = None) -> tuple[Architecture, ...]:
+    """The architectures whose modules an adapter names; empty if none knows most of the names.
+
+    Args:
+        names: the adapter's module names.
+        shapes: ``(out, in)`` of the update of each name, where known. They decide between architectures that know
+            equally many names, so that an adapter for a tiny model is identified too; but larger than in the full-size
+            model, or of other proportions, they speak against it.
+
+    Returns:
+        Those that explain the most names; several when nothing tells them apart. A relative is not named beside the
+        architecture that it stems from.
+    """
+    return _without_relatives(_explaining(names, shapes or {}))
+
+
+def unknown_names(names: Sequence[str], said: str = "") -> str:
+    """A sentence about an adapter whose names no architecture knows: the first of them, and what they come nearest to."""
+    first = ", ".join(sorted(names)[:2])
+    nearest = _nearest(sorted(names))
+    near = f"; they come nearest to {nearest[1]} of {nearest[0].title}" if nearest else ""
+    speaks = f" Its metadata say {said}." if said else ""
+    return f"The names of its modules are not known (first: {first}){near}.{speaks}"
+
+
+def _explaining(names: Collection[str], shapes: Shapes) -> list[Architecture]:
+    """The architectures that know the most of the names, relatives among them."""
+    scores = {it: score for it in ARCHITECTURES if (score := _score(it, names, shapes)) is not None}
+    best = max(scores.values(), default=(0, 0))
+    return [it for it, score in scores.items() if score == best]
+
+
+def _score(architecture: Architecture, names: Collection[str], shapes: Shapes) -> tuple[int, int] | None:
+    """How many names the architecture knows, and how many of the shapes are its own; None where it cannot be the one."""
+    known = full_shapes(architecture)
+    hits = [name for name in names if name in known]
+    beyond = sum(_pattern(name) in _patterns(architecture) for name in set(names) - set(hits))
+    wrong = sum(_wrong(shapes.get(name), known[name]) for name in hits)
+    if 2 * len(hits) <= len(names) - beyond or beyond + wrong > TOLERATED * len(names):
+        return None
+    return len(hits), sum(name in shapes and known[name] == tuple(shapes[name]) for name in hits)
+
+
+def _wrong(shape: tuple[int, int] | None, full: tuple[int, int]) -> bool:
+    """Whether an update of this shape cannot be for a module that has the shape ``full`` in the full-size model.
+
+    A smaller one may be for a smaller model of the same proportions, as tests make them.
+    """
+    if shape is None:
+        return False
+    (out, into), (full_out, full_into) = shape, full
+    if out > full_out or into > full_into:
+        return True
+    # Widths that are no whole multiples of each other do not shrink alike.
+    return (full_out == full_into and out != into) or any(
+        large % small == 0 and 1 < large // small <= 9 and own_large * small != own_small * large
+        for large, small, own_large, own_small in (
+            (full_out, full_into, out, into),
+            (full_into, full_out, into, out),
+        )
+    )
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"\d+", "#", usual(name))
+
+
+@cache
+def _patterns(architecture: Architecture) -> frozenset[str]:
+    """The names that the architecture knows, without their numbers."""
+    return frozenset(map(_pattern, full_shapes(architecture)))
+
+
+def _nearest(names: Sequence[str]) -> tuple[Architecture, str] | None:
+    """A known name that is like one of the first names, and the architecture that has it."""
+    for name in names[:2]:
+        wanted = _pattern(name)
+        candidates = {pattern: it for it in reversed(ARCHITECTURES) for pattern in _patterns(it)}
+        for pattern in difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.75):
+            architecture = candidates[pattern]
+            return architecture, next(it for it in full_shapes(architecture) if _pattern(it) == pattern)
+    return None
+
+
+def _without_relatives(found: Sequence[Architecture]) -> tuple[Architecture, ...]:
+    """A relative is not named beside the architecture that it stems from."""
+    ids = {architecture.id for architecture in found}
+    return tuple(a for a in found if a.id == a.family or a.family not in ids)
+
+
+# What metadata call a supported architecture, in lower case: the first that matches names those that may be meant.
+SPOKEN: Mapping[str, tuple[str, ...]] = {
+    r"chroma": ("chroma",),
+    r"flux.*schnell": ("flux-schnell",),
+    r"flux": ("flux-dev", "flux-schnell"),
+    r"ssd[ ._-]?1b": ("ssd-1b",),
+    r"vega": ("vega",),
+    r"koala": ("koala-700m", "koala-1b"),
+    r"xl.*refiner": ("sdxl-refiner",),
+    r"sdxl|diffusion-xl|\bpony|illustrious|noobai": ("sdxl", "ssd-1b", "vega", "koala-700m", "koala-1b"),
+    r"(?:sd|diffusion)[ ._-]?v?3[ ._-]5.*large": ("sd3.5-large",),
+    r"(?:sd|diffusion)[ ._-]?v?3[ ._-]5.*medium": ("sd3.5-medium",),
+    r"(?:sd|diffusion)[ ._-]?v?3[ ._-]5": ("sd3.5-medium", "sd3.5-large"),
+    r"(?:sd|diffusion)[ ._-]?v?3": ("sd3-medium", "sd3.5-medium", "sd3.5-large"),
+    r"(?:sd|diffusion)[ ._-]?v?2": ("sd2",),
+    r"(?:sd|diffusion)[ ._-]?v?1": ("sd1",),
+}
+
+
+def _spoken(said: Collection[str]) -> tuple[tuple[Architecture, ...], str]:
+    """The architectures that metadata speak of, or the title of a model that is not supported."""
+    texts = [text.lower().removesuffix("/lora") for text in said if text]
+    for text in texts:
+        for family in FAMILIES:
+            if _says(family.metadata, [text]):
+                return (), family.title
+        for pattern, ids in SPOKEN.items():
+            if re.search(pattern, text):
+                return tuple(it for it in ARCHITECTURES if it.id in ids), ""
+    return (), ""
+
+
+def _says(pattern: re.Pattern[str] | None, said: Collection[str]) -> bool:
+    return pattern is not None and any(pattern.search(text.lower()) for text in said)
+
+
+def _or(titles: Sequence[str]) -> str:
+    return " or ".join(titles)

@@ -1,0 +1,178 @@
+"""Models that people have LoRAs for and that are not supported, so that a file is called what it is.
+
+Names of modules and sizes: the models' own repositories, diffusers' classes of them and the trainers that write for them
+(musubi-tuner, OneTrainer, ai-toolkit, diffusion-pipe, DiffSynth-Studio).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from lib_transfer.formats.tensor_names import usual
+
+Shapes = Mapping[str, tuple[int, int]]
+"""``(out, in)`` of the update of a module, by a name without the writer's prefix and with underscores alone."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model, or several that the names of an adapter do not tell apart.
+
+    Attributes:
+        title: its name for people.
+        names: matches the beginning of a module's name that no supported architecture has; None where it has no such.
+        metadata: matches what trainers write in ``ss_base_model_version`` and ``modelspec.architecture``, in lower case.
+        shapes: says whether modules whose names others share have the shapes that only this model has.
+    """
+
+    title: str
+    names: re.Pattern[str] | None
+    metadata: re.Pattern[str] | None = None
+    shapes: Callable[[Shapes], bool] | None = None
+
+
+def _of_flux_2(shapes: Shapes) -> bool:
+    """Feed-forwards with a gate are twice as wide, and the single blocks' second layer reads three widths beside one."""
+    for name, (out, into) in shapes.items():
+        if (
+            (re.fullmatch(r"single_blocks_\d+_linear1", name) and out == 9 * into)
+            or (re.fullmatch(r"single_blocks_\d+_linear2", name) and into == 4 * out)
+            or (re.fullmatch(r"double_blocks_\d+_(img|txt)_mlp_0", name) and out == 6 * into)
+            or (re.fullmatch(r"double_blocks_\d+_(img|txt)_mlp_2", name) and into == 3 * out)
+            or (re.fullmatch(r"double_blocks_\d+_(img|txt)_attn_qkv", name) and into > 3072)
+            or (re.fullmatch(r"transformer_blocks_\d+_ff(_context)?_linear_in", name) and out == 6 * into)
+        ):
+            return True
+    return False
+
+
+def _of_qwen_image(shapes: Shapes) -> bool:
+    """60 blocks of one kind: more than any other model with these names, and as wide as Flux.1, which has 19."""
+    blocks = [re.match(r"transformer_blocks_(\d+)_attn_(?:to|add)_", name) for name in shapes]
+    numbers = [int(found[1]) for found in blocks if found is not None]
+    if not numbers or any(name.startswith("single_transformer_blocks_") for name in shapes):
+        return False
+    widths = {shape[1] for name, shape in shapes.items() if name.startswith("transformer_blocks_")}
+    return max(numbers) > 37 or (max(numbers) > 18 and 3072 in widths)
+
+
+def _of_hunyuan_video(shapes: Shapes) -> bool:
+    """20 double and 40 single blocks, where Flux.1 has 19 and 38."""
+    return any(
+        name.startswith(("single_blocks_38_", "single_blocks_39_", "single_transformer_blocks_38_")) for name in shapes
+    ) or (
+        any(name.startswith("double_blocks_19_") for name in shapes)
+        and any(name.startswith("single_blocks_2") for name in shapes)
+    )
+
+
+def _family(
+    title: str, names: str | None, metadata: str | None = None, shapes: Callable[[Shapes], bool] | None = None
+) -> Family:
+    named, spoken = (None if it is None else re.compile(it) for it in (names, metadata))
+    return Family(title, named, spoken, shapes)
+
+
+STRAY = 0.1
+"""The share of modules with names of a model that may stand in an adapter for another one."""
+
+# From the most telling to the vaguest: the first that matches is named.
+FAMILIES: tuple[Family, ...] = (
+    _family(
+        "Flux.2",
+        r"single_transformer_blocks_\d+_attn_to_qkv_mlp_proj|(?:double|single)_stream_modulation",
+        r"flux[ ._-]?2|klein",
+        _of_flux_2,
+    ),
+    _family(
+        "HunyuanVideo",
+        r"txt_in_individual_token_refiner|double_blocks_\d+_(?:img|txt)_(?:mlp_fc[12]|mod_linear)"
+        r"|single_blocks_\d+_modulation_linear|context_embedder_token_refiner",
+        r"hunyuan[ ._-]?(?:video|image)|^hunyuan$",
+        _of_hunyuan_video,
+    ),
+    _family("Hunyuan-DiT", r"blocks_\d+_attn[12]_(?:Wqkv|q_proj|kv_proj)", r"hunyuan[ ._-]?dit"),
+    _family(
+        "Qwen-Image",
+        r"transformer_blocks_\d+_(?:img|txt)_(?:mlp_net|mlp_w|mod_1|mlp_gate)",
+        r"qwen",
+        _of_qwen_image,
+    ),
+    _family("HiDream", r"(?:double|single)_stream_blocks_\d+_", r"hidream"),
+    _family(
+        "Anima or Cosmos-Predict2",
+        r"blocks_\d+_(?:self|cross)_attn_(?:[qkv]|output)_proj|blocks_\d+_mlp_layer[12]|blocks_\d+_adaln_modulation"
+        r"|llm_adapter_|transformer_blocks_\d+_norm[123]_linear_[12]",
+        r"anima|cosmos",
+    ),
+    _family(
+        "Wan",
+        r"blocks_\d+_(?:self|cross)_attn_(?:[qkvo]|[kv]_img)\Z|blocks_\d+_ffn_|blocks_\d+_attn[12]_(?:to|add)_",
+        r"\bwan|wan[ ._-]?2",
+    ),
+    _family(
+        "Krea 2",
+        r"blocks_\d+_attn_(?:w[qkvo]|gate)\Z|blocks_\d+_mlp_(?:gate|up|down)\Z|transformer_blocks_\d+_attn_to_gate"
+        r"|transformer_blocks_\d+_ff_(?:gate|up|down)\Z|txtfusion_|text_fusion_",
+        r"krea[ ._-]?2",
+    ),
+    _family(
+        "Lumina 2 or Z-Image",
+        r"(?:layers|(?:noise|context)_refiner)_\d+_(?:attention_|attn_to|feed_forward_|adaLN_modulation)|cap_embedder_",
+        r"lumina|z[ ._-]?image",
+    ),
+    _family("Ernie-Image", r"layers_\d+_(?:self_attention_to|mlp_(?:gate_proj|up_proj|linear_fc2))", r"ernie"),
+    _family(
+        "AuraFlow or Pony V7",
+        r"(?:double|single)_layers_\d+_|joint_transformer_blocks_\d+_",
+        r"aura[ ._-]?flow|pony[ ._-]?v?7",
+    ),
+    _family(
+        "Stable Cascade",
+        r"lora_prior_|prior_unet_|down_blocks_\d+_\d+_(?:attention|channelwise|depthwise)",
+        r"cascade|wuerstchen",
+    ),
+    _family("AnimateDiff (motion modules)", r".*motion_modules_\d", r"animate[ ._-]?diff"),
+    _family("Stable Video Diffusion", r".*temporal_transformer_blocks_\d|.*time_stack_\d", r"stable-video|\bsvd\b"),
+    _family("PixArt", r"blocks_\d+_(?:attn_qkv|cross_attn_(?:q|kv)_linear)\Z", r"pixart"),
+    _family("Mochi", r"blocks_\d+_attn_(?:qkv|proj)_[xy]\Z|transformer_blocks_\d+_attn1_(?:add_|to_add_)", r"mochi"),
+    _family("LTX-Video", r"transformer_blocks_\d+_(?:audio_|video_to_audio_|audio_to_video_)", r"\bltx"),
+    _family(
+        "PixArt, Sana, LTX-Video, CogVideoX or Cosmos-Predict2",
+        r"transformer_blocks_\d+_attn[12]_to_",
+        r"sana|cogvideo",
+    ),
+    _family("Kandinsky", r"(?:visual|text)_transformer_blocks_\d+_", r"kandinsky"),
+    _family("OmniGen", None, r"omnigen"),
+)
+
+# What trainers put before a model's own paths, as often as they put it.
+_PREFIXES = re.compile(
+    r"(?:lora_unet_|lora_transformer_|lycoris_|oft_unet_|base_model_model_|model_diffusion_model_|diffusion_model_"
+    r"|transformer_(?!blocks)|unet_(?=down|up|mid)|net_|dit_|model_)*"
+)
+_OF_TEXT = re.compile(r"lora_te|text_encoder|clip_|t5|te\d?_")
+
+
+def bare(name: str) -> str:
+    """The path of a module without the writer's prefix and with underscores for its dots."""
+    return _PREFIXES.sub("", usual(name).replace(".", "_"), count=1)
+
+
+def family_by_names(names: Collection[str], shapes: Shapes) -> Family | None:
+    """The model that most of an adapter's modules are of, by names and shapes that no supported architecture has.
+
+    Args:
+        names: the adapter's module names; those of text encoders tell nothing.
+        shapes: ``(out, in)`` of the update of each name, where known.
+    """
+    paths = {bare(name): name for name in names if not _OF_TEXT.match(name)}
+    known = {path: shapes.get(name, (0, 0)) for path, name in paths.items()}
+    for family in FAMILIES:
+        if family.names is not None and sum(map(bool, map(family.names.match, paths))) > STRAY * len(paths):
+            return family
+        if family.shapes is not None and family.shapes(known):
+            return family
+    return None
