@@ -14,7 +14,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lib_transfer"
 
 # Layer -> the layers below it that it may use. `top` is the package itself: `import lib_transfer`.
-BASIC = {"errors", "formatting", "progress", "version", "linalg", "update", "methods", "formats", "architecture"}
+BASIC = {
+    "errors",
+    "formatting",
+    "progress",
+    "spelling",
+    "version",
+    "linalg",
+    "update",
+    "methods",
+    "formats",
+    "architecture",
+}
 BELOW_MODELS = {"storage", "library", "conversion", *BASIC}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -24,8 +35,9 @@ ALLOWED: dict[str, set[str]] = {
     "linalg": set(),
     "update": {"linalg"},
     "methods": {"errors", "linalg", "update"},
-    "formats": {"errors", "formatting", "linalg", "update"},
-    "architecture": {"errors"},
+    "spelling": set(),
+    "formats": {"errors", "formatting", "spelling", "linalg", "update"},
+    "architecture": {"errors", "spelling"},
     "storage": {"errors", "formats"},
     "library": {"storage", *BASIC},
     "conversion": {"library", "storage", *BASIC},

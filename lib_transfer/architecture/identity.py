@@ -11,10 +11,11 @@ from functools import cache
 from lib_transfer.architecture.architecture import Architecture, full_shapes
 from lib_transfer.architecture.registry import ARCHITECTURES
 from lib_transfer.architecture.unsupported import FAMILIES, Shapes, family_by_names
-from lib_transfer.formats.tensor_names import usual
+from lib_transfer.spelling import usual
 
-TOLERATED = 0.1
-"""The share of an adapter's modules that may be at odds with an architecture that it is still taken to be for."""
+BEYOND, WRONG = 0.1, 0.5
+"""The shares of an adapter's modules that may be in blocks that an architecture does not have, or of another shape than its
+own, where the adapter is still taken to be for it."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def identity(names: Sequence[str], shapes: Shapes, said: Collection[str]) -> Ide
         said: what its metadata say of the base: ``ss_base_model_version``, ``modelspec.architecture``.
     """
     spoken, foreign = _spoken(said)
-    words = _or([foreign] if foreign else [it.title for it in spoken])
+    words = _or([foreign] if foreign else [it.title for it in _without_relatives(spoken)])
     family = family_by_names(names, shapes)
     if family is not None:
         contradicted = bool(spoken) or (bool(foreign) and not _says(family.metadata, said))
@@ -72,7 +73,7 @@ def identity(names: Sequence[str], shapes: Shapes, said: Collection[str]) -> Ide
     if fitting:
         doubt = f"Its metadata call it {words}, but its modules are those of {_or([it.title for it in fitting])}."
         return Identity(fitting, fitting, doubt=doubt if words else "")
-    return Identity(doubt=unknown_names(names, words) if names else "")
+    return Identity(doubt=_unknown(names, shapes, words) if names else "")
 
 
 def identify_adapter(names: Collection[str], shapes: Shapes | None = None) -> tuple[Architecture, ...]:
@@ -91,12 +92,21 @@ def identify_adapter(names: Collection[str], shapes: Shapes | None = None) -> tu
     return _without_relatives(_explaining(names, shapes or {}))
 
 
-def unknown_names(names: Sequence[str], said: str = "") -> str:
-    """A sentence about an adapter whose names no architecture knows: the first of them, and what they come nearest to."""
+def _unknown(names: Sequence[str], shapes: Shapes, said: str) -> str:
+    """A sentence about an adapter that no architecture explains: what speaks against the one that comes nearest."""
+    speaks = f" Its metadata call it {said}." if said else ""
+    nearest = max(ARCHITECTURES, key=lambda it: sum(name in full_shapes(it) for name in names))
+    known = full_shapes(nearest)
+    for name in sorted(names):
+        if name in known and _wrong(shapes.get(name), known[name]):
+            sizes = f"it changes {by(shapes[name])} at {name}, where that has {by(known[name])}"
+            return f"Its names are those of {nearest.title}, but not its sizes: {sizes}.{speaks}"
+    beyond = next((name for name in sorted(names) if name not in known and _pattern(name) in _patterns(nearest)), None)
+    if beyond is not None:
+        return f"Its names are like those of {nearest.title}, which has no {beyond}.{speaks}"
     first = ", ".join(sorted(names)[:2])
-    nearest = _nearest(sorted(names))
-    near = f"; they come nearest to {nearest[1]} of {nearest[0].title}" if nearest else ""
-    speaks = f" Its metadata say {said}." if said else ""
+    like = _nearest(sorted(names))
+    near = f"; they come nearest to {like[1]} of {like[0].title}" if like else ""
     return f"The names of its modules are not known (first: {first}){near}.{speaks}"
 
 
@@ -113,7 +123,7 @@ def _score(architecture: Architecture, names: Collection[str], shapes: Shapes) -
     hits = [name for name in names if name in known]
     beyond = sum(_pattern(name) in _patterns(architecture) for name in set(names) - set(hits))
     wrong = sum(_wrong(shapes.get(name), known[name]) for name in hits)
-    if 2 * len(hits) <= len(names) - beyond or beyond + wrong > TOLERATED * len(names):
+    if 2 * len(hits) <= len(names) - beyond or beyond > BEYOND * len(names) or wrong > WRONG * len(names):
         return None
     return len(hits), sum(name in shapes and known[name] == tuple(shapes[name]) for name in hits)
 
@@ -199,6 +209,11 @@ def _spoken(said: Collection[str]) -> tuple[tuple[Architecture, ...], str]:
 
 def _says(pattern: re.Pattern[str] | None, said: Collection[str]) -> bool:
     return pattern is not None and any(pattern.search(text.lower()) for text in said)
+
+
+def by(shape: tuple[int, int]) -> str:
+    """A shape for people."""
+    return "x".join(map(str, shape))
 
 
 def _or(titles: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from lib_transfer.architecture.layout import Share, Slot
-from lib_transfer.formats.tensor_names import usual
+from lib_transfer.spelling import usual
 
 V = TypeVar("V")
 
@@ -61,7 +61,7 @@ class Naming:
 class NameTable(Mapping[str, V]):
     """Something for every name that an adapter can use; a name is found in its usual spelling too.
 
-    See :func:`lib_transfer.formats.tensor_names.usual` for what the two may differ in.
+    See :func:`lib_transfer.spelling.usual` for what the two may differ in.
     """
 
     def __init__(self, entries: Mapping[str, V]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lib_transfer.architecture.layout import Layout, Share, Slot
-from lib_transfer.formats.numbered import EXTENDED, FORWARD, NEW, OLD
+from lib_transfer.spelling import EXTENDED, FORWARD, NEW, OLD
 
 _FIRST = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0")
 _SECOND = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from lib_transfer.formats.tensor_names import usual
+from lib_transfer.spelling import usual
 
 Shapes = Mapping[str, tuple[int, int]]
 """``(out, in)`` of the update of a module, by a name without the writer's prefix and with underscores alone."""
@@ -141,7 +141,7 @@ FAMILIES: tuple[Family, ...] = (
     _family("LTX-Video", r"transformer_blocks_\d+_(?:audio_|video_to_audio_|audio_to_video_)", r"\bltx"),
     _family(
         "PixArt, Sana, LTX-Video, CogVideoX or Cosmos-Predict2",
-        r"transformer_blocks_\d+_attn[12]_to_",
+        r"transformer_blocks_\d+_attn1_to_",
         r"sana|cogvideo",
     ),
     _family("Kandinsky", r"(?:visual|text)_transformer_blocks_\d+_", r"kandinsky"),
@@ -150,15 +150,15 @@ FAMILIES: tuple[Family, ...] = (
 
 # What trainers put before a model's own paths, as often as they put it.
 _PREFIXES = re.compile(
-    r"(?:lora_unet_|lora_transformer_|lycoris_|oft_unet_|base_model_model_|model_diffusion_model_|diffusion_model_"
-    r"|transformer_(?!blocks)|unet_(?=down|up|mid)|net_|dit_|model_)*"
+    r"(?:lora_unet_|lora_transformer_|lycoris_|oft_unet_|(?:base_model\.model|model\.diffusion_model|diffusion_model"
+    r"|transformer|unet|net|dit|model)\.)*"
 )
 _OF_TEXT = re.compile(r"lora_te|text_encoder|clip_|t5|te\d?_")
 
 
 def bare(name: str) -> str:
     """The path of a module without the writer's prefix and with underscores for its dots."""
-    return _PREFIXES.sub("", usual(name).replace(".", "_"), count=1)
+    return _PREFIXES.sub("", usual(name), count=1).replace(".", "_")
 
 
 def family_by_names(names: Collection[str], shapes: Shapes) -> Family | None:

@@ -10,17 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lib_transfer.formats.tensor_info import TensorInfo
+from lib_transfer.spelling import EXTENDED, FORWARD, NEW, OLD
 
 Modules = Mapping[str, Mapping[str, str]]
-
-OLD = "unet"
-"""Attention, feed-forward, cross-attention; the ways down and up, then the middle."""
-NEW = "unet, feed-forward last"
-"""As newer versions of diffusers have it: both attentions before the feed-forward."""
-FORWARD = "unet, middle in the middle"
-"""As the newer versions, with the middle between the way down and the way up."""
-EXTENDED = "unet with residual blocks"
-"""As the first, with the layers of the residual blocks behind a block's attentions."""
 
 _LAYERS = 9  # of a transformer block that are numbered
 _RESIDUAL = "ResnetBlock2D"

@@ -17,6 +17,7 @@ from lib_transfer.formats.algorithms.algorithm import SCALES
 from lib_transfer.formats.algorithms.dora import MAGNITUDES, VECTOR
 from lib_transfer.formats.algorithms.lora import DOWN, UP
 from lib_transfer.formats.unread import FAMILIES
+from lib_transfer.spelling import usual
 
 # PEFT writes the adapter's own name into a model's whole state dict, and takes it out when it saves an adapter.
 _ADAPTER = r"(?:\.[^.]+)?"
@@ -46,26 +47,6 @@ _KNOWN = re.compile("|".join([*map(re.escape, _PLAIN), *(family.suffix.pattern f
 _COMPILED = tuple((re.compile(pattern), canonical) for pattern, canonical in DIALECTS)
 _LORA_AT_THE_END = re.compile(r"_lora\d?\Z")
 _LONGEST = 3  # parts of a suffix between dots
-
-
-# What torch.compile and DistributedDataParallel put a model in.
-_WRAPPERS = re.compile(r"(?:(?<=\.)|\A)(?:_orig_mod|module)\.")
-# Prefixes of names whose path has underscores for its dots.
-_UNDERSCORED = re.compile(
-    r"(lora_(?:unet|te\d?|transformer)|oft_unet|lycoris)[._]+(?:(?:orig_mod|module)[._]+)?(.+)", re.DOTALL
-)
-
-
-def usual(name: str) -> str:
-    """A module's name in its usual spelling.
-
-    Without the levels of wrappers around the model; and behind one of kohya's prefixes with single underscores alone, where
-    files have dots (ai-toolkit's ``lora_te1.text_model...``, diffusers' conversion to kohya's names) or one underscore
-    too many (``lora_unet__down_blocks...``).
-    """
-    name = _WRAPPERS.sub("", name)
-    found = _UNDERSCORED.fullmatch(name)
-    return name if found is None else f"{found[1]}_{re.sub('[._]+', '_', found[2])}"
 
 
 def split_names(keys: Iterable[str]) -> dict[str, dict[str, str]]:

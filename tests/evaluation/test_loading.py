@@ -147,7 +147,7 @@ def test_text_encoders_say_what_transformers_says(name: str, weights: tiny.Weigh
     with torch.no_grad(), open_base(path, "") as base:
         layers = {m.name: loading._layer(base, m, CPU, torch.float32) for m in base.modules}
         for given, act in zip(loading.family_of(base).encoders, acts, strict=True):
-            ours = loading._encoder(base, loading.Leaves(layers), given, CPU, torch.float32)
+            ours = loading._encoder(base, loading.Leaves(layers), given)
             vocabulary = ours.token.num_embeddings
             numbers = torch.randint(0, vocabulary - 1, (2, 77), generator=torch.Generator().manual_seed(2))
             numbers[0, 9] = numbers[1, 40] = vocabulary - 1

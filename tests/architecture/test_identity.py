@@ -1,0 +1,129 @@
+"""What an adapter is called: the true model, supported or not, by its names, its shapes and its metadata.
+
+The names are those of real files (issues and key listings of the trainers' repositories), the sizes the models' own.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from lib_transfer.architecture import identity
+
+Shapes = dict[str, tuple[int, int]]
+
+
+def _flux_2(width: int, double: int, single: int, *, leaves: tuple[str, ...] = ("qkv", "linear1", "linear2")) -> Shapes:
+    shapes: Shapes = {}
+    for number in range(double):
+        for stream in ("img", "txt"):
+            shapes[f"diffusion_model.double_blocks.{number}.{stream}_attn.qkv"] = (3 * width, width)
+    for number in range(single):
+        if "linear1" in leaves:
+            shapes[f"diffusion_model.single_blocks.{number}.linear1"] = (9 * width, width)
+        if "linear2" in leaves:
+            shapes[f"diffusion_model.single_blocks.{number}.linear2"] = (width, 4 * width)
+    return shapes
+
+
+def _each(pattern: str, count: int, shape: tuple[int, int], *leaves: str) -> Shapes:
+    return {pattern.format(n, leaf): shape for n in range(count) for leaf in leaves}
+
+
+QKV = ("to_q", "to_k", "to_v")
+ADDED = (*QKV, "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+ANIMA_OR_COSMOS, SHARED = "Anima or Cosmos-Predict2", "PixArt, Sana, LTX-Video, CogVideoX or Cosmos-Predict2"
+
+UNSUPPORTED: list[tuple[str, Shapes, str]] = [
+    ("Flux.2", _flux_2(3072, 5, 20), ""),
+    ("Flux.2", _flux_2(4096, 8, 24, leaves=()), ""),
+    ("Flux.2", _flux_2(8, 5, 20), ""),
+    ("Flux.2", _flux_2(3072, 5, 20, leaves=()), "flux2_klein_4b"),
+    ("Flux.2", _each("transformer.single_transformer_blocks.{}.attn.{}", 20, (27648, 3072), "to_qkv_mlp_proj"), ""),
+    ("Qwen-Image", _each("transformer.transformer_blocks.{}.attn.{}", 60, (3072, 3072), *ADDED), ""),
+    ("Qwen-Image", _each("transformer_blocks.{}.attn.{}", 30, (3072, 3072), *QKV), ""),
+    ("Qwen-Image", _each("lora_unet_transformer_blocks_{}_{}", 6, (18432, 3072), "img_mod_1", "txt_mod_1"), ""),
+    ("Qwen-Image", _each("transformer.transformer_blocks.{}.attn.{}", 19, (3072, 3072), *QKV), "qwen_image"),
+    ("Wan", _each("diffusion_model.blocks.{}.self_attn.{}", 30, (1536, 1536), "q", "k", "v", "o"), ""),
+    ("Wan", _each("lora_unet_blocks_{}_cross_attn_{}", 40, (5120, 5120), "q", "k", "v", "o"), ""),
+    ("Wan", _each("transformer.blocks.{}.attn1.{}", 40, (5120, 5120), *QKV), ""),
+    (ANIMA_OR_COSMOS, _each("lora_unet_blocks_{}_self_attn_{}_proj", 28, (2048, 2048), "q", "k", "output"), ""),
+    (ANIMA_OR_COSMOS, _each("net.blocks.{}.mlp.{}", 28, (8192, 2048), "layer1"), ""),
+    ("Krea 2", _each("diffusion_model.blocks.{}.attn.{}", 28, (6144, 6144), "wq", "wo", "gate"), ""),
+    ("Lumina 2 or Z-Image", _each("diffusion_model.layers.{}.attention.{}", 30, (3840, 3840), *QKV), ""),
+    ("Lumina 2 or Z-Image", _each("lora_unet_layers_{}_feed_forward_{}", 26, (9216, 2304), "w1", "w3"), ""),
+    ("Ernie-Image", _each("transformer.layers.{}.self_attention.{}", 36, (4096, 4096), *QKV), ""),
+    ("AuraFlow or Pony V7", _each("transformer.joint_transformer_blocks.{}.attn.{}", 4, (3072, 3072), *QKV), ""),
+    ("HunyuanVideo", _each("diffusion_model.double_blocks.{}.img_mlp.{}", 20, (12288, 3072), "fc1"), ""),
+    ("HunyuanVideo", _each("lora_unet_single_blocks_{}_{}", 40, (21504, 3072), "linear1"), ""),
+    ("HiDream", _each("diffusion_model.double_stream_blocks.{}.block.attn1.{}", 16, (2560, 2560), *QKV), ""),
+    ("Stable Cascade", _each("lora_prior_unet_down_blocks_{}_{}", 4, (2048, 2048), "0_attention_attn_out_proj"), ""),
+    (SHARED, _each("transformer.transformer_blocks.{}.attn1.{}", 28, (1152, 1152), *QKV), ""),
+    (SHARED, _each("base_model.model.transformer_blocks.{}.{}", 28, (1152, 1152), "attn1.to_q", "attn2.to_q"), ""),
+]
+
+
+@pytest.mark.parametrize(("title", "shapes", "said"), UNSUPPORTED)
+def test_a_model_that_is_not_supported_is_called_by_its_name(title: str, shapes: Shapes, said: str) -> None:
+    found = identity(list(shapes), shapes, [said])
+    assert found.unsupported == title and found.titles == (title,) and not found.architectures
+    assert not found.doubt
+
+
+SDXL = _each("lora_unet_input_blocks_4_1_transformer_blocks_{}_{}", 2, (640, 640), *(f"attn1_{x}" for x in QKV))
+CHROMA = {
+    **_each("lora_transformer_transformer_blocks_{}_attn_{}", 19, (3072, 3072), *QKV, "add_q_proj"),
+    **_each("lora_transformer_single_transformer_blocks_{}_attn_{}", 38, (3072, 3072), *QKV),
+}
+SD3_LARGE = _each("transformer.transformer_blocks.{}.attn.{}", 38, (2432, 2432), *ADDED)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said", "ids"),
+    [
+        (SDXL, "", ["sdxl"]),
+        (SDXL, "sdxl_", ["sdxl"]),
+        (CHROMA, "", ["flux-dev"]),
+        (CHROMA, "chroma/lora", ["chroma"]),
+        (CHROMA, "flux-1-schnell/lora", ["flux-schnell"]),
+        (CHROMA, "flux.1", ["flux-dev"]),
+        (SD3_LARGE, "", ["sd3.5-large"]),
+        (SD3_LARGE, "stable-diffusion-3-5-large/lora", ["sd3.5-large"]),
+    ],
+)
+def test_metadata_choose_between_what_fits_equally(shapes: Shapes, said: str, ids: list[str]) -> None:
+    found = identity(list(shapes), shapes, [said])
+    assert [it.id for it in found.architectures] == ids and not found.doubt and not found.unsupported
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said", "doubt"),
+    [
+        (SDXL, "sd_v1", "Its metadata call it Stable Diffusion 1.x, but its modules are those of Stable Diffusion XL."),
+        (SDXL, "wan2.1", "Its metadata call it Wan, but its modules are those of Stable Diffusion XL."),
+        (
+            UNSUPPORTED[0][1],
+            "sdxl_base_v1-0",
+            "Its metadata call it Stable Diffusion XL, but its modules are those of Flux.2.",
+        ),
+    ],
+)
+def test_metadata_that_disagree_are_said_to(shapes: Shapes, said: str, doubt: str) -> None:
+    assert identity(list(shapes), shapes, [said]).doubt == doubt
+
+
+def test_names_that_are_not_known_are_said_with_the_nearest() -> None:
+    names = ["lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_qq", "lora_unet_input_blocks_4_1_proj_inn"]
+    found = identity(names, {}, ["sdxl_base_v1-0"])
+    assert not found.titles
+    assert found.doubt.startswith(
+        f"The names of its modules are not known (first: {names[1]}, {names[0]}); they come nearest to "
+    )
+    assert "another kind of model" not in found.doubt
+
+
+@pytest.mark.parametrize(
+    ("out", "into", "fits"), [(640, 640, True), (64, 64, True), (1280, 1280, False), (640, 64, False)]
+)
+def test_a_module_is_of_the_models_size_or_of_a_smaller_one_of_its_proportions(out: int, into: int, fits: bool) -> None:
+    shapes = dict.fromkeys(SDXL, (out, into))
+    assert bool(identity(list(shapes), shapes, []).fitting) == fits
