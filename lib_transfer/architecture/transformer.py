@@ -32,15 +32,15 @@ NAMINGS = (
     # kohya's sd-scripts and LyCORIS. Forge loads lora_unet_ for all of these models.
     *(Naming(PART, "native", prefix) for prefix in ("lora_unet_", "oft_unet_", "lycoris_")),
     # ComfyUI's own names, also of parameters that are not called weight. Black Forest Labs and OneTrainer write the bare
-    # path, PEFT puts base_model.model. before it.
-    *dotted(PART, "native", "diffusion_model.", "model.diffusion_model.", "", "base_model.model."),
+    # path, OneTrainer in 2025 (the Open Model Initiative's format) transformer. and PEFT base_model.model. before it.
+    *dotted(PART, "native", "diffusion_model.", "model.diffusion_model.", "", "transformer.", "base_model.model."),
+    *dotted(PART, "omi", "transformer."),
     *dotted(PART, "parameter", "diffusion_model.", ""),
     # OneTrainer until 2026, SimpleTuner's LyCORIS; diffusers, ai-toolkit and SimpleTuner.
-    *(Naming(PART, "diffusers", prefix) for prefix in ("lora_transformer_", "lycoris_")),
+    *(Naming(PART, "diffusers", prefix) for prefix in ("lora_transformer_", "lycoris_", "lora_unet_")),
     *dotted(PART, "diffusers", "transformer.", "", "base_model.model.", "transformer.base_model.model."),
+    *dotted(PART, "diffusers", "diffusion_model."),
     *dotted(PART, "xlabs", "", "diffusion_model."),
-    # OneTrainer in 2025 (the Open Model Initiative's format), and DiffSynth-Studio.
-    *dotted(PART, "omi", "transformer."),
     *dotted(PART, "diffsynth", "", "diffusion_model.", "base_model.model."),
 )
 
@@ -204,6 +204,7 @@ def _spellings(place: Place) -> Iterator[Spelling]:
     if place.parameter != "weight":
         yield Spelling("parameter", f"{place.native}.{place.parameter}", place.share)
     yield Spelling("diffusers", place.diffusers, place.order)
-    # The Open Model Initiative's format numbers the shares of a fused weight.
-    yield Spelling("omi", f"{place.native}.{WORDS.index(place.word)}" if place.word else place.native)
+    if place.word:
+        # The Open Model Initiative's format numbers the shares of a fused weight.
+        yield Spelling("omi", f"{place.native}.{WORDS.index(place.word)}")
     yield from place.others

@@ -40,7 +40,7 @@ def unet_namings(first: str) -> tuple[Naming, ...]:
     joined = ("lora_unet_", "oft_unet_", "lycoris_")
     return (
         *(Naming("unet", style, prefix) for prefix in joined for style in styles),
-        *dotted("unet", "diffusers", "unet.", "", "base_model.model.", "unet.base_model.model."),
+        *dotted("unet", "diffusers", "unet.", "", "base_model.model.", "unet.base_model.model.", "diffusion_model."),
         # OneTrainer in 2025 wrote the checkpoint's paths behind ``unet.`` (the Open Model Initiative's format).
         *dotted("unet", "ldm", "diffusion_model.", "model.diffusion_model.", "", "unet."),
     )

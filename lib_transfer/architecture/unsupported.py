@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from lib_transfer.spelling import usual
 
 Shapes = Mapping[str, tuple[int, int]]
-"""``(out, in)`` of the update of a module, by a name without the writer's prefix and with underscores alone."""
+"""``(out, in)`` of the update of a module by name; (0, 0) where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Family:
 def _of_flux_2(shapes: Shapes) -> bool:
     """Feed-forwards with a gate are twice as wide, and the single blocks' second layer reads three widths beside one."""
     for name, (out, into) in shapes.items():
-        if (
+        if out > 0 and (
             (re.fullmatch(r"single_blocks_\d+_linear1", name) and out == 9 * into)
             or (re.fullmatch(r"single_blocks_\d+_linear2", name) and into == 4 * out)
             or (re.fullmatch(r"double_blocks_\d+_(img|txt)_mlp_0", name) and out == 6 * into)

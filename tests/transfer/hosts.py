@@ -148,7 +148,9 @@ class Host:
                 continue
             kind = _kind(group)
             if kind == "lora":
-                self._add(changed, key, third, delta(group))
+                # The checkpoint multiplies with the projection from the right.
+                change = delta(group).T if key.endswith("text_projection") else delta(group)
+                self._add(changed, key, third, change)
             elif kind == "full":
                 self._add(changed, key, third, group["diff"].double())
                 if "diff_b" in group:

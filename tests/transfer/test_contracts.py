@@ -146,7 +146,9 @@ def test_7_and_9_no_tensor_is_unknown_and_every_shape_fits(
 ) -> None:
     parent, result, out = outputs[f"{name}-{end}"]
     host = hosts.Host(files.tensors[f"{name}-{end}"], forge_host=forge_host)
-    assert host.unknown(out) == []
+    # A1111 passes over the projection of SDXL's second encoder, which Forge loads.
+    passed_over = [] if forge_host else list(out.names.get("lora_te2_text_projection", ()))
+    assert host.unknown(out) == passed_over
     assert not host.refuses(out)
     changed = host.load(out)
     assert len(changed) > 100
@@ -230,7 +232,7 @@ def test_an_openclip_attention_is_complete(outputs: Outputs, files: tiny.Files) 
     parent, _, out = outputs["sdxl-target"]
     given = set(hosts.read(parent).names)
     leaves = ("q", "k", "v", "out")
-    layers = sorted({name.split("_layers_")[1].split("_")[0] for name in out.names if name.startswith("lora_te2_")})
+    layers = sorted({name.split("_layers_")[1].split("_")[0] for name in out.names if "lora_te2_text_model" in name})
     added = 0
     for layer in layers:
         names = [f"lora_te2_text_model_encoder_layers_{layer}_self_attn_{leaf}_proj" for leaf in leaves]
@@ -245,7 +247,7 @@ def test_an_openclip_attention_is_complete(outputs: Outputs, files: tiny.Files) 
     assert added > 10
     # And so A1111 applies as many of them as Forge.
     loaded = [set(hosts.Host(files.tensors["sdxl-target"], forge_host=f).load(out)) for f in (False, True)]
-    assert loaded[0] == loaded[1]
+    assert loaded[0] ^ loaded[1] == {"conditioner.embedders.1.model.text_projection"}
 
 
 @BOTH

@@ -86,6 +86,8 @@ def adapter(where: dict[str, Any], rank: int = 3) -> tiny.Weights:
 
 def matrix(files: tiny.Files, name: str, key: str, rows: Rows | None) -> Matrix:
     whole = files.weight(name, key)
+    if key.endswith("text_projection"):
+        whole = whole.T  # The checkpoint multiplies with it from the right.
     return whole if rows is None else torch.cat([whole[slice(*part)] for part in rows])
 
 
