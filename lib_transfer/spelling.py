@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 # What torch.compile and DistributedDataParallel put a model in.
 _WRAPPERS = re.compile(r"(?:(?<=\.)|\A)(?:_orig_mod|module)\.")
@@ -12,6 +13,7 @@ _UNDERSCORED = re.compile(
 )
 
 
+@lru_cache(maxsize=1 << 16)
 def usual(name: str) -> str:
     """A module's name in its usual spelling.
 

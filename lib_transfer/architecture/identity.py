@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from lib_transfer.architecture.architecture import Architecture, full_shapes
 from lib_transfer.architecture.registry import ARCHITECTURES
@@ -101,7 +101,8 @@ def _unknown(names: Sequence[str], shapes: Shapes, said: str) -> str:
         if name in known and _wrong(shapes.get(name), known[name]):
             sizes = f"it changes {by(shapes[name])} at {name}, where that has {by(known[name])}"
             return f"Its names are those of {nearest.title}, but not its sizes: {sizes}.{speaks}"
-    beyond = next((name for name in sorted(names) if name not in known and _pattern(name) in _patterns(nearest)), None)
+    patterns = _patterns(nearest)
+    beyond = next((name for name in sorted(names) if name not in known and _pattern(name) in patterns), None)
     if beyond is not None:
         return f"Its names are like those of {nearest.title}, which has no {beyond}.{speaks}"
     first = ", ".join(sorted(names)[:2])
@@ -121,7 +122,10 @@ def _score(architecture: Architecture, names: Collection[str], shapes: Shapes) -
     """How many names the architecture knows, and how many of the shapes are its own; None where it cannot be the one."""
     known = full_shapes(architecture)
     hits = [name for name in names if name in known]
-    beyond = sum(_pattern(name) in _patterns(architecture) for name in set(names) - set(hits))
+    if not hits:
+        return None
+    patterns = _patterns(architecture)
+    beyond = sum(_pattern(name) in patterns for name in set(names) - set(hits))
     wrong = sum(_wrong(shapes.get(name), known[name]) for name in hits)
     if 2 * len(hits) <= len(names) - beyond or beyond > BEYOND * len(names) or wrong > WRONG * len(names):
         return None
@@ -148,6 +152,7 @@ def _wrong(shape: tuple[int, int] | None, full: tuple[int, int]) -> bool:
     )
 
 
+@lru_cache(maxsize=1 << 16)
 def _pattern(name: str) -> str:
     return re.sub(r"\d+", "#", usual(name))
 

@@ -7,8 +7,10 @@ Names of modules and sizes: the models' own repositories, diffusers' classes of 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lib_transfer.spelling import usual
 
@@ -36,13 +38,17 @@ class Family:
 def _of_flux_2(shapes: Shapes) -> bool:
     """Feed-forwards with a gate are twice as wide, and the single blocks' second layer reads three widths beside one."""
     for name, (out, into) in shapes.items():
-        if out > 0 and (
-            (re.fullmatch(r"single_blocks_\d+_linear1", name) and out == 9 * into)
-            or (re.fullmatch(r"single_blocks_\d+_linear2", name) and into == 4 * out)
-            or (re.fullmatch(r"double_blocks_\d+_(img|txt)_mlp_0", name) and out == 6 * into)
-            or (re.fullmatch(r"double_blocks_\d+_(img|txt)_mlp_2", name) and into == 3 * out)
-            or (re.fullmatch(r"double_blocks_\d+_(img|txt)_attn_qkv", name) and into > 3072)
-            or (re.fullmatch(r"transformer_blocks_\d+_ff(_context)?_linear_in", name) and out == 6 * into)
+        if (
+            name.startswith(("single_blocks_", "double_blocks_", "transformer_blocks_"))
+            and out > 0
+            and (
+                (re.fullmatch(r"single_blocks_\d+_linear1", name) and out == 9 * into)
+                or (re.fullmatch(r"single_blocks_\d+_linear2", name) and into == 4 * out)
+                or (re.fullmatch(r"double_blocks_\d+_(img|txt)_mlp_0", name) and out == 6 * into)
+                or (re.fullmatch(r"double_blocks_\d+_(img|txt)_mlp_2", name) and into == 3 * out)
+                or (re.fullmatch(r"double_blocks_\d+_(img|txt)_attn_qkv", name) and into > 3072)
+                or (re.fullmatch(r"transformer_blocks_\d+_ff(_context)?_linear_in", name) and out == 6 * into)
+            )
         ):
             return True
     return False
@@ -156,6 +162,12 @@ _PREFIXES = re.compile(
 _OF_TEXT = re.compile(r"lora_te|text_encoder|clip_|t5|te\d?_")
 
 
+@lru_cache(maxsize=1 << 16)
+def _in_block_0(path: str) -> str:
+    return re.sub(r"_\d+(?=_)", "_0", path)
+
+
+@lru_cache(maxsize=1 << 16)
 def bare(name: str) -> str:
     """The path of a module without the writer's prefix and with underscores for its dots."""
     return _PREFIXES.sub("", usual(name), count=1).replace(".", "_")
@@ -168,11 +180,14 @@ def family_by_names(names: Collection[str], shapes: Shapes) -> Family | None:
         names: the adapter's module names; those of text encoders tell nothing.
         shapes: ``(out, in)`` of the update of each name, where known.
     """
-    paths = {bare(name): name for name in names if not _OF_TEXT.match(name)}
-    known = {path: shapes.get(name, (0, 0)) for path, name in paths.items()}
+    known = {bare(name): shapes.get(name, (0, 0)) for name in names if not _OF_TEXT.match(name)}
+    # The same layer of many blocks is looked at once.
+    layers = Counter(map(_in_block_0, known))
     for family in FAMILIES:
-        if family.names is not None and sum(map(bool, map(family.names.match, paths))) > STRAY * len(paths):
-            return family
+        if family.names is not None:
+            matching = sum(count for layer, count in layers.items() if family.names.match(layer))
+            if matching > STRAY * len(known):
+                return family
         if family.shapes is not None and family.shapes(known):
             return family
     return None
