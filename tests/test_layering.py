@@ -14,18 +14,19 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lib_transfer"
 
 # Layer -> the layers below it that it may use. `top` is the package itself: `import lib_transfer`.
-BASIC = {"errors", "formatting", "progress", "version", "linalg", "update", "methods", "formats", "architecture"}
+BASIC = {"errors", "formatting", "progress", "version", "kinds", "linalg", "update", "methods", "formats", "architecture"}
 BELOW_MODELS = {"storage", "library", "conversion", *BASIC}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "version": set(),
     "formatting": set(),
     "progress": {"errors"},
+    "kinds": set(),
     "linalg": set(),
     "update": {"linalg"},
     "methods": {"errors", "linalg", "update"},
-    "formats": {"errors", "formatting", "linalg", "update"},
-    "architecture": {"errors"},
+    "formats": {"errors", "formatting", "kinds", "linalg", "update"},
+    "architecture": {"errors", "kinds"},
     "storage": {"errors", "formats"},
     "library": {"storage", *BASIC},
     "conversion": {"library", "storage", *BASIC},
