@@ -109,7 +109,8 @@ KINDS: tuple[Kind, ...] = (
                 r"|txtfusion|text_fusion)\.",
                 _INSIDE + r"blocks\.0\.(?:attn\d?|attn[xy]|self_attn|cross_attn|norm\d|modulation|scale_shift_table)\b",
                 _INSIDE + r"layers\.0\.(?:attention|self_attention|attn|adaLN_modulation|feed_forward)\.",
-                _INSIDE + r"(?:cap_embedder|t_block|txt_in|img_in|adaln_single|patch_embedding|time_embed|time_embedding"
+                _INSIDE
+                + r"(?:cap_embedder|t_block|txt_in|img_in|adaln_single|patch_embedding|time_embed|time_embedding"
                 r"|time_text_embed|condition_embedder|caption_projection|clip(?:_txt)?_mapper|head\.modulation)\b",
             ]
         ),
@@ -125,7 +126,9 @@ KINDS: tuple[Kind, ...] = (
     _kind("a CLIP vision model", r"^(?:vision_model|visual|image_encoder)\."),
     Kind(
         "a text encoder",
-        _compiled([r"(?:^|\.)(?:encoder\.(?:layers|block)|transformer\.resblocks|enc\.blk)\.0\.", r"^text_model\.", _ENCODERS]),
+        _compiled(
+            [r"(?:^|\.)(?:encoder\.(?:layers|block)|transformer\.resblocks|enc\.blk)\.0\.", r"^text_model\.", _ENCODERS]
+        ),
         hint=BESIDE,
     ),
     _kind(

@@ -14,7 +14,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lib_transfer"
 
 # Layer -> the layers below it that it may use. `top` is the package itself: `import lib_transfer`.
-BASIC = {"errors", "formatting", "progress", "version", "kinds", "linalg", "update", "methods", "formats", "architecture"}
+BASIC = {
+    "errors",
+    "formatting",
+    "progress",
+    "version",
+    "kinds",
+    "linalg",
+    "update",
+    "methods",
+    "formats",
+    "architecture",
+}
 BELOW_MODELS = {"storage", "library", "conversion", *BASIC}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),

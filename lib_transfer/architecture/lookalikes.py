@@ -47,17 +47,23 @@ UNSUPPORTED = (
     _unsupported("an Ovis-Image checkpoint", _AT + r"double_blocks\.\d+\.img_mlp\.gate_proj\.", _AT + r"txt_norm\."),
     _unsupported("a LongCat-Image checkpoint", _AT + r"double_blocks\.", _AT + r"txt_in\.weight \d+x3584$"),
     _unsupported("a HiDream checkpoint", _AT + r"caption_projection\.0\.linear\."),
-    _unsupported("an AuraFlow or Pony V7 checkpoint", _AT + r"(?:double_layers\.\d+\.attn\.w1q|joint_transformer_blocks\.)"),
+    _unsupported(
+        "an AuraFlow or Pony V7 checkpoint", _AT + r"(?:double_layers\.\d+\.attn\.w1q|joint_transformer_blocks\.)"
+    ),
     _unsupported("a Kandinsky 5 checkpoint", _AT + r"visual_transformer_blocks\."),
     _unsupported("a Kandinsky checkpoint", _AT + r"encoder_hid_proj\.(?:image_embeds|text_proj|image_proj)"),
     _unsupported("a DeepFloyd IF checkpoint", _AT + r"add_embedding\.pool\."),
     _unsupported(
-        "a Kolors checkpoint", _AT + r"encoder_hid_proj\.weight ", _AT + r"(?:add_embedding\.linear_1|label_emb\.0\.0)\."
+        "a Kolors checkpoint",
+        _AT + r"encoder_hid_proj\.weight ",
+        _AT + r"(?:add_embedding\.linear_1|label_emb\.0\.0)\.",
     ),
     _unsupported("a Hunyuan-DiT checkpoint", _AT + r"(?:mlp_t5|time_extra_emb)\."),
     _unsupported("a PixArt checkpoint", _AT + r"t_block\.1\.weight "),
     _unsupported("a Sana checkpoint", _AT + r"(?:attention_y_norm|caption_norm)\.weight ", _AT + r"\S*invert"),
-    _unsupported("a PixArt checkpoint", _AT + r"adaln_single\.emb\.timestep_embedder\.", _AT + r"pos_embed\.proj\.weight "),
+    _unsupported(
+        "a PixArt checkpoint", _AT + r"adaln_single\.emb\.timestep_embedder\.", _AT + r"pos_embed\.proj\.weight "
+    ),
     _unsupported("an OmniGen2 checkpoint", _AT + r"(?:ref_image_patch_embedder|ref_image_refiner)\."),
     _unsupported("a NewBie checkpoint", _AT + r"clip_text_pooled_proj\."),
     _unsupported("a Z-Image checkpoint", _AT + r"cap_embedder\.1\.weight 3840x"),
@@ -65,7 +71,9 @@ UNSUPPORTED = (
     _unsupported("a Z-Image checkpoint", _AT + r"all_x_embedder\."),
     _unsupported("a Lumina 2 checkpoint", _AT + r"time_caption_embed\."),
     _unsupported("a Lumina 2 or Z-Image checkpoint", _AT + r"cap_embedder\.1\.weight "),
-    _unsupported("a Qwen-Image 2.1 checkpoint", _AT + r"txt_in\.text_norm\.", _AT + r"transformer_blocks\.\d+\.img_mlp\."),
+    _unsupported(
+        "a Qwen-Image 2.1 checkpoint", _AT + r"txt_in\.text_norm\.", _AT + r"transformer_blocks\.\d+\.img_mlp\."
+    ),
     _unsupported("a Lens checkpoint", _AT + r"transformer_blocks\.\d+\.img_mlp\.w1\."),
     _unsupported("a Mage-Flow checkpoint", _AT + r"txt_norm\.weight 2560$", _AT + r"proj_out\.weight 128x"),
     _unsupported("a Qwen-Image checkpoint", _AT + r"(?:transformer_blocks\.\d+\.img_mod\.1|txt_norm)\."),
@@ -73,15 +81,23 @@ UNSUPPORTED = (
     _unsupported("an Ernie-Image checkpoint", _AT + r"layers\.\d+\.mlp\.linear_fc2\."),
     _unsupported("an Anima checkpoint", _AT + r"llm_adapter\.blocks\."),
     _unsupported("an Anima or Cosmos-Predict2 checkpoint", _AT + r"blocks\.\d+\.mlp\.layer1\."),
-    _unsupported("an Anima or Cosmos-Predict2 checkpoint", _AT + r"transformer_blocks\.\d+\.norm1\.linear_1\.",
-                 _AT + r"patch_embed\.proj\."),
+    _unsupported(
+        "an Anima or Cosmos-Predict2 checkpoint",
+        _AT + r"transformer_blocks\.\d+\.norm1\.linear_1\.",
+        _AT + r"patch_embed\.proj\.",
+    ),
     _unsupported("a Cosmos checkpoint", _AT + r"blocks\.block\d+\.blocks\."),
     _unsupported("a Wan checkpoint", _AT + r"head\.modulation "),
     _unsupported("a Wan checkpoint", _AT + r"condition_embedder\.time_proj\."),
     _unsupported("a Mochi checkpoint", _AT + r"(?:t5_yproj|t5_y_embedder|blocks\.\d+\.attn\.qkv_y)\b"),
-    _unsupported("a Mochi checkpoint", _AT + r"transformer_blocks\.\d+\.norm1_context\.", _AT + r"time_embed\.pooler\."),
-    _unsupported("a CogVideoX or CogView checkpoint", _AT + r"(?:transformer\.layers\.\d+\.attention\.query_key_value\."
-                 r"|mixins\.(?:final_layer|adaln_layer)\.)"),
+    _unsupported(
+        "a Mochi checkpoint", _AT + r"transformer_blocks\.\d+\.norm1_context\.", _AT + r"time_embed\.pooler\."
+    ),
+    _unsupported(
+        "a CogVideoX or CogView checkpoint",
+        _AT + r"(?:transformer\.layers\.\d+\.attention\.query_key_value\."
+        r"|mixins\.(?:final_layer|adaln_layer)\.)",
+    ),
     _unsupported("a CogVideoX or CogView checkpoint", _AT + r"patch_embed\.text_proj\."),
     _unsupported("an LTX-2 checkpoint", _AT + r"(?:audio_patchify_proj|audio_adaln_single|av_ca_\w+)\."),
     _unsupported("an LTX-Video checkpoint", _AT + r"adaln_single\.emb\.timestep_embedder\."),
@@ -90,7 +106,8 @@ UNSUPPORTED = (
     _unsupported("a Stable Video Diffusion checkpoint", r"time_(?:stack|mixer)\."),
     _unsupported("a Stable Video Diffusion checkpoint", r"temporal_transformer_blocks\."),
     _unsupported(
-        "a Stable Diffusion 2.x unCLIP checkpoint", _VECTOR,
+        "a Stable Diffusion 2.x unCLIP checkpoint",
+        _VECTOR,
         _UNET + r"(?:input_blocks\.1\.1|down_blocks\.0\.attentions\.0)\.proj_in\.weight \d+x\d+$",
     ),
 )

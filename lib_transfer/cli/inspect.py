@@ -12,7 +12,12 @@ from lib_transfer.library.inspection import inspect
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="a checkpoint or a LoRA")
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="a checkpoint or a LoRA; or a folder with a diffusers model or with an adapter of PEFT's",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -24,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return 0
     for name, value in found.items():
-        if name != "schema" and value not in (None, {}, []):
+        if name != "schema" and value not in (None, "", {}, []):
             print(f"{name.replace('_', ' ')}: {_words(value)}")
     return 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lib_transfer.architecture import recognise
-from lib_transfer.errors import TransferError, UnsupportedError
+from lib_transfer.errors import StorageError, TransferError, UnsupportedError
 from lib_transfer.formats.adapter import describe, outline_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.identity import addnet_hash, stamp
@@ -22,7 +22,7 @@ from lib_transfer.formats.safetensors_file import header_mentions, read_header
 from lib_transfer.library.inspection import identify
 from lib_transfer.storage.memory import FileMemory
 
-VERSION = 2
+VERSION = 3
 
 logger = logging.getLogger("transfer_lora")
 
@@ -40,6 +40,7 @@ class AdapterFacts:
         dtype: the number format that most of its tensors have.
         problem: why it cannot be read; "" where it can.
         foreign: whether that is because it is a sound file of another kind, not a LoRA.
+        exit_code: what the command line ends with because of the problem.
     """
 
     architectures: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class AdapterFacts:
     dtype: str = ""
     problem: str = ""
     foreign: bool = False
+    exit_code: int = TransferError.exit_code
 
     @property
     def base(self) -> str:
@@ -76,10 +78,11 @@ class AdapterFacts:
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """What a checkpoint's header says: its architecture, or why there is none to tell."""
+    """What a checkpoint's header says: its architecture, or why there is none to tell and the exit code for it."""
 
     architecture: str = ""
     problem: str = ""
+    exit_code: int = TransferError.exit_code
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,8 @@ class FileIndex:
         if known is not None or known_only:
             return known
         found = read(path)
-        self._memory.put(kind, now, asdict(found))
+        if not isinstance(found, AdapterFacts | CheckpointFacts) or found.exit_code != StorageError.exit_code:
+            self._memory.put(kind, now, asdict(found))  # a disk that fails now may work the next time
         return found
 
 
@@ -185,7 +189,8 @@ def _read_adapter(path: Path) -> AdapterFacts:
             dtype=about.dtype,
         )
     except TransferError as error:
-        return AdapterFacts(problem=str(error), foreign=isinstance(error, UnsupportedError))
+        foreign = isinstance(error, UnsupportedError)
+        return AdapterFacts(problem=str(error), foreign=foreign, exit_code=error.exit_code)
 
 
 def _read_checkpoint(path: Path) -> CheckpointFacts:
@@ -193,7 +198,7 @@ def _read_checkpoint(path: Path) -> CheckpointFacts:
         with open_checkpoint(path) as file:
             return CheckpointFacts(recognise(file.shapes).title)
     except TransferError as error:
-        return CheckpointFacts(problem=str(error))
+        return CheckpointFacts(problem=str(error), exit_code=error.exit_code)
 
 
 def _read_output(path: Path) -> OutputFacts:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lib_transfer.architecture import Architecture, identify_adapter, modules, recognise
+from lib_transfer.architecture.variant import variant
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.formats.adapter import Adapter, describe, open_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.matrix_shapes import matrix_shapes
 from lib_transfer.formats.metadata import PREFIX, source_hints
+from lib_transfer.formats.peft_folder import adapter_file, adapter_name, config_beside
+from lib_transfer.kinds import ONLY_THESE, kind_of, prefixes
 from lib_transfer.version import SCHEMA
 
 
@@ -19,7 +23,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     """What a file is: a checkpoint or an adapter, of which architecture, and what it says of itself.
 
     Args:
-        path: the path of the file, or of a folder with a diffusers model.
+        path: the path of the file, or of a folder with a diffusers model or an adapter of PEFT's.
 
     Returns:
         An object as JSON knows them: ``kind`` is ``checkpoint`` or ``adapter``, ``architecture`` a title or a list of
@@ -29,23 +33,36 @@ def inspect(path: str | Path) -> dict[str, Any]:
         BadFileError, StorageError: it cannot be read.
         UnsupportedError: it is neither a checkpoint nor an adapter that is known; the message says what it looks like.
     """
-    path = Path(path)
-    try:
+    path = adapter_file(Path(path))
+    with open_checkpoint(path) as file:
+        shapes = file.shapes
+    kind = kind_of(shapes)
+    if kind is not None and kind.role == "other":
+        raise UnsupportedError(f"{path} is {kind.title}, neither a LoRA nor a checkpoint.", hint=kind.hint)
+    if kind is not None and kind.role == "adapter":
         return _adapter(path)
-    except UnsupportedError as no_adapter:
-        try:
-            return _checkpoint(path)
-        except UnsupportedError as no_checkpoint:
-            if no_checkpoint.message == no_adapter.message:
-                raise
-            raise UnsupportedError(
-                f"{no_adapter.message} As a checkpoint: {no_checkpoint.message}", hint=no_checkpoint.hint
-            ) from no_checkpoint
+    if kind is not None:
+        return _checkpoint(path)
+    with suppress(UnsupportedError):  # names of adapters of which not one says by itself that it is one
+        return _adapter(path)
+    try:
+        return _checkpoint(path)
+    except UnsupportedError as error:
+        if prefixes(shapes):
+            raise
+        first = ", ".join(sorted(shapes)[:3])
+        what = (
+            f"{path} is neither a LoRA nor a checkpoint of a known kind: none of its tensors is known ({first}, ...)."
+        )
+        raise UnsupportedError(what, hint=ONLY_THESE) from error
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     with open_checkpoint(path) as file:
-        architecture = recognise(file.shapes)
+        try:
+            architecture = recognise(file.shapes)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{path.name}: {error.message}", hint=error.hint) from error
         found = modules(architecture, file.shapes)
         return {
             "schema": SCHEMA,
@@ -54,7 +71,9 @@ def _checkpoint(path: Path) -> dict[str, Any]:
             "architecture": architecture.title,
             "tensors": len(file.shapes),
             "dtypes": dict(Counter(file.dtype(key) for key in file.shapes).most_common()),
+            "extra_input": variant(architecture, file.shapes).input,
             "modules": dict(Counter(m.position.part for m in found)),
+            "notes": list(file.contents.notes),
         }
 
 
@@ -65,7 +84,7 @@ def _adapter(path: Path) -> dict[str, Any]:
     found = identify(adapter)
     return {
         "schema": SCHEMA,
-        "file": path.name,
+        "file": path.name if config_beside(path) is None else f"{adapter_name(path)}/{path.name}",
         "kind": "adapter",
         "architecture": [a.title for a in found],
         "algorithms": description.algorithms,
@@ -83,6 +102,7 @@ def _adapter(path: Path) -> dict[str, Any]:
         },
         "trigger_words": list(hints.trigger_words),
         "transferred_from": adapter.metadata.get(f"{PREFIX}parent_name"),
+        "notes": list(adapter.header.notes),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -142,7 +142,9 @@ def _prefix_of_core(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | 
 
 def _is_another_kind(shapes: Mapping[str, tuple[int, ...]], *, adapters: bool = False) -> bool:
     kind = kind_of(shapes)
-    return kind is not None and (kind.role == "other" or (adapters and kind.role == "adapter")) and not _beside(kind.title)
+    return (
+        kind is not None and (kind.role == "other" or (adapters and kind.role == "adapter")) and not _beside(kind.title)
+    )
 
 
 def _beside(title: str) -> bool:
