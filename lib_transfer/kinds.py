@@ -29,6 +29,7 @@ class Kind:
         role: ``adapter`` of an image model, ``checkpoint`` with a diffusion model, or ``other``.
         hint: what can be done with it here.
         every: whether the pattern has to match every line of the outline.
+        part: whether checkpoints hold such a thing beside their diffusion model.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Kind:
     role: Literal["adapter", "checkpoint", "other"] = "other"
     hint: str = ONLY_THESE
     every: bool = False
+    part: bool = False
 
     def fits(self, lines: str) -> bool:
         """Whether a file of this :func:`outline` is of this kind."""
@@ -44,8 +46,8 @@ class Kind:
         return self.pattern.search(lines) is not None
 
 
-def _kind(title: str, *patterns: str) -> Kind:
-    return Kind(title, _compiled(patterns))
+def _kind(title: str, *patterns: str, part: bool = False) -> Kind:
+    return Kind(title, _compiled(patterns), part=part)
 
 
 def _compiled(patterns: Iterable[str]) -> re.Pattern[str]:
@@ -121,6 +123,7 @@ KINDS: tuple[Kind, ...] = (
         r"^(?:first_stage_model\.|vae\.)?(?:en|de)coder\.(?:mid|up|down|middle|conv_in|conv_out|conv0|stages|layers\.0\.conv)"
         r"\w*\.",
         r"^taesd_(?:en|de)coder\.",
+        part=True,
     ),
     Kind("a small VAE (TAESD)", _compiled([r"0\.(?:conv\.0\.|skip\.)?(?:weight|bias) [\dx]*\Z"]), every=True),
     _kind("a CLIP vision model", r"^(?:vision_model|visual|image_encoder)\."),
@@ -130,6 +133,7 @@ KINDS: tuple[Kind, ...] = (
             [r"(?:^|\.)(?:encoder\.(?:layers|block)|transformer\.resblocks|enc\.blk)\.0\.", r"^text_model\.", _ENCODERS]
         ),
         hint=BESIDE,
+        part=True,
     ),
     _kind(
         "a language model",

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     for name, value in found.items():
         if name != "schema" and value not in (None, "", {}, []):
-            print(f"{name.replace('_', ' ')}: {_words(value)}")
+            print(f"{name.replace('_', ' ')}: {' '.join(value) if name == 'notes' else _words(value)}")
     return 0
 
 

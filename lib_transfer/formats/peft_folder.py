@@ -57,12 +57,17 @@ def adapter_file(path: Path) -> Path:
 
 def adapter_name(path: Path) -> str:
     """What an adapter is called: as its file without the ending, or as its folder where PEFT made one."""
-    return path.stem if config_beside(path) is None else path.absolute().parent.name
+    return path.stem if config_beside(path) is None else _folder(path).name
 
 
 def adapter_home(path: Path) -> Path:
     """The folder that an adapter lies in; of one in a folder of PEFT's, the folder that this one lies in."""
-    return path.parent if config_beside(path) is None else path.absolute().parent.parent
+    return path.parent if config_beside(path) is None else _folder(path).parent
+
+
+def _folder(path: Path) -> Path:
+    """The folder of a file, by a path that has its name."""
+    return path.parent.resolve() if path.parent.name in ("", "..") else path.parent
 
 
 def _adapters_in(folder: Path) -> list[str]:

@@ -228,7 +228,7 @@ def check_total(path: Path, content: bytes) -> None:
     except TransferError:
         return
     if header.no_texts:  # no library opens it
-        with pytest.raises(SafetensorError, match="metadata|expected a string|invalid type|JSON"):
+        with pytest.raises(SafetensorError, match="expected a string"):
             safe_open(str(path), framework="pt")
         return
     with safe_open(str(path), framework="pt") as file:

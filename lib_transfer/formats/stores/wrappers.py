@@ -80,7 +80,7 @@ def unwrapped(store: Store) -> Store:
                 hint="Save the one that is meant in a file of its own.",
             )
         notes += [f"Its names have the level {word} (of {LEVELS[word]}), which is left out." for word in levels]
-    for find in (_common_prefix, _prefix_of_core):
+    for whose, find in (("Its names", _common_prefix), ("The names of its diffusion model", _prefix_of_core)):
         shapes = {new: store.contents.tensors[old].shape for old, new in names.items()}
         change = find(shapes)
         if change is None:
@@ -89,7 +89,7 @@ def unwrapped(store: Store) -> Store:
         moved = {old: _moved(new, prefix, instead) for old, new in names.items()}
         if _twice(moved) is None:
             names = moved
-            notes.append(f"Its names stand behind {prefix!r}, which is left out.")
+            notes.append(f"{whose} stand behind {prefix!r}, which is left out.")
     return RenamedStore(store, {new: old for old, new in names.items()}, tuple(notes)) if notes else store
 
 
@@ -141,12 +141,6 @@ def _prefix_of_core(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | 
 
 
 def _is_another_kind(shapes: Mapping[str, tuple[int, ...]], *, adapters: bool = False) -> bool:
+    """Whether it is of a known kind, and no checkpoint; what lies beside a diffusion model of unknown names does not count."""
     kind = kind_of(shapes)
-    return (
-        kind is not None and (kind.role == "other" or (adapters and kind.role == "adapter")) and not _beside(kind.title)
-    )
-
-
-def _beside(title: str) -> bool:
-    """Whether a checkpoint holds such a part beside its diffusion model."""
-    return title in ("a VAE", "a text encoder")
+    return kind is not None and kind.role in (("other", "adapter") if adapters else ("other",)) and not kind.part
