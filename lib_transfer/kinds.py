@@ -106,7 +106,7 @@ KINDS: tuple[Kind, ...] = (
         _compiled(
             [
                 _INSIDE + r"(?:(?:input|output|down|up|double|single|joint)_blocks|middle_block|mid_block)\.",
-                _INSIDE + r"(?:(?:single_|joint_)?transformer_blocks|(?:double|single)_layers"
+                _INSIDE + r"(?:\w*transformer_blocks|blocks\.block0\.blocks|(?:double|single)_layers"
                 r"|(?:double|single)_stream_(?:blocks|layers|modulation\w*)|(?:noise|context)_refiner|nerf_blocks|llm_adapter"
                 r"|txtfusion|text_fusion)\.",
                 _INSIDE + r"blocks\.0\.(?:attn\d?|attn[xy]|self_attn|cross_attn|norm\d|modulation|scale_shift_table)\b",

@@ -38,7 +38,7 @@ def find(
     Args:
         folders: the roots.
         recursive: whether sub-folders count.
-        include, exclude: patterns for the path below the root or the file name alone: ``*`` matches any text, ``?`` any
+        include, exclude: patterns for the path below the root or the name of the file (of PEFT, the folder) alone: ``*`` matches any text, ``?`` any
             one character. Some of ``include`` must match, where there are any, and none of ``exclude``.
 
     Raises:
@@ -129,4 +129,4 @@ def _below(path: Path, roots: Sequence[Path]) -> str:
 def _matches(found: Found, patterns: Sequence[str]) -> bool:
     name = found.path.name if config_beside(found.path) is None else found.path.absolute().parent.name
     whole = f"{found.below}/{name}" if found.below else name
-    return any(fnmatch.fnmatch(text, pattern) for pattern in patterns for text in (whole, name, found.path.name))
+    return any(fnmatch.fnmatch(text, pattern) for pattern in patterns for text in (whole, name))

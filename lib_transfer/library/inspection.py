@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_transfer.architecture import Architecture, identify_adapter, modules, recognise
+from lib_transfer.architecture.lookalikes import unsupported
 from lib_transfer.architecture.variant import variant
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.formats.adapter import Adapter, describe, open_adapter
@@ -48,7 +49,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     try:
         return _checkpoint(path)
     except UnsupportedError as error:
-        if prefixes(shapes):
+        if prefixes(shapes) or unsupported(shapes) is not None:
             raise
         first = ", ".join(sorted(shapes)[:3])
         what = (

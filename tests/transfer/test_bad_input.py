@@ -273,14 +273,30 @@ def test_templates_stay_in_the_folder(
 
 
 def test_an_output_folder_that_is_not_there(files: tiny.Files, runtime: lib_transfer.Runtime, tmp_path: Path) -> None:
+    """It is made where something is written, and only there."""
+    style = tiny.save(tmp_path / "style.safetensors", good())
+    none = tiny.save(tmp_path / "none.safetensors", tiny.factors("lora_unet_nowhere", (8, 8)))
+    wanted = lib_transfer.Destination(folder=tmp_path / "missing" / "below")
+    requests = [
+        lib_transfer.request(path, target=files["sd1-target"], method="reuse", runtime=runtime)
+        for path in (none, style)
+    ]
+    with pytest.raises(lib_transfer.TransferError):
+        lib_transfer.transfer(requests[0], wanted, runtime=runtime)
+    assert not (tmp_path / "missing").exists()
+    result = lib_transfer.transfer(requests[1], wanted, runtime=runtime)
+    assert result.path is not None
+    assert result.path.parent == wanted.folder
+    assert hosts.read(result.path).deltas()
+
+
+def test_an_output_folder_that_cannot_be_made(files: tiny.Files, runtime: lib_transfer.Runtime, tmp_path: Path) -> None:
     style = tiny.save(tmp_path / "style.safetensors", good())
     request = lib_transfer.request(style, target=files["sd1-target"], method="reuse", runtime=runtime)
-    wanted = lib_transfer.Destination(folder=tmp_path / "missing")
-    error = _fails(
-        tmp_path / "missing", lambda: lib_transfer.transfer(request, wanted, runtime=runtime), "does not exist"
-    )
-    assert error.hint
-    assert not (tmp_path / "missing").exists()
+    for folder, pattern in ((style / "below", "cannot be made.*not a folder"), (style, "is not a folder")):
+        wanted = lib_transfer.Destination(folder=folder)
+        error = _fails(tmp_path / "no", lambda w=wanted: lib_transfer.transfer(request, w, runtime=runtime), pattern)
+        assert error.hint
 
 
 # What only a process of its own can show. It transfers a LoRA and prints the error's type and exit code.

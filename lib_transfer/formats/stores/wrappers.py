@@ -28,17 +28,17 @@ _LEVEL = re.compile(rf"(?<![^.])(?:{'|'.join(LEVELS)})\.")
 # What the names in files begin with that nothing stands before, of models and of adapters.
 _ROOT = re.compile(
     r"(?:(?:model\.)?diffusion_model|cond_stage_model|conditioner\.embedders|first_stage_model|vae|text_encoders|unet"
-    r"|transformer|text_encoder(?:_\d)?|clip_[lgh]|t5\w*|te\d|base_model\.model|net|control_model)\."
+    r"|transformer|text_encoder(?:_\d)?|clip_[lgh]|t5\w*|te\d|base_model\.model|control_model)\."
     r"|(?:lora_(?:unet|te\d?|transformer|prior)|lycoris|oft_unet)_"
     r"|(?:input|output|double|single|joint|down|up)_blocks\.\d|(?:single_|joint_)?transformer_blocks\.\d"
     r"|(?:unet|text_encoder\w*):\d"
 )
 
-# Where a diffusion model is expected in a file, by the first word of its names; single files are named otherwise than folders.
-_EXPECTED = {"down_blocks": "unet.", "up_blocks": "unet.", "mid_block": "unet."}
-_EXPECTED |= {"transformer_blocks": "transformer.", "single_transformer_blocks": "transformer."}
-_SINGLE_FILE = "model.diffusion_model."
-_KNOWN = {"", "diffusion_model.", _SINGLE_FILE, *_EXPECTED.values()}
+# Where the names of a diffusion model are expected to begin, by their first word: the place that is taken, and all others.
+_SINGLE_FILE = ("model.diffusion_model.", "diffusion_model.", "")
+_UNET, _TRANSFORMER = ("unet.", ""), ("transformer.", "")
+_EXPECTED = dict.fromkeys(("down_blocks", "up_blocks", "mid_block"), _UNET)
+_EXPECTED |= dict.fromkeys(("transformer_blocks", "single_transformer_blocks"), _TRANSFORMER)
 
 
 class RenamedStore(Store):
@@ -122,6 +122,8 @@ def _common_prefix(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | N
     if not names or _is_another_kind(shapes):
         return None
     words = min(names).split(".")
+    if words[0] in ("encoder", "decoder"):  # of a VAE
+        return None
     for count in range(1, min(MOST_LEVELS, len(words) - 1) + 1):
         prefix = ".".join(words[:count]) + "."
         if not all(name.startswith(prefix) for name in names):
@@ -134,10 +136,11 @@ def _common_prefix(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | N
 def _prefix_of_core(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str] | None:
     """What stands before the one diffusion model of a checkpoint, if it is not known, and what is expected there."""
     found = prefixes(shapes)
-    if len(found) != 1 or found.keys() <= _KNOWN or _is_another_kind(shapes, adapters=True):
+    if len(found) != 1:
         return None
     [(prefix, word)] = found.items()
-    return prefix, _EXPECTED.get(word, _SINGLE_FILE)
+    expected = _EXPECTED.get(word, _SINGLE_FILE)
+    return None if prefix in expected or _is_another_kind(shapes, adapters=True) else (prefix, expected[0])
 
 
 def _is_another_kind(shapes: Mapping[str, tuple[int, ...]], *, adapters: bool = False) -> bool:
