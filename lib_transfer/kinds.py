@@ -15,7 +15,8 @@ from typing import Literal
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name -> shape."""
 
-ONLY_THESE = "Only LoRAs and checkpoints can be transferred."
+NEITHER = "neither a LoRA nor a checkpoint of an image model"
+ONLY_THESE = "Only LoRAs and checkpoints of image models can be used here."
 BESIDE = "Where a checkpoint lacks its text encoder, name the checkpoint first and then this file, with the same option again."
 
 
@@ -156,10 +157,11 @@ def outline(tensors: Shapes) -> str:
 
     Blocks of one structure become the same few lines, so that thousands of tensors are looked through at once.
     """
-    return "\n".join({f"{_NUMBER.sub('0', key)} {'x'.join(map(str, shape))}": None for key, shape in tensors.items()})
+    lines = "\n".join([f"{key} {'x'.join(map(str, shape))}" for key, shape in tensors.items()])
+    return "\n".join(dict.fromkeys(_NUMBER.sub("0", lines).split("\n")))
 
 
-_NUMBER = re.compile(r"(?<![^._:])\d+(?![^._:])")
+_NUMBER = re.compile(r"(?<![^._:\n])\d+(?=[._: ])")
 
 # Where the names of a diffusion model begin in a name; nothing else has these words at the beginning of a level.
 _CORE = re.compile(
@@ -175,7 +177,7 @@ def prefixes(names: Iterable[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in names:
-        match = _CORE.search(name)
+        match = _CORE.search(name) if "block" in name else None
         if match is not None and not name[: match.start("word")].endswith(("encoder.", "decoder.")):
             found.setdefault(name[: match.start("word")], match["word"].partition(".")[0])
     return found

@@ -18,7 +18,8 @@ from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.kinds import KINDS
 from tests import tiny
 
-ONLY_THESE = "Only LoRAs and checkpoints can be transferred."
+NEITHER = "neither a LoRA nor a checkpoint of an image model"
+ONLY_THESE = "Only LoRAs and checkpoints of image models can be used here."
 Keys = dict[str, tuple[int, ...]]
 
 
@@ -347,11 +348,11 @@ def test_another_kind_of_file_is_named_in_one_sentence(name: str, tmp_path: Path
     path = sparse(tmp_path / "x.safetensors", keys)
     with pytest.raises(UnsupportedError) as inspected:
         lib_transfer.inspect(path)
-    assert inspected.value.message == f"{path} is {title}, neither a LoRA nor a checkpoint."
+    assert inspected.value.message == f"{path} is {title}, {NEITHER}."
     assert HINTS.get(title, ONLY_THESE) in inspected.value.hint
     with pytest.raises(UnsupportedError) as as_adapter:
         outline_adapter(path)
-    assert str(as_adapter.value) == f"{path} is {title}, not a LoRA. Choose a LoRA file."
+    assert str(as_adapter.value) == f"{path} is {title}, not a LoRA of an image model. Choose a LoRA file."
     with open_checkpoint(path) as store, pytest.raises(UnsupportedError) as as_checkpoint:
         recognise(store.shapes)
     assert str(as_checkpoint.value) == f"This is {title}, not a checkpoint. Choose a full checkpoint."
@@ -433,7 +434,11 @@ ODD: dict[str, tuple[Callable[[Path], Path], str, str]] = {
         NEW,
     ),
     "old pickle": (_written(b"\x80\x02}q\x00."), "as PyTorch wrote before 1.6", "save it as safetensors"),
-    "unknown names": (_sparse(some__thing=(2,)), "is neither a LoRA nor a checkpoint of a known kind", ONLY_THESE),
+    "unknown names": (
+        _sparse(some__thing=(2,)),
+        f"is {NEITHER} of a known kind: none of its tensors is known (some.thing, ...)",
+        ONLY_THESE,
+    ),
     "two models": (
         _sparse(ema__input_blocks__0__0__weight=(4, 4), online__input_blocks__0__0__weight=(4, 4)),
         "stand behind 'ema.' and 'online.'",
@@ -457,22 +462,22 @@ ODD: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "another list": (_pickled(lambda: [torch.ones(3), torch.ones(3)]), "a list without names", ONLY_THESE),
     "hypernetwork of the WebUI": (
         _pickled(lambda: {768: ({"linear.0.weight": torch.ones(3, 3)},) * 2, "step": 3, "name": "x"}),
-        "it is a hypernetwork, neither a LoRA nor a checkpoint",
+        f"it is a hypernetwork, {NEITHER}",
         ONLY_THESE,
     ),
     "embedding of the WebUI": (
         _pickled(lambda: {"string_to_token": {"*": 265}, "string_to_param": {"*": torch.ones(1, 768)}, "step": 3}),
-        "is a textual-inversion embedding, neither a LoRA nor a checkpoint",
+        f"is a textual-inversion embedding, {NEITHER}",
         ONLY_THESE,
     ),
     "first embeddings": (
         _pickled(lambda: {"string_to_token": {}, "string_to_param": torch.nn.ParameterDict({"*": torch.ones(1, 768)})}),
-        "is a textual-inversion embedding, neither a LoRA nor a checkpoint",
+        f"is a textual-inversion embedding, {NEITHER}",
         ONLY_THESE,
     ),
     "embedding of diffusers": (
         _pickled(lambda: {"<cat>": torch.ones(768)}),
-        "is a textual-inversion embedding, neither a LoRA nor a checkpoint",
+        f"is a textual-inversion embedding, {NEITHER}",
         ONLY_THESE,
     ),
     "a number": (_pickled(lambda: 3), "holds no named tensors", ""),

@@ -204,7 +204,9 @@ def _assembled(header: Contents, load: Callable[[str], Tensor]) -> Adapter:
         raise BadFileError(f"{header.path} holds {count} tensors; the limit is {MAX_TENSORS}.", reason="too_many")
     kind = kind_of({key: info.shape for key, info in header.tensors.items()})
     if kind is not None and kind.role != "adapter":
-        raise UnsupportedError(f"{header.path} is {kind.title}, not a LoRA.", hint="Choose a LoRA file.")
+        raise UnsupportedError(
+            f"{header.path} is {kind.title}, not a LoRA of an image model.", hint="Choose a LoRA file."
+        )
     groups: dict[str, Group] = {}
     unread: list[Unread] = []
     config = peft_config(header.path, header.metadata)

@@ -38,8 +38,9 @@ def find(
     Args:
         folders: the roots.
         recursive: whether sub-folders count.
-        include, exclude: patterns for the path below the root or the name of the file (of PEFT, the folder) alone: ``*`` matches any text, ``?`` any
-            one character. Some of ``include`` must match, where there are any, and none of ``exclude``.
+        include, exclude: patterns for the path below the root, or for the name alone of the file or of PEFT's folder: ``*``
+            matches any text, ``?`` any one character. Some of ``include`` must match, where there are any, and none of
+            ``exclude``.
 
     Raises:
         RequestError: a folder is not there.

@@ -114,7 +114,9 @@ class FileIndex:
         return self._facts("adapter", path, AdapterFacts, _read_adapter, known_only)
 
     def checkpoint(self, path: Path, *, known_only: bool = False) -> CheckpointFacts | None:
-        """The facts of a checkpoint; None as for :meth:`adapter`."""
+        """The facts of a checkpoint; None as for :meth:`adapter`. Of a folder nothing is remembered: it has no one state."""
+        if path.is_dir():
+            return _read_checkpoint(path)
         return self._facts("checkpoint", path, CheckpointFacts, _read_checkpoint, known_only)
 
     def output(self, path: Path) -> OutputFacts | None:

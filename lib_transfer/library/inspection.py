@@ -16,7 +16,7 @@ from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.matrix_shapes import matrix_shapes
 from lib_transfer.formats.metadata import PREFIX, source_hints
 from lib_transfer.formats.peft_folder import adapter_file, adapter_name, config_beside
-from lib_transfer.kinds import ONLY_THESE, kind_of, prefixes
+from lib_transfer.kinds import NEITHER, ONLY_THESE, kind_of, prefixes
 from lib_transfer.version import SCHEMA
 
 
@@ -39,7 +39,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
         shapes = file.shapes
     kind = kind_of(shapes)
     if kind is not None and kind.role == "other":
-        raise UnsupportedError(f"{path} is {kind.title}, neither a LoRA nor a checkpoint.", hint=kind.hint)
+        raise UnsupportedError(f"{path} is {kind.title}, {NEITHER}.", hint=kind.hint)
     if kind is not None and kind.role == "adapter":
         return _adapter(path)
     if kind is not None:
@@ -52,9 +52,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
         if prefixes(shapes) or unsupported(shapes) is not None:
             raise
         first = ", ".join(sorted(shapes)[:3])
-        what = (
-            f"{path} is neither a LoRA nor a checkpoint of a known kind: none of its tensors is known ({first}, ...)."
-        )
+        what = f"{path} is {NEITHER} of a known kind: none of its tensors is known ({first}, ...)."
         raise UnsupportedError(what, hint=ONLY_THESE) from error
 
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from lib_transfer.errors import BadFileError, UnsupportedError
 from lib_transfer.formats.stores.pickle_machine import Opaque, run
 from lib_transfer.formats.tensor_info import MAX_DIMENSIONS, MAX_NAME, MAX_TENSORS, TORCH_NAME, possible_name
-from lib_transfer.kinds import ONLY_THESE
+from lib_transfer.kinds import NEITHER, ONLY_THESE
 
 MAX_COUNT = 1 << 48
 MAX_LEVELS = 8
@@ -89,7 +89,7 @@ def named_tensors(saved: object) -> dict[str, StoredTensor]:
     if isinstance(saved, list):
         raise _a_list(saved)
     if isinstance(saved, dict) and (title := _known_by_its_entries(saved)) is not None:
-        raise UnsupportedError(f"it is {title}, neither a LoRA nor a checkpoint.", hint=ONLY_THESE)
+        raise UnsupportedError(f"it is {title}, {NEITHER}.", hint=ONLY_THESE)
     if not isinstance(saved, dict):
         raise UnsupportedError("it holds no named tensors.")
     found: dict[str, StoredTensor] = {}

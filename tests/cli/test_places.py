@@ -1,4 +1,4 @@
-"""Files that the system does not let anyone read, and folders to write to: one exit code, whatever the command."""
+"""What commands read from and write to: files without permission, folders as models, and folders that are made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from lib_transfer.architecture import reference
 from lib_transfer.cli.main import main
 from lib_transfer.library import destination
 from tests import tiny
@@ -71,6 +73,29 @@ def test_one_file_without_permission_does_not_stop_a_batch(
     told = capsys.readouterr().out
     assert "Permission denied" in told
     assert f"to convert      {style.stem}" in told
+
+
+def test_a_folder_of_diffusers_is_a_target(
+    style: Path, files: tiny.Files, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFER_LORA_CACHE", str(cache))
+    whole = reference(tiny.architecture("sd1"), width=8, style="diffusers")
+    (tmp_path / "pipe" / "unet").mkdir(parents=True)
+    unet = {key[len("unet.") :]: torch.ones(shape) for key, shape in whole.items() if key.startswith("unet.")}
+    tiny.save(tmp_path / "pipe" / "unet" / "diffusion_pytorch_model.safetensors", unet)
+    arguments = [
+        "transfer",
+        style,
+        "--target",
+        tmp_path / "pipe",
+        "--method",
+        "reuse",
+        "--output-dir",
+        tmp_path / "out",
+    ]
+    assert main([str(argument) for argument in arguments]) == 0
+    [made] = (tmp_path / "out").iterdir()
+    assert made.name.startswith("style_pipe_reuse_")
 
 
 def test_folders_that_are_not_there(
