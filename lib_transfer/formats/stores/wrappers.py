@@ -76,7 +76,7 @@ def unwrapped(store: Store) -> Store:
         names = _renamed(names, lambda key: _LEVEL.sub("", key))
         if (pair := _twice(names)) is not None:
             raise UnsupportedError(
-                f"{store.path} holds {pair[0]} and {pair[1]}: one tensor twice, with the level {levels[0]} and without it.",
+                f"{store.path} holds {pair[0]} and {pair[1]}, which are one tensor without the level {' or '.join(levels)}.",
                 hint="Save the one that is meant in a file of its own.",
             )
         notes += [f"Its names have the level {word} (of {LEVELS[word]}), which is left out." for word in levels]
