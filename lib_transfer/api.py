@@ -42,7 +42,7 @@ def request(
     Hashes all three files; hashes are remembered in the cache folder. What the result depends on is its ``request``.
 
     Args:
-        adapter: the path of the LoRA.
+        adapter: the path of the LoRA, or of a folder that PEFT saved one as.
         source, target: paths of checkpoints; a sequence of them where text encoders lie in files of their own, the
             checkpoint first. A method that declares no need of it does without a source.
         method: the id of one of :func:`list_methods`.

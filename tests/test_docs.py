@@ -14,8 +14,14 @@ import pytest
 import lib_transfer
 import tests.__main__ as runner
 from lib_transfer.architecture import architectures
+from lib_transfer.architecture.unsupported_checkpoints import UNSUPPORTED
 from lib_transfer.cli.main import COMMANDS, parser
 from lib_transfer.formats.algorithms import ALGORITHMS
+from lib_transfer.formats.peft_folder import CONFIG, WEIGHTS
+from lib_transfer.formats.stores.wrappers import LEVELS
+from lib_transfer.kinds import KINDS
+from lib_transfer.library.adapters import EXTENSIONS
+from lib_transfer.library.checkpoints import ENDINGS
 from lib_transfer.methods import METHODS
 from lib_transfer.webui.host.settings import settings
 
@@ -187,6 +193,34 @@ def test_tables_name_everything_there_is() -> None:
     assert [method.id for method in METHODS if f"| `{method.id}`" not in methods] == []
     for method in METHODS:
         assert f"`{method.formula}`" in methods or method.id == "rotation"
+
+
+def listed(page: str, head: str, tail: str = ".") -> set[str]:
+    """What a paragraph lists that begins with ``head`` and ends with ``tail``."""
+    paragraph = next(text for text in page.split("\n\n") if text.startswith(head))
+    assert paragraph.endswith(tail)
+    return {item.strip(" `") for item in " ".join(paragraph.split())[len(head) : -len(tail)].split(",")}
+
+
+def test_the_lists_of_names_and_kinds_are_those_of_the_code() -> None:
+    page = (DOCS / "formats.md").read_text()
+    prefixes = {naming.prefix for architecture in architectures() for naming in architecture.namings} - {""}
+    assert listed(page, "Names begin with", ", or with the path itself.") == prefixes
+    families = {family.what.partition(" ")[2].removesuffix(" checkpoint") for family in UNSUPPORTED}
+    assert listed(page, "Diffusion models that are recognised and not supported yet:") == families
+    kinds = {kind.title.partition(" ")[2] for kind in KINDS if kind.role == "other"}
+    assert listed(page, "Other kinds of files are named as what they are:") == kinds
+    [levels] = re.findall(r"the levels\n(.*?) wherever they stand", page, re.DOTALL)
+    assert set(re.findall("`(.*?)`", levels)) == LEVELS.keys()
+
+
+def test_the_forms_of_checkpoints_are_those_of_the_code() -> None:
+    page = (DOCS / "formats.md").read_text()
+    forms = set(re.findall(r"^\| (`\.\w+`(?:, `\.\w+`)*|diffusers folder) \| .* \|$", page, re.MULTILINE))
+    endings = {ending for form in forms for ending in re.findall(r"\.\w+", form)}
+    assert endings == {*ENDINGS, *EXTENSIONS}
+    assert "diffusers folder" in forms
+    assert all(f"`{name}`" in page for name in (CONFIG, WEIGHTS[0]))
 
 
 def test_every_setting_of_the_webui_is_described() -> None:

@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 
 from lib_transfer.architecture.architecture import Architecture, full_shapes
 from lib_transfer.architecture.registry import ARCHITECTURES
-from lib_transfer.architecture.unsupported import FAMILIES, Shapes, family_by_names
+from lib_transfer.architecture.unsupported_adapters import FAMILIES, Shapes, family_by_names
 from lib_transfer.spelling import usual
 
 BEYOND, WRONG = 0.1, 0.5

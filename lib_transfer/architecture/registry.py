@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lib_transfer.architecture.architecture import Architecture, Tensors, key_layout_in
 from lib_transfer.architecture.chroma import CHROMA
 from lib_transfer.architecture.flux import FLUX_DEV, FLUX_SCHNELL
-from lib_transfer.architecture.lookalikes import lookalike
 from lib_transfer.architecture.sd1 import SD1
 from lib_transfer.architecture.sd2 import SD2
 from lib_transfer.architecture.sd3 import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM
 from lib_transfer.architecture.sdxl import KOALA_1B, KOALA_700M, REFINER, SDXL, SSD_1B, VEGA
+from lib_transfer.architecture.unsupported_checkpoints import unsupported
+from lib_transfer.architecture.variant import EXTRAS
 from lib_transfer.errors import UnsupportedError
+from lib_transfer.kinds import kind_of, prefixes
 
 ARCHITECTURES = (
     SD1,
@@ -47,17 +49,35 @@ def recognise_among(candidates: Iterable[Architecture], tensors: Tensors) -> Arc
     fitting = [comparison for comparison in comparisons if not comparison.objections]
     if fitting:
         return min(fitting, key=lambda comparison: comparison.missing).architecture
-    known = lookalike(tensors)
-    if known is not None:
-        raise UnsupportedError(f"This is {known.what}.", hint=known.hint)
+    raise _refusal(tensors, comparisons)
+
+
+def _refusal(tensors: Tensors, comparisons: Sequence[_Comparison]) -> UnsupportedError:
+    """What a file is that is no checkpoint of a supported architecture."""
+    kind = kind_of(tensors)
+    if kind is not None and kind.role != "checkpoint":
+        return UnsupportedError(f"This is {kind.title}, not a checkpoint.", hint="Choose a full checkpoint.")
+    if (family := unsupported(tensors)) is not None:
+        return UnsupportedError(f"This is {family.what}, which is not supported yet.")
     if comparisons:
         nearest = min(comparisons, key=lambda comparison: len(comparison.objections))
         first, *others = nearest.objections
         more = f" (and {len(others)} more)" if others else ""
         title = nearest.architecture.title
-        raise UnsupportedError(f"This is an unknown diffusion model: {title} comes nearest, but {first}{more}.")
-    holds = f"it holds {min(tensors)}" if tensors else "it holds no tensors"
-    raise UnsupportedError(f"This is not a checkpoint of a known kind: {holds}.")
+        return UnsupportedError(f"This is an unknown diffusion model: {title} comes nearest, but {first}{more}.")
+    if found := prefixes(tensors):
+        stand = " and ".join(repr(prefix) for prefix in found)
+        return UnsupportedError(
+            f"This is not a checkpoint of a known kind: the names of its diffusion model stand behind {stand}.",
+            hint="If it holds several models, save the one that is meant in a file of its own.",
+        )
+    holds = f"it holds {_telling(tensors)}" if tensors else "it holds no tensors"
+    return UnsupportedError(f"This is not a checkpoint of a known kind: {holds}.")
+
+
+def _telling(tensors: Tensors) -> str:
+    """The name of a tensor that says most of what the file is: one of the diffusion model, where it has one."""
+    return min(tensors, key=lambda key: ("diffusion_model." not in key, key))
 
 
 @dataclass(frozen=True)
@@ -82,8 +102,9 @@ def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None
     slots = architecture.core.slots()
     ways = {slot.path: [stored.weight for stored in slot.stored_as(key_layout.style)] for slot in slots}
     expected = {key: len(slot.shape) for slot in slots for key in ways[slot.path]}
+    extras = EXTRAS if architecture.core.part == "unet" else frozenset()
     essential = sorted(ways[path][0] for path in architecture.core.essential if ways[path])
-    strange = [f"{key} is not part of it" for key in present if key not in expected]
+    strange = [f"{key} is not part of it" for key in present if key not in expected and key not in extras]
     missing = [f"{key} is missing" for key in essential if key not in present]
     other = [
         f"{key} has {ndim} dimensions instead of {expected[key]}"

@@ -1,7 +1,8 @@
 """What sets checkpoints of one architecture apart although their modules are the same: what they predict and what they see.
 
 Markers of the prediction: top-level tensors that ComfyUI, Forge and reForge look for. Input channels: the models' own
-repositories. Of Stable Diffusion 2 only the weights tell (ComfyUI's rule).
+repositories. Of Stable Diffusion 2 only the weights tell (ComfyUI's rule). Latent consistency models, which were distilled for
+few steps, take the guidance scale as an input (arXiv 2310.04378; diffusers' ``time_cond_proj_dim``).
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ INPUTS = {
     },
 }
 
+EXTRAS = frozenset(("time_embed.cond_proj.weight", "time_embedding.cond_proj.weight"))
+"""Keys within a UNet that a variant has beside the modules: where the guidance scale comes in. No adapter changes it."""
+
+GUIDANCE = "the guidance scale (a latent consistency model, LCM)"
+
 SPREAD_OF_V = 0.09
 """A spread above this of :func:`telltale`'s weight says that Stable Diffusion 2 predicts the velocity."""
 
@@ -64,7 +70,8 @@ def variant(architecture: Architecture, tensors: Tensors) -> Variant:
         architecture: what :func:`lib_transfer.architecture.recognise` says the checkpoint is.
         tensors: its keys and shapes.
     """
-    return Variant(_prediction(architecture, tensors), _input(architecture, tensors))
+    seen = (_input(architecture, tensors), GUIDANCE if _takes_guidance(architecture, tensors) else "")
+    return Variant(_prediction(architecture, tensors), " and ".join(filter(None, seen)))
 
 
 def telltale(architecture: Architecture, tensors: Tensors) -> str | None:
@@ -97,6 +104,11 @@ def _input(architecture: Architecture, tensors: Tensors) -> str:
             channels = tensors[key][1]
             return known.get(channels, f"{channels} channels instead of {min(known)}")
     return ""
+
+
+def _takes_guidance(architecture: Architecture, tensors: Tensors) -> bool:
+    key_layout = key_layout_in(architecture.core, tensors) if architecture.core.part == "unet" else None
+    return key_layout is not None and any(key_layout.prefix + key in tensors for key in EXTRAS)
 
 
 def _key(architecture: Architecture, tensors: Tensors, path: str, *, bias: bool = False) -> str | None:

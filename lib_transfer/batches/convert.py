@@ -103,11 +103,10 @@ def _together(task: Task, watch: Watch, progress: Progress) -> Iterator[Outcome]
 
 
 def _placed(job: Job, taken: frozenset[str]) -> Job:
-    """``job`` with a folder to write to, and a number in the name where a LoRA in another folder has that name already."""
+    """``job`` with a number in the name of its output where a LoRA in another folder has that name already."""
     path = job.output
     if path.exists():
         return job
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.stem.casefold() not in taken:
         return job
     return dataclasses.replace(job, destination=numbered(path, taken))

@@ -31,7 +31,8 @@ def checked_settings(
     """How LoRAs are transferred, and where to.
 
     Raises:
-        RequestError: the method or a setting of it is wrong, or the output folder does not exist.
+        RequestError: the method or a setting of it is wrong, or the output folder can neither be written to nor made.
+        StorageError: there is no permission to make it.
     """
     chosen = methods.get(method)
     if output is not None:

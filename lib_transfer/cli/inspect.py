@@ -12,7 +12,12 @@ from lib_transfer.library.inspection import inspect
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="a checkpoint or a LoRA")
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="a checkpoint or a LoRA; or a folder with a diffusers model or with an adapter of PEFT's",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -24,14 +29,17 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return 0
     for name, value in found.items():
-        if name != "schema" and value not in (None, {}, []):
-            print(f"{name.replace('_', ' ')}: {_words(value)}")
+        words = " ".join(value) if name == "notes" else _words(value)
+        if name != "schema" and words:
+            print(f"{name.replace('_', ' ')}: {words}")
     return 0
 
 
 def _words(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {_words(item)}" for key, item in value.items())
+        return ", ".join(f"{key}: {_words(item)}" for key, item in value.items() if item is not None)
     if isinstance(value, list):
         return ", ".join(map(_words, value))
-    return str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)

@@ -19,6 +19,7 @@ from lib_transfer.conversion.outcome import Outcome, settled
 from lib_transfer.conversion.report import TransferReport
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import RequestError, TransferError
+from lib_transfer.formats.peft_folder import adapter_file, adapter_name
 from lib_transfer.library.adapters import Found
 from lib_transfer.library.checkpoints import described
 from lib_transfer.library.decide import Convert, Done, TransferSettings, decide
@@ -32,7 +33,9 @@ from lib_transfer.version import SCHEMA
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
-    parser.add_argument("adapter", type=Path, metavar="ADAPTER", help="the LoRA (.safetensors, .pt)")
+    parser.add_argument(
+        "adapter", type=Path, metavar="ADAPTER", help="the LoRA (.safetensors, .pt, or a folder of PEFT's)"
+    )
     again = "; repeat the option for a text encoder in a file of its own"
     parser.add_argument(
         "--source", type=Path, action="append", metavar="CKPT", help=f"the checkpoint that it was trained on{again}"
@@ -88,7 +91,8 @@ def _outcome(options: argparse.Namespace, runtime: Runtime) -> Outcome:
     index, target = FileIndex(runtime.cache.folder), described(options.target, runtime.hashes)
     # An analysis is made whether or not there is an output.
     library = Library(index, runtime.hashes, outputs=None if options.dry_run else Outputs(index))
-    adapter = Found(options.adapter.stem, options.adapter)
+    file = adapter_file(options.adapter)
+    adapter = Found(adapter_name(file), file)
     decision = decide(adapter, target, _asked(options, runtime), library, thorough=True)
     progress = terminal.Bar()
     if not isinstance(decision, Convert):

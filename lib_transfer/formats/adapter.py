@@ -19,7 +19,6 @@ from lib_transfer.formats.algorithms.dora import MAGNITUDES
 from lib_transfer.formats.algorithms.peft_oft import PeftOft
 from lib_transfer.formats.checkpoint import Contents, open_checkpoint
 from lib_transfer.formats.finite import is_finite
-from lib_transfer.formats.foreign import what_it_is
 from lib_transfer.formats.numbered import told_apart
 from lib_transfer.formats.peft_config import PeftConfig, Said, peft_config
 from lib_transfer.formats.tensor_names import split_names
@@ -34,6 +33,7 @@ from lib_transfer.formats.unread import (
     family_of,
     twice,
 )
+from lib_transfer.kinds import kind_of
 from lib_transfer.update import Update
 
 MAX_TENSORS = 20_000
@@ -165,7 +165,7 @@ def open_adapter(path: str | os.PathLike[str]) -> Iterator[Adapter]:
         for key in _that_matter(adapter):
             if not is_finite(read(key)):
                 raise NumericError(
-                    f"{key} in {file.path} holds NaN or infinity.",
+                    f"{file.contents.name_in_file(key)} in {file.path} holds NaN or infinity.",
                     hint="The file is damaged; its training broke down.",
                 )
         yield adapter
@@ -203,8 +203,11 @@ def _assembled(header: Contents, load: Callable[[str], Tensor]) -> Adapter:
     if len(header.tensors) > MAX_TENSORS:
         count = len(header.tensors)
         raise BadFileError(f"{header.path} holds {count} tensors; the limit is {MAX_TENSORS}.", reason="too_many")
-    if (kind := what_it_is(header.tensors)) is not None:
-        raise UnsupportedError(f"{header.path} is {kind}, not a LoRA.", hint="Choose a LoRA file.")
+    kind = kind_of({key: info.shape for key, info in header.tensors.items()})
+    if kind is not None and kind.role != "adapter":
+        raise UnsupportedError(
+            f"{header.path} is {kind.title}, not a LoRA of an image model.", hint="Choose a LoRA file."
+        )
     groups: dict[str, Group] = {}
     unread: list[Unread] = []
     config = peft_config(header.path, header.metadata)

@@ -15,6 +15,7 @@ from lib_transfer.formats.stores.quantised import dequantised
 from lib_transfer.formats.stores.safetensors_store import SafetensorsStore
 from lib_transfer.formats.stores.store import Contents, Store
 from lib_transfer.formats.stores.torch_store import TorchStore
+from lib_transfer.formats.stores.wrappers import unwrapped
 
 __all__ = ["Contents", "Store", "checkpoint_files", "checkpoint_stamps", "model_name", "open_checkpoint"]
 
@@ -33,7 +34,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Store:
     try:
         if not store.contents.tensors:
             raise BadFileError(f"{store.path} holds no tensors.", reason="empty")
-        return dequantised(store)
+        return unwrapped(dequantised(store))
     except TransferError:
         store.close()
         raise

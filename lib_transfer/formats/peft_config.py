@@ -2,7 +2,7 @@
 
 PEFT multiplies the factors by ``lora_alpha / r``, with rs-LoRA by ``lora_alpha / sqrt(r)`` (arXiv 2312.03732), and writes no
 tensor for it. diffusers puts the configuration into the file's metadata (``lora_adapter_metadata``, JSON, every key behind
-the component's name: ``unet.lora_alpha``), PEFT into ``adapter_config.json`` beside ``adapter_model.safetensors``. diffusers
+the component's name: ``unet.lora_alpha``), PEFT into ``adapter_config.json`` beside the adapter (:mod:`~.peft_folder`). diffusers
 reads the metadata; ComfyUI, A1111 and Forge take 1 instead, as does this where nothing is said.
 """
 
@@ -13,16 +13,15 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lib_transfer.formats.algorithms.algorithm import Algorithm
 from lib_transfer.formats.module_patterns import NotUnderstoodError, matching
+from lib_transfer.formats.peft_folder import CONFIG, config_beside
 from lib_transfer.formats.regular_file import open_regular, read_exactly
 from lib_transfer.formats.tensor_info import TensorInfo
 
 KEY = "lora_adapter_metadata"
-DUMP, BESIDE = "adapter_model.safetensors", "adapter_config.json"
 MAX_BYTES = 1 << 20
 _WRAPPER = "base_model.model."  # what PEFT puts before a model's own names
 _KOHYA = ("lora_", "lycoris_", "oft_")  # names that are no paths in a model, of tools that know nothing of PEFT
@@ -94,16 +93,10 @@ def peft_config(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> Pe
     stream, state = open_regular(beside)
     with stream:
         if state.size > MAX_BYTES:
-            return PeftConfig({}, f"{BESIDE} has {state.size >> 20} MB, which no configuration has.")
+            return PeftConfig({}, f"{CONFIG} has {state.size >> 20} MB, which no configuration has.")
         text = bytearray(state.size)
         read_exactly(stream, 0, memoryview(text), state.path)
-    return _parsed(text.decode("utf-8", "replace"), BESIDE)
-
-
-def config_beside(path: str | os.PathLike[str]) -> Path | None:
-    """The configuration that PEFT wrote beside the adapter at ``path``; None where there is none."""
-    beside = Path(path).with_name(BESIDE)
-    return beside if Path(path).name == DUMP and beside.is_file() else None
+    return _parsed(text.decode("utf-8", "replace"), CONFIG)
 
 
 def _parsed(text: str, where: str) -> PeftConfig:

@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from lib_transfer.errors import OutputExistsError, StorageError
@@ -50,7 +50,7 @@ def publish(
     """Write ``pieces`` to ``path``, whole or not at all.
 
     Args:
-        path: the final name; its folder exists.
+        path: the final name; its folder is made where it is not there, and goes again where nothing is written.
         pieces: the bytes, consumed once.
         size: how many bytes they are.
         overwrite: whether a file that is there is replaced.
@@ -66,6 +66,17 @@ def publish(
     path = Path(path)
     if not overwrite and os.path.lexists(path):
         raise _exists(path)
+    with _folder_of(path):
+        return _published(path, pieces, size, overwrite, verify)
+
+
+def _published(
+    path: Path,
+    pieces: Iterable[bytes | memoryview],
+    size: int,
+    overwrite: bool,
+    verify: Callable[[Path], None] | None,
+) -> list[str]:
     _need_space(path, size)
     part = part_name(path)
     warnings: list[str] = []
@@ -115,6 +126,26 @@ def part_name(path: Path) -> Path:
     """A new name beside ``path`` for what is not finished; :func:`sweep` removes one that a killed process left behind."""
     # A name may have 255 bytes; 48 characters have at most 192 and leave room for the rest.
     return path.with_name(f".{path.name[:48]}.{os.getpid()}.{secrets.token_hex(4)}.part")
+
+
+@contextlib.contextmanager
+def _folder_of(path: Path) -> Iterator[None]:
+    """The folder of ``path``, made where it is not there; what was made goes again where the writing fails."""
+    missing = [folder for folder in (path.parent, *path.parent.parents) if not os.path.lexists(folder)]
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"The folder {path.parent} could not be made: {error.strerror or error}.",
+                hint=_ADVICE.get(error.errno or 0, "Choose another folder."),
+            ) from error
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _write_part(part: Path, pieces: Iterable[bytes | memoryview]) -> None:

@@ -27,6 +27,8 @@ MAX_METADATA_KEYS = 10_000
 
 _STRING = re.compile(rb'"[^"]*"')
 
+_AGAIN = "The file is damaged or its download was interrupted; download it again."
+_NEW = "Downloading it again does not help: save it anew with a tool that writes texts alone, or ask whoever made it."
 _DOWNLOAD = "The download failed or asked for a login; download the file again."
 _CONVERT = "It may run code when loaded, so it is not opened; save it as safetensors first, with the WebUI's checkpoint merger."
 _LEGACY = "a pickle, as PyTorch wrote before 1.6 (.pt, .ckpt)"
@@ -80,7 +82,17 @@ class PlacedTensor(TensorInfo):
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself; ``stamp`` tells whether it is still the file that was read."""
+    """What a safetensors file says of itself.
+
+    Attributes:
+        path: the file.
+        size: its bytes.
+        data_start: where those of the tensors begin.
+        tensors: the tensors by name.
+        metadata: the texts by key; what is no text stands here as the JSON it is in the file.
+        stamp: tells whether it is still the file that was read.
+        no_texts: keys of the metadata whose values are no texts, so that the library and all WebUIs refuse the file.
+    """
 
     path: str
     size: int
@@ -88,10 +100,11 @@ class Header:
     tensors: dict[str, PlacedTensor]
     metadata: dict[str, str]
     stamp: FileStamp
+    no_texts: tuple[str, ...] = ()
 
 
 class _RejectedError(Exception):
-    """Carries a reason and a sentence out of the JSON decoder's hooks."""
+    """Carries a reason and a sentence out of the reading."""
 
     def __init__(self, reason: str, what: str) -> None:
         super().__init__(reason, what)
@@ -100,7 +113,7 @@ class _RejectedError(Exception):
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """The checked header of the safetensors file at ``path``; whatever passes, the library can open.
+    """The checked header of the safetensors file at ``path``; whatever passes, the library can open, but for ``no_texts``.
 
     Raises:
         BadFileError: the file is not there, is something else, or breaks a rule; ``reason`` is one of ``missing``,
@@ -143,10 +156,10 @@ def header_of(file: OpenFile) -> Header:
     head = bytes(file.read(0, min(64, state.size)))
     try:
         length = _header_length(head, state.size)
-        metadata, tensors = parse_header(bytes(file.read(8, length)), state.size - 8 - length)
+        metadata, tensors, no_texts = parse_header(bytes(file.read(8, length)), state.size - 8 - length)
     except _RejectedError as rejected:
         raise _bad_file(state.path, rejected, head) from None
-    return Header(state.path, state.size, 8 + length, tensors, metadata, state)
+    return Header(state.path, state.size, 8 + length, tensors, metadata, state, no_texts)
 
 
 def _header_length(head: bytes, size: int) -> int:
@@ -169,20 +182,20 @@ def _bad_file(path: str, rejected: _RejectedError, head: bytes) -> BadFileError:
     kind = _other_kind(head) if rejected.reason in {"header_size", "truncated"} else None
     if kind is not None:
         return BadFileError(f"{path} is {kind.title}, not a safetensors file.", reason=kind.reason, hint=kind.hint)
-    hint = "The file is damaged or its download was interrupted; download it again."
+    hint = _NEW if rejected.reason == "metadata" else _AGAIN
     return BadFileError(f"{path} {rejected.what}.", reason=rejected.reason, hint=hint)
 
 
-def parse_header(text: bytes, data_size: int) -> tuple[dict[str, str], dict[str, PlacedTensor]]:
-    """Metadata and tensors of the JSON ``text`` over a data section of ``data_size`` bytes."""
+def parse_header(text: bytes, data_size: int) -> tuple[dict[str, str], dict[str, PlacedTensor], tuple[str, ...]]:
+    """Metadata, tensors and ``no_texts`` of the JSON ``text`` over a data section of ``data_size`` bytes."""
     _check_amount(text)
     document = _decode(text)
-    metadata = _metadata(document.pop("__metadata__", {}))
+    metadata, no_texts = _metadata(document.pop("__metadata__", {}))
     if len(document) > MAX_TENSORS:
         raise _RejectedError("too_many", f"holds {len(document)} tensors; the limit is {MAX_TENSORS}")
     tensors = {name: _tensor(name, entry) for name, entry in document.items()}
     _check_layout(tensors, data_size)
-    return metadata, tensors
+    return metadata, tensors, no_texts
 
 
 def _check_amount(text: bytes) -> None:
@@ -206,7 +219,7 @@ def _decode(text: bytes) -> dict[str, Any]:
         document = json.loads(
             text.decode("utf-8"),
             object_pairs_hook=_unique,
-            parse_int=_whole_number,
+            parse_int=_number,
         )
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise _RejectedError("header_json", f"has a header that cannot be read ({type(error).__name__})") from error
@@ -222,22 +235,37 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entry
 
 
-def _whole_number(digits: str) -> int:
+@dataclass(frozen=True)
+class _Impossible:
+    """A whole number that is no size and no place."""
+
+    digits: str
+
+
+def _number(digits: str) -> int | _Impossible:
     # Longer numbers overflow the library's integers, and decoding them takes time that grows with their square.
-    if len(digits) > 18 or digits.startswith("-"):
-        raise _RejectedError("shape", f"has the number {digits[:24]} in its header")
-    return int(digits)
+    return _Impossible(digits) if len(digits) > 18 or digits.startswith("-") else int(digits)
 
 
-def _metadata(value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise _RejectedError("metadata", "has metadata that are not pairs of texts")
+def _need_possible(numbers: object) -> None:
+    for number in numbers if isinstance(numbers, list) else ():
+        if isinstance(number, _Impossible):
+            raise _RejectedError("shape", f"has the number {number.digits[:24]} in its header")
+
+
+def _metadata(given: object) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The metadata as texts, and the keys of those that are none."""
+    if given is None:  # which the library takes for none
+        return {}, ()
+    if not isinstance(given, dict):
+        raise _RejectedError("metadata", "has metadata that are not pairs of a key and a text")
+    value = {key: text if isinstance(text, str) else _as_json(text) for key, text in given.items()}
     if len(value) > MAX_METADATA_KEYS:
         raise _RejectedError("too_many", f"has {len(value)} metadata entries; the limit is {MAX_METADATA_KEYS}")
     size = sum(len(_utf8(key)) + len(_utf8(text)) for key, text in value.items())
     if size > MAX_METADATA:
         raise _RejectedError("too_many", f"has {size >> 20} MB of metadata; the limit is {MAX_METADATA >> 20} MB")
-    return value
+    return value, tuple(key for key, text in given.items() if not isinstance(text, str))
 
 
 def _utf8(text: str) -> bytes:
@@ -247,10 +275,23 @@ def _utf8(text: str) -> bytes:
         raise _RejectedError("header_json", "has a text in its header that is not Unicode") from error
 
 
+def _plain(number: _Impossible) -> int | str:
+    return int(number.digits) if len(number.digits) < 1000 else number.digits
+
+
+def _as_json(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    except RecursionError as error:
+        raise _RejectedError("header_json", "has metadata that are nested too deeply") from error
+
+
 def _tensor(name: str, entry: object) -> PlacedTensor:
     _utf8(name)
     if not possible_name(name):
         raise _RejectedError("name", f"has a tensor with an impossible name, {name[:40]!r}")
+    for numbers in entry.values() if isinstance(entry, dict) else ():
+        _need_possible(numbers)
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise _RejectedError("header_json", f"has an incomplete entry for {name!r}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

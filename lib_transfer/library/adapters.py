@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_transfer.errors import RequestError
+from lib_transfer.formats.peft_folder import CONFIG, WEIGHTS, config_beside
 
 EXTENSIONS = (".safetensors", ".pt", ".ckpt")
 
@@ -18,7 +19,8 @@ class Found:
     """A file that may be a LoRA.
 
     Attributes:
-        name: the path below its root without the ending; unique among the LoRAs of one job.
+        name: the path below its root without the ending, or of the folder that PEFT saved it as; unique among the LoRAs of
+            one job.
         path: the file.
         below: the folder below the root that it lies in; "" for the root itself.
     """
@@ -36,8 +38,9 @@ def find(
     Args:
         folders: the roots.
         recursive: whether sub-folders count.
-        include, exclude: patterns for the path below the root or the file name alone: ``*`` matches any text, ``?`` any
-            one character. Some of ``include`` must match, where there are any, and none of ``exclude``.
+        include, exclude: patterns for the path below the root, or for the name alone of the file or of PEFT's folder: ``*``
+            matches any text, ``?`` any one character. Some of ``include`` must match, where there are any, and none of
+            ``exclude``.
 
     Raises:
         RequestError: a folder is not there.
@@ -59,7 +62,7 @@ def placed(names: Mapping[str, Path], roots: Sequence[Path]) -> list[Found]:
 
 
 def adapters(folders: Iterable[Path]) -> dict[str, Path]:
-    """Every LoRA file by name: its path below the folder, without the ending.
+    """Every LoRA file by name: its path below the folder, without the ending; of one that PEFT saved, that of its folder.
 
     Where two files would share a name, the later one keeps its ending, or is named after its folder too.
     """
@@ -69,11 +72,18 @@ def adapters(folders: Iterable[Path]) -> dict[str, Path]:
         start = len(os.path.join(folder, ""))  # noqa: PTH118
         for path in sorted(walk(folder), key=str.casefold):
             name = path[start:].replace(os.sep, "/")
-            stem = os.path.splitext(name)[0]  # noqa: PTH122
+            stem = _in_folder(name, path, folder) or os.path.splitext(name)[0]  # noqa: PTH122
             free = next((n for n in (stem, name, f"{folder.name}/{name}") if n not in found), None)
             if free is not None:
                 found[free] = Path(path)
     return found
+
+
+def _in_folder(name: str, path: str, root: Path) -> str:
+    """The name of an adapter that PEFT saved as a folder; "" for another one."""
+    if not name.endswith(WEIGHTS) or config_beside(path) is None:
+        return ""
+    return name.rpartition("/")[0] or root.absolute().name
 
 
 def walk(folder: Path) -> Iterator[str]:
@@ -95,7 +105,11 @@ def walk(folder: Path) -> Iterator[str]:
         except OSError:
             continue
         pending += [entry.path for entry in listed if _is(entry.is_dir)]
-        yield from (e.path for e in listed if e.name.lower().endswith(EXTENSIONS) and _is(e.is_file))
+        names = {entry.name for entry in listed}
+        bare = {WEIGHTS[1]} if CONFIG in names and WEIGHTS[0] not in names else set()
+        yield from (
+            e.path for e in listed if (e.name.lower().endswith(EXTENSIONS) or e.name in bare) and _is(e.is_file)
+        )
 
 
 def _is(ask: Callable[[], bool]) -> bool:
@@ -107,11 +121,13 @@ def _is(ask: Callable[[], bool]) -> bool:
 
 
 def _below(path: Path, roots: Sequence[Path]) -> str:
-    root = next((root for root in roots if path.is_relative_to(root)), path.parent)
-    below = path.parent.relative_to(root).as_posix()
+    home = path.parent if config_beside(path) is None else path.parent.parent
+    root = next((root for root in roots if home.is_relative_to(root)), home)
+    below = home.relative_to(root).as_posix()
     return "" if below == "." else below
 
 
 def _matches(found: Found, patterns: Sequence[str]) -> bool:
-    whole = f"{found.below}/{found.path.name}" if found.below else found.path.name
-    return any(fnmatch.fnmatch(text, pattern) for pattern in patterns for text in (whole, found.path.name))
+    name = found.path.name if config_beside(found.path) is None else found.path.absolute().parent.name
+    whole = f"{found.below}/{name}" if found.below else name
+    return any(fnmatch.fnmatch(text, pattern) for pattern in patterns for text in (whole, name))

@@ -11,6 +11,7 @@ from typing import Literal
 
 from lib_transfer import methods
 from lib_transfer.errors import CancelledError, OutputExistsError, RequestError, StorageError, TransferError
+from lib_transfer.formats.peft_folder import adapter_home, adapter_name
 from lib_transfer.library.adapters import Found
 from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.library.destination import HASH, TEMPLATE, Destination, Existing, numbered
@@ -196,7 +197,7 @@ def decide(
 def _unfit(facts: AdapterFacts, target: str, settings: TransferSettings) -> LeftOut | Failed | None:
     """Why a file is no LoRA for a target of the architecture ``target``."""
     if facts.problem:
-        return LeftOut("no LoRA", facts.problem) if facts.foreign else Failed(facts.problem)
+        return LeftOut("no LoRA", facts.problem) if facts.foreign else Failed(facts.problem, exit_code=facts.exit_code)
     if not settings.across_families and families(target).isdisjoint(families(*facts.architectures)):
         base = facts.base if facts.architectures else "a base that is not known"
         return LeftOut("another family", f"It is for {base}, the target is {target}: their weights do not correspond.")
@@ -244,12 +245,16 @@ def _placed(
     thorough: bool,
 ) -> Decision:
     """Where the output goes, unless it is there already."""
-    folder = adapter.path.parent if settings.output is None else settings.output / adapter.below
+    folder = adapter_home(adapter.path) if settings.output is None else settings.output / adapter.below
     overwrite = settings.existing == "overwrite"
     destination = Destination(folder, settings.file, settings.template, overwrite)
     outputs = library.outputs
     # Reading a whole file to hash it is put off to the conversion, where nothing is there that depends on it.
-    early = thorough or HASH not in settings.template or (outputs is not None and outputs.made_from(adapter.path.stem))
+    early = (
+        thorough
+        or HASH not in settings.template
+        or (outputs is not None and outputs.made_from(adapter_name(adapter.path)))
+    )
     if outputs is not None and early:
         job = _job(adapter, source, target, settings, library.hashes, library.cancelled)
         if source is not None and settings.source is None and job.request.source_sha256 == job.request.target_sha256:

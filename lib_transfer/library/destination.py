@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lib_transfer.errors import BadFileError, OutputExistsError, RequestError
+from lib_transfer.errors import BadFileError, OutputExistsError, RequestError, StorageError
 from lib_transfer.formats.metadata import PREFIX
 from lib_transfer.formats.naming import unique_stem
 from lib_transfer.formats.safetensors_file import read_header
@@ -73,6 +74,18 @@ def to_replace(path: Path, destination: Destination) -> Path | None:
 
 
 def need_folder(folder: Path) -> None:
-    """Raise :class:`RequestError` unless the folder is there."""
-    if not folder.is_dir():
-        raise RequestError(f"The output folder {folder} does not exist.", hint="Create it, or choose another.")
+    """See that the output folder is there, or can be made as soon as something is written to it.
+
+    Raises:
+        RequestError: it is no folder, or lies in what is none.
+        StorageError: it is not there, and may not be made.
+    """
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
+    if not there.is_dir():
+        why = "It" if there == folder else f"It cannot be made: {there}"
+        raise RequestError(f"The output folder is {folder}. {why} is not a folder.", hint="Choose another.")
+    if there != folder and not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"The output folder {folder} cannot be made: there is no permission to write to {there}.",
+            hint="Check the permissions of that folder, or choose another one.",
+        )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lib_transfer.architecture import recognise
-from lib_transfer.errors import TransferError, UnsupportedError
+from lib_transfer.errors import StorageError, TransferError, UnsupportedError
 from lib_transfer.formats.adapter import describe, outline_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.identity import addnet_hash, stamp
@@ -41,6 +41,7 @@ class AdapterFacts:
         doubt: a sentence where its metadata say something else than its modules, or where its names are not known.
         problem: why it cannot be read; "" where it can.
         foreign: whether that is because it is a sound file of another kind, not a LoRA.
+        exit_code: what the command line ends with because of the problem.
     """
 
     architectures: tuple[str, ...] = ()
@@ -55,6 +56,7 @@ class AdapterFacts:
     doubt: str = ""
     problem: str = ""
     foreign: bool = False
+    exit_code: int = TransferError.exit_code
 
     @property
     def base(self) -> str:
@@ -78,10 +80,11 @@ class AdapterFacts:
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """What a checkpoint's header says: its architecture, or why there is none to tell."""
+    """What a checkpoint's header says: its architecture, or why there is none to tell and the exit code for it."""
 
     architecture: str = ""
     problem: str = ""
+    exit_code: int = TransferError.exit_code
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,9 @@ class FileIndex:
         return self._facts("adapter", path, AdapterFacts, _read_adapter, known_only)
 
     def checkpoint(self, path: Path, *, known_only: bool = False) -> CheckpointFacts | None:
-        """The facts of a checkpoint; None as for :meth:`adapter`."""
+        """The facts of a checkpoint; None as for :meth:`adapter`. Of a folder nothing is remembered: it has no one state."""
+        if path.is_dir():
+            return _read_checkpoint(path)
         return self._facts("checkpoint", path, CheckpointFacts, _read_checkpoint, known_only)
 
     def output(self, path: Path) -> OutputFacts | None:
@@ -155,7 +160,8 @@ class FileIndex:
         if known is not None or known_only:
             return known
         found = read(path)
-        self._memory.put(kind, now, asdict(found))
+        if not isinstance(found, AdapterFacts | CheckpointFacts) or found.exit_code != StorageError.exit_code:
+            self._memory.put(kind, now, asdict(found))  # a disk that fails now may work the next time
         return found
 
 
@@ -188,7 +194,8 @@ def _read_adapter(path: Path) -> AdapterFacts:
             dtype=about.dtype,
         )
     except TransferError as error:
-        return AdapterFacts(problem=str(error), foreign=isinstance(error, UnsupportedError))
+        foreign = isinstance(error, UnsupportedError)
+        return AdapterFacts(problem=str(error), foreign=foreign, exit_code=error.exit_code)
 
 
 def _read_checkpoint(path: Path) -> CheckpointFacts:
@@ -196,7 +203,7 @@ def _read_checkpoint(path: Path) -> CheckpointFacts:
         with open_checkpoint(path) as file:
             return CheckpointFacts(recognise(file.shapes).title)
     except TransferError as error:
-        return CheckpointFacts(problem=str(error))
+        return CheckpointFacts(problem=str(error), exit_code=error.exit_code)
 
 
 def _read_output(path: Path) -> OutputFacts:

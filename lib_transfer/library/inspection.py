@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lib_transfer.architecture import Identity, identity, modules, recognise
+from lib_transfer.architecture.unsupported_checkpoints import unsupported
+from lib_transfer.architecture.variant import variant
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.formats.adapter import Adapter, describe, open_adapter
+from lib_transfer.formats.algorithms.lora import DOWN, UP
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.matrix_shapes import matrix_shapes
 from lib_transfer.formats.metadata import PREFIX, source_hints
+from lib_transfer.formats.peft_folder import adapter_file, adapter_name, config_beside
+from lib_transfer.kinds import NEITHER, ONLY_THESE, kind_of, prefixes
 from lib_transfer.version import SCHEMA
 
 
@@ -19,7 +25,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
     """What a file is: a checkpoint or an adapter, of which architecture, and what it says of itself.
 
     Args:
-        path: the path of the file, or of a folder with a diffusers model.
+        path: the path of the file, or of a folder with a diffusers model or an adapter of PEFT's.
 
     Returns:
         An object as JSON knows them: ``kind`` is ``checkpoint`` or ``adapter``, ``architecture`` a title or a list of
@@ -29,23 +35,34 @@ def inspect(path: str | Path) -> dict[str, Any]:
         BadFileError, StorageError: it cannot be read.
         UnsupportedError: it is neither a checkpoint nor an adapter that is known; the message says what it looks like.
     """
-    path = Path(path)
-    try:
+    path = adapter_file(Path(path))
+    with open_checkpoint(path) as file:
+        shapes = file.shapes
+    kind = kind_of(shapes)
+    if kind is not None and kind.role == "other":
+        raise UnsupportedError(f"{path} is {kind.title}, {NEITHER}.", hint=kind.hint)
+    if kind is not None and kind.role == "adapter":
         return _adapter(path)
-    except UnsupportedError as no_adapter:
-        try:
-            return _checkpoint(path)
-        except UnsupportedError as no_checkpoint:
-            if no_checkpoint.message == no_adapter.message:
-                raise
-            raise UnsupportedError(
-                f"{no_adapter.message} As a checkpoint: {no_checkpoint.message}", hint=no_checkpoint.hint
-            ) from no_checkpoint
+    if kind is not None:
+        return _checkpoint(path)
+    with suppress(UnsupportedError):  # names of adapters of which not one says by itself that it is one
+        return _adapter(path)
+    try:
+        return _checkpoint(path)
+    except UnsupportedError as error:
+        if prefixes(shapes) or unsupported(shapes) is not None:
+            raise
+        first = ", ".join(sorted(shapes)[:3])
+        what = f"{path} is {NEITHER} of a known kind: none of its tensors is known ({first}, ...)."
+        raise UnsupportedError(what, hint=ONLY_THESE) from error
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     with open_checkpoint(path) as file:
-        architecture = recognise(file.shapes)
+        try:
+            architecture = recognise(file.shapes)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{path.name}: {error.message}", hint=error.hint) from error
         found = modules(architecture, file.shapes)
         return {
             "schema": SCHEMA,
@@ -54,22 +71,23 @@ def _checkpoint(path: Path) -> dict[str, Any]:
             "architecture": architecture.title,
             "tensors": len(file.shapes),
             "dtypes": dict(Counter(file.dtype(key) for key in file.shapes).most_common()),
+            "extra_input": variant(architecture, file.shapes).input,
             "modules": dict(Counter(m.position.part for m in found)),
+            "notes": list(file.contents.notes),
         }
 
 
 def _adapter(path: Path) -> dict[str, Any]:
     with open_adapter(path) as adapter:
-        description = describe(adapter)
+        description, idle = describe(adapter), _changes_nothing(adapter)
     hints = source_hints(adapter.metadata)
     found = identify(adapter)
     return {
         "schema": SCHEMA,
-        "file": path.name,
+        "file": path.name if config_beside(path) is None else f"{adapter_name(path)}/{path.name}",
         "kind": "adapter",
         "architecture": list(found.titles),
         "supported": not found.unsupported and bool(found.architectures),
-        "doubt": found.doubt,
         "algorithms": description.algorithms,
         "ranks": {str(rank): count for rank, count in description.ranks.items()},
         "convolutions": description.convolutions,
@@ -85,7 +103,17 @@ def _adapter(path: Path) -> dict[str, Any]:
         },
         "trigger_words": list(hints.trigger_words),
         "transferred_from": adapter.metadata.get(f"{PREFIX}parent_name"),
+        "notes": [*adapter.header.notes, *([found.doubt] if found.doubt else []), *([CHANGES_NOTHING] if idle else [])],
     }
+
+
+CHANGES_NOTHING = "All of its factors are zero: it changes nothing."
+
+
+def _changes_nothing(adapter: Adapter) -> bool:
+    """Whether an adapter of low rank was never trained; one that makes an update from a weight is not asked."""
+    tensors = [group.tensors for group in adapter.groups.values() if group.algorithm.id == "lora"]
+    return 0 < len(tensors) == len(adapter.groups) and not any(t[UP].any() and t[DOWN].any() for t in tensors)
 
 
 def identify(adapter: Adapter) -> Identity:

@@ -12,7 +12,7 @@ from lib_transfer.errors import RequestError
 from lib_transfer.formats.checkpoint import checkpoint_stamps, model_name
 from lib_transfer.formats.identity import FileStamp, file_sha256
 from lib_transfer.formats.naming import fill_template, safe_stem
-from lib_transfer.formats.peft_config import config_beside
+from lib_transfer.formats.peft_folder import adapter_file, adapter_home, adapter_name, config_beside
 from lib_transfer.library.destination import Destination
 from lib_transfer.library.request import TransferRequest
 from lib_transfer.methods import Method, Value
@@ -79,7 +79,7 @@ class Job:
                 rank=str(request.setting("rank")),
                 hash8=request.hash8,
             )
-            path = (destination.folder or self.files.adapter.parent) / f"{stem}.safetensors"
+            path = (destination.folder or adapter_home(self.files.adapter)) / f"{stem}.safetensors"
         if path.stem.casefold() == request.adapter_name.casefold():
             raise RequestError(
                 f"The output would have the adapter's own name, {path.stem}.",
@@ -102,7 +102,7 @@ def make_job(
     """The job of transferring ``adapter`` from the checkpoint ``source`` to the checkpoint ``target``. Hashes the files.
 
     Args:
-        adapter: the path of the LoRA.
+        adapter: the path of the LoRA, or of a folder that PEFT saved one as.
         source, target: paths of checkpoints; a sequence of them where text encoders lie in files of their own, the
             checkpoint first. Without a source only methods that declare no need of it can run.
         method: the id of a method.
@@ -119,13 +119,13 @@ def make_job(
     """
     chosen = methods.get(method)
     checked = methods.settings(chosen, settings)
-    adapter, of_source, of_target = Path(adapter), _source(chosen, source), model_paths(target)
+    adapter, of_source, of_target = adapter_file(Path(adapter)), _source(chosen, source), model_paths(target)
     every = (adapter, *of_source, *of_target)
     files = Files(adapter, of_source, of_target, tuple(s for path in every for s in checkpoint_stamps(path)))
     config = config_beside(adapter)
     digests = _hashed(every, hashes, cancelled)
     request = TransferRequest(
-        adapter_name=adapter.stem,
+        adapter_name=adapter_name(adapter),
         adapter_sha256=digests[adapter],
         source_name=model_name(of_source[0]) if of_source else None,
         source_sha256=digests[of_source[0]] if of_source else None,

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib_transfer.architecture import architectures
-from lib_transfer.errors import CancelledError, RequestError
+from lib_transfer.errors import CancelledError, RequestError, StorageError, TransferError
+from lib_transfer.formats.checkpoint import checkpoint_stamps
+from lib_transfer.formats.identity import stamp
 from lib_transfer.library.base import encoders_among
 from lib_transfer.library.checkpoints import Checkpoint, SourceMatch, find
-from lib_transfer.library.index import AdapterFacts, FileIndex
+from lib_transfer.library.index import AdapterFacts, CheckpointFacts, FileIndex
 from lib_transfer.library.outputs import Outputs
 from lib_transfer.storage.hashes import Hashes
 
@@ -57,10 +59,7 @@ class Library:
     def adapter(self, path: Path) -> AdapterFacts:
         """What the header of a LoRA says."""
         facts = self.index.adapter(path)
-        if facts is None:
-            why = "is a folder, not the file of a LoRA" if path.is_dir() else "does not exist"
-            facts = AdapterFacts(problem=f"{path} {why}.")
-        return facts
+        return _not_there(path) if facts is None else facts
 
     def source(self, facts: AdapterFacts) -> SourceMatch:
         """The installed checkpoint that a LoRA was trained on.
@@ -91,11 +90,14 @@ class Library:
 
         Raises:
             RequestError: it is no checkpoint that can be used.
+            StorageError: the system does not let us read it.
         """
         facts = self.index.checkpoint(checkpoint.path)
-        if facts is None or facts.problem:
-            problem = facts.problem if facts is not None else "It does not exist, or cannot be read."
-            raise RequestError(f"{role} {checkpoint.path.name} cannot be used: {problem}", hint="Choose another one.")
+        if facts is None:
+            facts = CheckpointFacts("", *_why_not(lambda: checkpoint_stamps(checkpoint.path)))
+        if facts.problem:
+            kind = StorageError if facts.exit_code == StorageError.exit_code else RequestError
+            raise kind(f"{role} {checkpoint.path.name} cannot be used: {facts.problem}", hint="Choose another one.")
         return facts.architecture
 
     def with_encoders(self, checkpoint: Checkpoint) -> Checkpoint:
@@ -112,6 +114,25 @@ class Library:
     def _check(self) -> None:
         if self.cancelled():
             raise CancelledError
+
+
+def _not_there(path: Path) -> AdapterFacts:
+    """What is said of a LoRA that cannot be looked into, and why."""
+    if path.is_dir():
+        return AdapterFacts(
+            problem=f"{path} is a folder, not the file of a LoRA, and not one that PEFT saved a LoRA as."
+        )
+    problem, exit_code = _why_not(lambda: stamp(path))
+    return AdapterFacts(problem=problem, exit_code=exit_code)
+
+
+def _why_not(look: Callable[[], object]) -> tuple[str, int]:
+    """The problem with a file that could not be looked into a moment ago, and the exit code for it."""
+    try:
+        look()
+    except TransferError as error:
+        return str(error), error.exit_code
+    return "It was not there a moment ago.", TransferError.exit_code
 
 
 def families(*titles: str) -> set[str]:

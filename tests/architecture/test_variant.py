@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib_transfer.architecture import Tensors, recognise, reference
+from lib_transfer.architecture import Tensors, modules, recognise, reference
 from lib_transfer.architecture.variant import EPSILON, FLOW, SPREAD_OF_V, V, Variant, settled, telltale, variant
 from tests.architecture.known import known
 
@@ -97,3 +97,24 @@ def test_a_file_without_the_telltale_tells_nothing() -> None:
     tensors.pop(f"{UNET}output_blocks.11.1.transformer_blocks.0.norm1.bias")
     assert _variant(tensors).prediction is None
     assert telltale(known("sd2"), tensors) is None
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "ssd-1b"])
+@pytest.mark.parametrize(
+    ("style", "key"),
+    [(None, f"{UNET}time_embed.cond_proj.weight"), ("diffusers", "unet.time_embedding.cond_proj.weight")],
+)
+def test_a_latent_consistency_model_is_what_it_was_made_from(name: str, style: str | None, key: str) -> None:
+    tensors = {**reference(known(name), width=8, style=style), key: (8, 256)}
+    assert recognise(tensors) is known(name)
+    plain, found = _variant(reference(known(name), width=8, style=style)), _variant(tensors)
+    assert found.input == "the guidance scale (a latent consistency model, LCM)"
+    assert (plain.input, plain.prediction) == ("", found.prediction)
+    assert key not in {module.weight for module in modules(known(name), tensors)}
+
+
+def test_one_that_fills_pictures_too_sees_both() -> None:
+    tensors = {**_seeing("sdxl", 9), f"{UNET}time_embed.cond_proj.weight": (8, 256)}
+    assert _variant(tensors).input == (
+        "the picture to fill and its mask (inpainting) and the guidance scale (a latent consistency model, LCM)"
+    )

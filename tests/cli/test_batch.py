@@ -97,7 +97,7 @@ def test_a_dry_run_and_bad_input(here: Cli, loras: Path, ends: list[object], fil
         "two sources": (["batch", loras, *ends, "--source-from-metadata", tmp_path], "not allowed with"),
         "no checkpoints": (["batch", loras, *ends[2:], "--source-from-metadata", loras / "styles"], ""),
         "a bad target": (["batch", loras, *ends[:2], "--target", loras / "one.safetensors"], "one.safetensors"),
-        "no output folder": (["batch", loras, *ends, "--output-dir", tmp_path / "no"], "does not exist"),
+        "no output folder": (["batch", loras, *ends, "--output-dir", loras / "one.safetensors"], "is not a folder"),
         "no worker": (["batch", loras, *ends, "--workers", "0"], "no whole number"),
         "no memory": (["batch", loras, *ends, "--memory", "-1"], "no number of GB"),
         "no setting": (["batch", loras, *ends, "--threshold", "2"], "threshold cannot be"),

@@ -110,7 +110,7 @@ def test_bad_input(
         "both ranks": (["transfer", style, *ends, "--energy", "0.5", "--subspace-rank", "3"], "Both an energy"),
         "not ours": (["transfer", style, *ends, "--output", theirs, "--overwrite"], "not made by Transfer LoRA"),
         "report over a model": (["transfer", style, *ends, "--json", theirs], "cannot be written to"),
-        "no folder": (["transfer", style, *ends, "--output-dir", "nowhere"], "does not exist"),
+        "no folder": (["transfer", style, *ends, "--output-dir", style / "below"], "cannot be made"),
         "no such flag": (["transfer", style, *ends, "--nope"], "unrecognized arguments"),
         "no command": ([], "required"),
         "inspect junk": (["inspect", junk], "HTML"),

@@ -274,9 +274,26 @@ def test_space_is_asked_for_before_anything_is_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StorageError):
-        write_bytes(tmp_path / "none" / "x", NEW, overwrite=False)
+def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "below" / "x"
+    assert write_bytes(path, NEW, overwrite=False) == []
+    assert path.read_bytes() == NEW
+
+
+def test_a_folder_that_was_made_goes_again_where_nothing_is_written(tmp_path: Path) -> None:
+    def fails(part: Path) -> None:
+        raise StorageError("no")
+
+    with pytest.raises(StorageError, match="no"):
+        publish(tmp_path / "new" / "below" / "x", [NEW], len(NEW), overwrite=False, verify=fails)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(OLD)
+    with pytest.raises(StorageError, match="could not be made"):
+        write_bytes(tmp_path / "file" / "below" / "x", NEW, overwrite=False)
+    assert (tmp_path / "file").read_bytes() == OLD
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")

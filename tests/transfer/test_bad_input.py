@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 import lib_transfer
 from lib_transfer.errors import NumericError
@@ -273,14 +275,30 @@ def test_templates_stay_in_the_folder(
 
 
 def test_an_output_folder_that_is_not_there(files: tiny.Files, runtime: lib_transfer.Runtime, tmp_path: Path) -> None:
+    """It is made where something is written, and only there."""
+    style = tiny.save(tmp_path / "style.safetensors", good())
+    none = tiny.save(tmp_path / "none.safetensors", tiny.factors("lora_unet_nowhere", (8, 8)))
+    wanted = lib_transfer.Destination(folder=tmp_path / "missing" / "below")
+    requests = [
+        lib_transfer.request(path, target=files["sd1-target"], method="reuse", runtime=runtime)
+        for path in (none, style)
+    ]
+    with pytest.raises(lib_transfer.TransferError):
+        lib_transfer.transfer(requests[0], wanted, runtime=runtime)
+    assert not (tmp_path / "missing").exists()
+    result = lib_transfer.transfer(requests[1], wanted, runtime=runtime)
+    assert result.path is not None
+    assert result.path.parent == wanted.folder
+    assert hosts.read(result.path).deltas()
+
+
+def test_an_output_folder_that_cannot_be_made(files: tiny.Files, runtime: lib_transfer.Runtime, tmp_path: Path) -> None:
     style = tiny.save(tmp_path / "style.safetensors", good())
     request = lib_transfer.request(style, target=files["sd1-target"], method="reuse", runtime=runtime)
-    wanted = lib_transfer.Destination(folder=tmp_path / "missing")
-    error = _fails(
-        tmp_path / "missing", lambda: lib_transfer.transfer(request, wanted, runtime=runtime), "does not exist"
-    )
-    assert error.hint
-    assert not (tmp_path / "missing").exists()
+    for folder, pattern in ((style / "below", "cannot be made.*not a folder"), (style, "is not a folder")):
+        wanted = lib_transfer.Destination(folder=folder)
+        error = _fails(tmp_path / "no", lambda w=wanted: lib_transfer.transfer(request, w, runtime=runtime), pattern)
+        assert error.hint
 
 
 # What only a process of its own can show. It transfers a LoRA and prints the error's type and exit code.
@@ -372,7 +390,7 @@ def test_an_adapter_that_changes_meanwhile(files: tiny.Files, runtime: lib_trans
             request, lib_transfer.Destination(folder=out), runtime=runtime, progress=Rewrites()
         )
 
-    _fails(out, run, "changed during the transfer")
+    _fails(out, run, "changed (during the transfer|while it was being read)")
 
 
 def test_two_writers_of_one_output(files: tiny.Files, tmp_path: Path) -> None:
@@ -396,6 +414,25 @@ def test_metadata_that_breaks_readers(transfer: Any, tmp_path: Path) -> None:
     assert "ss_tag_frequency" not in out
     assert out["ss_training_comment"] == html
     assert out["ss_datasets"] == metadata["ss_datasets"]
+
+
+def test_metadata_that_are_no_texts(transfer: Any, tmp_path: Path) -> None:
+    """No host loads such a file; what is written from it loads, with all of them as texts."""
+    path = tmp_path / "style.safetensors"
+    content = tiny.save(tmp_path / "good.tmp", good()).read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    odd = {"ss_network_dim": 3, "ss_tag_frequency": {"a": {"cat": 2}}, "ss_output_name": "style"}
+    path.write_bytes(_raw({**json.loads(content[8:start]), "__metadata__": odd}, content[start:]))
+    with pytest.raises(SafetensorError):
+        load_file(path)
+    told = lib_transfer.inspect(path)
+    assert told["kind"] == "adapter"
+    assert "2 of its metadata are no texts (ss_network_dim, ss_tag_frequency)" in told["notes"][0]
+    result = transfer(path, "sd1-source", "sd1-target")
+    out = hosts.read(result.path)
+    assert set(out.deltas()) == {NAME, OTHER}
+    assert all(isinstance(text, str) for text in out.metadata.values())
+    assert json.loads(out.metadata["ss_tag_frequency"]) == {"a": {"cat": 2}}
 
 
 def test_types_of_errors(transfer: Any, tmp_path: Path) -> None:

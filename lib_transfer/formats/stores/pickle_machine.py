@@ -43,8 +43,8 @@ class Opaque:
 
 
 def run(data: bytes, vocabulary: Vocabulary) -> object:
-    """The value that the pickle ``data`` describes: dicts with texts as keys (others are left out), lists, tuples,
-    numbers, texts, bytes, None, :class:`Opaque`, and whatever ``vocabulary`` answers.
+    """The value that the pickle ``data`` describes: dicts with texts or whole numbers as keys (others are left out), lists,
+    tuples, numbers, texts, bytes, None, :class:`Opaque`, and whatever ``vocabulary`` answers.
 
     Raises:
         BadFileError: ``pickle``: it is damaged or has an instruction that no state dict needs; ``too_many``; or what
@@ -146,8 +146,9 @@ class _Machine:
         if len(items) % 2 or type(target) not in (dict, Opaque):
             _refuse("It sets an item of what is no dict.")
         if type(target) is dict:
-            # Only texts are kept as keys: the hash of a value that the file nests deeply could overflow the stack.
-            target.update((key, value) for key, value in zip(items[::2], items[1::2], strict=True) if type(key) is str)
+            # Only texts and numbers are kept as keys: the hash of a value that is nested deeply could overflow the stack.
+            pairs = zip(items[::2], items[1::2], strict=True)
+            target.update((key, value) for key, value in pairs if type(key) in (str, int))
 
     def add_items(self) -> None:
         self.to_mark()

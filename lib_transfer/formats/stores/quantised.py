@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
 from lib_transfer.errors import UnsupportedError
-from lib_transfer.formats.stores.store import Contents, Store, row_range
+from lib_transfer.formats.stores.store import Store, row_range
 from lib_transfer.formats.tensor_info import FLOATS, TensorInfo
 
 # What tells a code by the end of a tensor's name, and which it is. The first that matches counts.
@@ -69,7 +70,7 @@ class ScaledStore(Store):
         self._scales = scales
         whole = inner.contents
         shown = {name: info for name, info in whole.tensors.items() if name not in hidden}
-        self.contents = Contents(whole.path, shown, whole.metadata, whole.stamps)
+        self.contents = replace(whole, tensors=shown)
 
     def close(self) -> None:
         """Let go of the files."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib_transfer.errors import TransferError
 from lib_transfer.formats.regular_file import OpenFile, stamp
-from lib_transfer.formats.safetensors_file import PlacedTensor, header_of
+from lib_transfer.formats.safetensors_file import Header, PlacedTensor, header_of
 from lib_transfer.formats.stores.store import Contents, Store, row_range
 from lib_transfer.formats.tensor_info import ITEM_SIZE, torch_dtype
 
@@ -40,7 +40,7 @@ class SafetensorsStore(Store):
             self._file.close()
             raise
         header = self._header
-        self.contents = Contents(header.path, header.tensors, header.metadata, (header.stamp,))
+        self.contents = Contents(header.path, header.tensors, header.metadata, (header.stamp,), _notes(header))
         self._mapping = threading.Lock()
         self._library: Any = None
         self._mapped = False
@@ -86,6 +86,16 @@ class SafetensorsStore(Store):
             return torch.empty(shape, dtype=dtype)
         data = self._file.read(self._header.data_start + info.start + first * row, (last - first) * row)
         return torch.frombuffer(data, dtype=torch.uint8).view(dtype).reshape(shape)
+
+
+def _notes(header: Header) -> tuple[str, ...]:
+    if not header.no_texts:
+        return ()
+    first = ", ".join(header.no_texts[:3]) + (", ..." if len(header.no_texts) > 3 else "")
+    return (
+        f"{len(header.no_texts)} of its metadata are no texts ({first}). They are read all the same, but A1111 and Forge "
+        "cannot load such a file: save it anew with texts alone.",
+    )
 
 
 def _map_file(path: str) -> Any:

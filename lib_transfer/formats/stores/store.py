@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import TracebackType
 from typing import TypeVar
@@ -28,12 +28,20 @@ class Contents:
         tensors: what is said of each tensor, by name.
         metadata: the texts by key.
         stamps: the states of its files when they were opened; they tell whether it is still the model that was read.
+        notes: sentences about what is unusual in the way that the file says it.
+        in_file: the name of each tensor in the file, where it is read under another one.
     """
 
     path: str
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     stamps: tuple[FileStamp, ...]
+    notes: tuple[str, ...] = ()
+    in_file: Mapping[str, str] = field(default_factory=dict)
+
+    def name_in_file(self, key: str) -> str:
+        """The name that a tensor has in the file, for a person who looks for it there."""
+        return self.in_file.get(key, key)
 
 
 class Store(ABC):
@@ -148,7 +156,7 @@ class JoinedStore(Store):
             self._places |= {name: (store, key) for name, key in names.items()}
         tensors = {name: store.info(key) for name, (store, key) in self._places.items()}
         stamps = tuple(stamp for store in self._stores for stamp in store.stamps)
-        self.contents = Contents(first.path, tensors, first.metadata, stamps)
+        self.contents = replace(first.contents, tensors=tensors, stamps=stamps)
 
     def _load(self, key: str, rows: tuple[int, int] | None) -> Tensor:
         store, own = self._places[key]

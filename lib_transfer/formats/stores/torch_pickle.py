@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from lib_transfer.errors import BadFileError, UnsupportedError
 from lib_transfer.formats.stores.pickle_machine import Opaque, run
 from lib_transfer.formats.tensor_info import MAX_DIMENSIONS, MAX_NAME, MAX_TENSORS, TORCH_NAME, possible_name
+from lib_transfer.kinds import NEITHER, ONLY_THESE
 
 MAX_COUNT = 1 << 48
 MAX_LEVELS = 8
@@ -78,7 +79,7 @@ def named_tensors(saved: object) -> dict[str, StoredTensor]:
             WebUI: what is beside it is the optimizer's. Dicts in dicts give names with dots; all but tensors is left out.
 
     Raises:
-        UnsupportedError: it is no dict.
+        UnsupportedError: it is no dict of named tensors; the message says what it is, where that is known.
         BadFileError: ``name``, ``duplicate`` or ``too_many``.
     """
     for _ in range(MAX_LEVELS):
@@ -86,7 +87,9 @@ def named_tensors(saved: object) -> dict[str, StoredTensor]:
             break
         saved = saved["state_dict"]
     if isinstance(saved, list):
-        raise UnsupportedError("it is a list of tensors without names, which nobody can tell apart.")
+        raise _a_list(saved)
+    if isinstance(saved, dict) and (title := _known_by_its_entries(saved)) is not None:
+        raise UnsupportedError(f"it is {title}, {NEITHER}.", hint=ONLY_THESE)
     if not isinstance(saved, dict):
         raise UnsupportedError("it holds no named tensors.")
     found: dict[str, StoredTensor] = {}
@@ -99,6 +102,33 @@ def named_tensors(saved: object) -> dict[str, StoredTensor]:
     return found
 
 
+def _a_list(saved: list[object]) -> UnsupportedError:
+    """What a list is: of tensors in turn ``(out, rank)`` and ``(rank, in)``, as the first trainer of LoRAs wrote them."""
+    shapes = [tensor.shape for tensor in saved if isinstance(tensor, StoredTensor)]
+    pairs = list(zip(shapes[::2], shapes[1::2], strict=False))
+    factors = all(len(up) == len(down) and len(up) > 1 and up[1] == down[0] for up, down in pairs)
+    if pairs and factors and len(saved) == len(shapes) == 2 * len(pairs):
+        return UnsupportedError(
+            "it is a LoRA as cloneofsimo's lora_diffusion first wrote them (2022-23): a list of tensors without names.",
+            hint="Convert it with convert_loras_to_safeloras of lora_diffusion, and take the .safetensors file.",
+        )
+    return UnsupportedError("it is a list without names, so that its tensors cannot be told apart.", hint=ONLY_THESE)
+
+
+# Entries of what is no model, by what it is.
+_ENTRIES = {
+    "a hypernetwork": {"layer_structure", "activation_func", "is_layer_norm", "weight_initialization"},
+    "a textual-inversion embedding": {"string_to_param"},
+}
+
+
+def _known_by_its_entries(saved: dict[object, object]) -> str | None:
+    if any(type(key) is int and isinstance(value, list | tuple) for key, value in saved.items()):
+        return "a hypernetwork"  # the WebUI's: a pair of networks for each width
+    entries = {key for key, value in saved.items() if not isinstance(value, dict | StoredTensor)}
+    return next((title for title, own in _ENTRIES.items() if own & entries), None)
+
+
 def _walk(saved: dict[str, object]) -> Iterator[tuple[str, StoredTensor]]:
     """Every tensor and its name; dicts that contain each other end at a depth, and many of them at a number."""
     waiting: list[tuple[str, dict[str, object], int]] = [("", saved, 1)]
@@ -109,6 +139,8 @@ def _walk(saved: dict[str, object]) -> Iterator[tuple[str, StoredTensor]]:
         if entries > MAX_ENTRIES:
             raise BadFileError(f"It has more than {MAX_ENTRIES} entries.", reason="too_many")
         for key, value in level.items():
+            if not isinstance(key, str):
+                continue
             name = prefix + key[: MAX_NAME + 1]
             if isinstance(value, StoredTensor):
                 yield name, value

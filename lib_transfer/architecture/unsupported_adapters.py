@@ -140,7 +140,6 @@ FAMILIES: tuple[Family, ...] = (
         r"lora_prior_|prior_unet_|down_blocks_\d+_\d+_(?:attention|channelwise|depthwise)",
         r"cascade|wuerstchen",
     ),
-    _family("AnimateDiff (motion modules)", r".*motion_modules_\d", r"animate[ ._-]?diff"),
     _family("Stable Video Diffusion", r".*temporal_transformer_blocks_\d|.*time_stack_\d", r"stable-video|\bsvd\b"),
     _family("PixArt", r"blocks_\d+_(?:attn_qkv|cross_attn_(?:q|kv)_linear)\Z", r"pixart"),
     _family("Mochi", r"blocks_\d+_attn_(?:qkv|proj)_[xy]\Z|transformer_blocks_\d+_attn1_(?:add_|to_add_)", r"mochi"),
