@@ -14,6 +14,8 @@ import pytest
 import lib_transfer
 import tests.__main__ as runner
 from lib_transfer.architecture import architectures
+from lib_transfer.architecture.names import Naming
+from lib_transfer.architecture.unsupported_adapters import FAMILIES
 from lib_transfer.architecture.unsupported_checkpoints import UNSUPPORTED
 from lib_transfer.cli.main import COMMANDS, parser
 from lib_transfer.formats.algorithms import ALGORITHMS
@@ -204,10 +206,13 @@ def listed(page: str, head: str, tail: str = ".") -> set[str]:
 
 def test_the_lists_of_names_and_kinds_are_those_of_the_code() -> None:
     page = (DOCS / "formats.md").read_text()
-    prefixes = {naming.prefix for architecture in architectures() for naming in architecture.namings} - {""}
+    namings = {naming for architecture in architectures() for naming in architecture.namings}
+    prefixes = {naming.prefix for naming in namings if isinstance(naming, Naming)} - {""}
     assert listed(page, "Names begin with", ", or with the path itself.") == prefixes
     families = {family.what.partition(" ")[2].removesuffix(" checkpoint") for family in UNSUPPORTED}
     assert listed(page, "Diffusion models that are recognised and not supported yet:") == families
+    head = "Models that there are LoRAs for and that are not supported yet:"
+    assert listed(page, head) == {family.title for family in FAMILIES}
     kinds = {kind.title.partition(" ")[2] for kind in KINDS if kind.role == "other"}
     assert listed(page, "Other kinds of files are named as what they are:") == kinds
     [levels] = re.findall(r"the levels\n(.*?) wherever they stand", page, re.DOTALL)

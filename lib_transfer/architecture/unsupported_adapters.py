@@ -145,7 +145,7 @@ FAMILIES: tuple[Family, ...] = (
     _family("Mochi", r"blocks_\d+_attn_(?:qkv|proj)_[xy]\Z|transformer_blocks_\d+_attn1_(?:add_|to_add_)", r"mochi"),
     _family("LTX-Video", r"transformer_blocks_\d+_(?:audio_|video_to_audio_|audio_to_video_)", r"\bltx"),
     _family(
-        "PixArt, Sana, LTX-Video, CogVideoX or Cosmos-Predict2",
+        "PixArt or Sana or LTX-Video or CogVideoX or Cosmos-Predict2",
         r"transformer_blocks_\d+_attn1_to_",
         r"sana|cogvideo",
     ),

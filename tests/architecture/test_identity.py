@@ -31,7 +31,7 @@ def _each(pattern: str, count: int, shape: tuple[int, int], *leaves: str) -> Sha
 
 QKV = ("to_q", "to_k", "to_v")
 ADDED = (*QKV, "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-ANIMA_OR_COSMOS, SHARED = "Anima or Cosmos-Predict2", "PixArt, Sana, LTX-Video, CogVideoX or Cosmos-Predict2"
+ANIMA_OR_COSMOS, SHARED = "Anima or Cosmos-Predict2", "PixArt or Sana or LTX-Video or CogVideoX or Cosmos-Predict2"
 
 UNSUPPORTED: list[tuple[str, Shapes, str]] = [
     ("Flux.2", _flux_2(3072, 5, 20), ""),
