@@ -16,12 +16,12 @@ import torch
 
 from lib_transfer import methods
 from lib_transfer.conversion import output
-from lib_transfer.conversion.carry import ModuleResult, Settings, carry
+from lib_transfer.conversion.carry import ModuleResult, Settings, carry, norm_alone
 from lib_transfer.conversion.pairing import Pairing, pairing
 from lib_transfer.conversion.parallel import over_modules
-from lib_transfer.conversion.plan import Pair, plan
+from lib_transfer.conversion.plan import Pair, Stranger, plan
 from lib_transfer.conversion.relation import Relations
-from lib_transfer.conversion.report import TransferReport
+from lib_transfer.conversion.report import ModuleReport, TransferReport
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.sketches import Sketches, same_encoders
 from lib_transfer.conversion.variants import differences
@@ -122,7 +122,9 @@ class AdapterRun:
         if hashed and hashed != self.stamps:
             others = set(hashed) ^ set(self.stamps)  # a folder may have more files now, or fewer
             raise changed_error(min(stamp.path for stamp in others))
-        self.planned = plan(self.adapter, bases.origin, bases.target, bases.find, bases.read_alike)
+        self.planned = plan(
+            self.adapter, bases.origin, bases.target, bases.find, bases.read_alike, weightless=bases.source is None
+        )
         self.dtype = output.output_dtype(job.request.setting("dtype"), self.adapter)
         self._writes = writes
         self._spool = Spool(bases.folder)
@@ -172,9 +174,11 @@ class AdapterRun:
             method=methods.get(self.request.method).title,
             source_architecture=self.bases.source.architecture.title if self.bases.source else None,
             target_architecture=self.bases.target.architecture.title,
-            modules=tuple(result.report for result in self.results),
+            modules=(*(result.report for result in self.results), *map(_lost, self.planned.strangers)),
             unread=self.planned.unread,
             notes=differences(self.bases.source, self.bases.target) if self.bases.source else (),
+            file=tuple(self.adapter.header.tensors),
+            bundled=tuple(output.embeddings(self.planned.embeddings)),
         )
 
     def still_the_same(self) -> None:
@@ -234,6 +238,15 @@ def carry_all(
     for run in runs:
         run.join(settings)
     cache.prune()
+
+
+def _lost(stranger: Stranger) -> ModuleReport:
+    """The report of a group that the origin has no module for."""
+    group = stranger.group
+    norm, tensors = norm_alone(group), tuple(group.keys.values())
+    return ModuleReport(
+        group.name, stranger.position, "no counterpart", stranger.reason, norm_before=norm, tensors=tensors
+    )
 
 
 def _by_module(runs: Sequence[AdapterRun]) -> list[list[tuple[AdapterRun, int]]]:
