@@ -310,7 +310,8 @@ def _verdict(report: TransferReport) -> list[str]:
     if report.changes_nothing:
         sentences.append(CHANGES_NOTHING)
     if t.energy_kept is not None and t.energy_kept < 0.5:
-        sentences.append("More than half of the update was lost; plain reuse may well do better.")
+        better = "; plain reuse may well do better" if report.source_architecture is not None else ""
+        sentences.append(f"More than half of the update was lost{better}.")
     if report.change is not None:
         sentences.append(
             "What was carried is the same as plain reuse."
@@ -332,11 +333,9 @@ def _energy(report: TransferReport) -> str:
         return "" if t.energy_kept is None else f"; {percent(t.energy_kept)} of the update's energy is in the output"
     what = _unmeasured(report)
     if t.energy_kept is None:
-        return f"; how much of the update was lost is not known, because the size of {what} is not"
+        return f"; how much of the update was lost is not known: {what} of unknown size not carried"
     lost = percent(1 - t.energy_kept)
-    return (
-        f"; at least {lost} of the update's energy is lost, and the size of {what} that were not carried is not known"
-    )
+    return f"; at least {lost} of the update's energy is lost: the size of {what} more, not carried, is not known"
 
 
 def _unmeasured(report: TransferReport) -> str:

@@ -221,7 +221,7 @@ def test_everything_is_written_with_the_full_rank(
         told = result.of(module)
         assert told.energy_kept == pytest.approx(1, abs=1e-3)
         assert told.decision == ("copied" if method == "reuse" else "transferred")
-        guessed = "computed with the target's weight because the source's is not known"
+        guessed = "computed with the target's weight, because the method reuse takes no source"
         assert (guessed in told.reason) == (method == "reuse" and algorithm in ON_BASE)
         if algorithm not in ON_BASE:  # whose weights are of no clear rank
             assert told.rank_before == torch.linalg.matrix_rank(expected, rtol=1e-6)

@@ -427,13 +427,30 @@ class TestCarriedOver:
         assert left.decision == "unsupported"
         assert left.norm_before == pytest.approx(8**0.5)
 
-    def test_a_bias_beside_a_lora_is_reported(self, transfer: Any, tmp_path: Path) -> None:
-        both = {**tiny.factors(self.CONV, (8, 8, 3, 3)), f"{self.CONV}.diff_b": torch.ones(8)}
-        result = self._run(transfer, tmp_path, both)
-        assert set(hosts.read(result.path).names[self.CONV]) == {"lora_up.weight", "lora_down.weight", "alpha"}
-        (unread,) = result.report.unread
-        assert unread.tensors == (f"{self.CONV}.diff_b",)
-        assert "A1111" in unread.reason
+    def test_a_bias_beside_a_lora_is_written_for_those_who_read_it(self, transfer: Any, tmp_path: Path) -> None:
+        """A1111 passes over it; the report says so. Times the strength, and its size counts."""
+        both = {**tiny.factors(self.CONV, (8, 8, 3, 3)), f"{self.CONV}.diff_b": 2 * torch.ones(8)}
+        result = self._run(transfer, tmp_path, both, strength=0.5)
+        out = hosts.read(result.path)
+        assert set(out.names[self.CONV]) == {"lora_up.weight", "lora_down.weight", "alpha", "diff_b"}
+        torch.testing.assert_close(out.tensors[f"{self.CONV}.diff_b"].float(), torch.ones(8))
+        (module,) = result.report.modules
+        assert "which Forge and ComfyUI read and A1111 does not" in module.reason
+        up, down = (both[f"{self.CONV}.{end}.weight"].flatten(1).double() for end in ("lora_up", "lora_down"))
+        weight = 0.5 * (up @ down)  # alpha 1.5 over rank 3
+        assert module.norm_before == pytest.approx(float((weight.square().sum() + 8 * 4) ** 0.5), rel=1e-5)
+
+    def test_a_bias_without_a_place_is_named(self, transfer: Any, tmp_path: Path) -> None:
+        """The attention's query has no bias; the convolution's has 8 numbers."""
+        tensors = {**tiny.factors(self.CONV, (8, 8, 3, 3)), f"{self.CONV}.diff_b": torch.ones(9)}
+        tensors |= {**tiny.factors(self.LINEAR, (8, 8)), f"{self.LINEAR}.diff_b": torch.ones(8)}
+        result = self._run(transfer, tmp_path, tensors)
+        assert not [key for key in hosts.read(result.path).tensors if key.endswith("diff_b")]
+        accounts = result.report.accounts
+        assert (accounts.tensors, accounts.carried, accounts.words) == (8, 6, "2 biases")
+        assert any("9 numbers" in loss.reason for loss in accounts.losses)
+        assert any("has no bias" in loss.reason for loss in accounts.losses)
+        assert result.report.totals.energy_kept is not None and result.report.totals.energy_kept < 0.9
 
     def test_a_text_encoders_norm_is_reported_not_written(self, transfer: Any, tmp_path: Path) -> None:
         tensors = {**tiny.factors(self.CONV, (8, 8, 3, 3)), f"{self.TEXT}.w_norm": torch.ones(24)}
