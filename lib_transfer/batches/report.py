@@ -147,7 +147,7 @@ class BatchReport:
 def _cell(key: str, value: Any) -> Any:
     """A value of a row in a spreadsheet, which has one text to a cell."""
     if key == "lost":
-        return "; ".join(lines(Loss(**loss) for loss in value))
+        return " | ".join(lines(Loss(**loss) for loss in value))
     return " ".join(value) if isinstance(value, list) else value
 
 

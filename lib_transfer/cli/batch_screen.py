@@ -60,6 +60,5 @@ def _line(outcome: Outcome) -> str:
     why = f": {outcome.message} {outcome.hint}".rstrip() if outcome.message else ""
     where = f" -> {outcome.path}" if outcome.path is not None else ""
     remarks = "".join(f", {remark}" for remark in outcome.remarks)
-    accounts = outcome.accounts
-    lost = [] if accounts is None or not accounts.losses else [accounts.sentence, *accounts.lines]
+    lost = outcome.accounts.told if outcome.accounts is not None else ()
     return "\n".join([f"{outcome.status:15} {outcome.name}{why}{remarks}{where}", *(f"{'':16}{line}" for line in lost)])

@@ -55,9 +55,9 @@ class Accounts:
         return f"{share} {self.tensors} tensors of the file were carried.{rest}"
 
     @property
-    def lines(self) -> list[str]:
-        """:func:`lines` of the losses."""
-        return lines(self.losses)
+    def told(self) -> tuple[str, ...]:
+        """:attr:`sentence`, and a line per loss; nothing where nothing was lost."""
+        return (self.sentence, *lines(self.losses)) if self.losses else ()
 
     def facts(self) -> dict[str, Any]:
         """For JSON; :func:`accounts_in` reads it."""
@@ -94,7 +94,9 @@ def accounts_in(facts: Mapping[str, Any]) -> Accounts | None:
     try:
         losses = tuple(Loss(**loss) for loss in facts["lost"])
         accounts = Accounts(int(facts["tensors"]), int(facts["tensors_carried"]), losses)
-        return accounts if all(loss.what in PLURALS for loss in losses) and len(accounts.lines) == len(losses) else None
+        return (
+            accounts if all(loss.what in PLURALS for loss in losses) and len(accounts.told) <= 1 + len(losses) else None
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 

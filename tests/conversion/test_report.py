@@ -27,7 +27,10 @@ def test_what_was_lost_without_a_size_makes_the_share_a_bound() -> None:
     assert "; 36.0 % of the update's energy is in the output." in exact.verdict
     assert "  36.0 %" in exact.to_text()
     bound = report(KEPT, MEASURED, UNMEASURED)
-    assert "at least 64.0 % of the update's energy is lost: the size of 1 module more, not carried, is not known." in bound.verdict
+    assert (
+        "at least 64.0 % of the update's energy is lost: the size of 1 module more, not carried, is not known."
+        in bound.verdict
+    )
     assert "at most 36.0 %" in bound.to_text()
     assert (bound.summary()["energy_kept"], bound.summary()["unmeasured"]) == (0.36, 1)
 

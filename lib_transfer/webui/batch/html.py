@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from lib_transfer.conversion.accounts import Loss, lines
 from lib_transfer.webui.batch.job import BatchJob
 from lib_transfer.webui.shell.html import kept, number, percent, render
 from lib_transfer.webui.shell.status import GOOD
@@ -61,14 +60,14 @@ def _row(row: dict[str, Any], job: BatchJob) -> dict[str, Any]:
     leaving = status == "to convert" and row["name"] in job.left
     about = job.report.plan.facts[row["name"]] if job.report is not None else None
     outcome = job.report.outcome(row["name"]) if job.report is not None else None
-    remarks = outcome.remarks if outcome is not None else ()
+    remarks, accounts = (outcome.remarks, outcome.accounts) if outcome is not None else ((), None)
     seconds = row["seconds"]
     return {
         "name": row["name"],
         "status": status,
         "good": status in GOOD,
         "result": "will be left out" if leaving else ", ".join((status, *remarks)),
-        "lost": lines(Loss(**loss) for loss in row["lost"]),
+        "lost": accounts.told if accounts is not None else (),
         "can_skip": status == "to convert" and not leaving and job.active and job.kind == "batch",
         "message": f"{row['message']} {row['hint']}" if row["message"] else "",
         # Each cell with the value it is sorted by, where that is not its text.

@@ -78,7 +78,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     )
     good = outcome.status in status.GOOD
     result = ", ".join((status.WORDS[outcome.status], *outcome.remarks))
-    lost = outcome.accounts.lines if outcome.accounts is not None else []
+    lost = outcome.accounts.told if outcome.accounts is not None else ()
     return {"outcome": outcome, "good": good, "result": result, "lost": lost, "cells": cells}
 
 
