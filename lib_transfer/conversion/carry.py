@@ -168,9 +168,7 @@ def _homeless(update: Update, pair: Pair) -> str:
         return f"a difference of the bias with {own} numbers does not fit the source's layer with {source} outputs"
     if source != target:
         return f"a difference of the bias with {source} numbers does not fit the target's layer with {target} outputs"
-    # A1111 gives a layer without a bias one, where it stands beside a full difference; no other program does.
-    completed = update.stored and "A1111" in pair.hosts
-    if pair.target.bias is None and not completed:
+    if pair.target.bias is None:
         return "the target's layer has no bias, so there is nothing that a difference of it can be added to"
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +12,16 @@ from torch import Tensor
 from lib_transfer.architecture.layout import Layout
 from lib_transfer.architecture.module import Binding, Module, Position
 from lib_transfer.conversion.pairing import Counterpart, How, Pairing
+from lib_transfer.conversion.partly_loaded import MOST_UNKNOWN, TOO_MANY, as_a1111_names_it, bundled
 from lib_transfer.conversion.report import Decision
 from lib_transfer.conversion.unseen import known_as, lacking, need_encoder, no_encoder, unseen
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.adapter import Adapter, Group
 from lib_transfer.formats.algorithms.algorithm import by
 from lib_transfer.formats.matrix_shapes import matrix_shapes
-from lib_transfer.formats.unread import EMBEDDING, Unread
+from lib_transfer.formats.unread import Unread
 from lib_transfer.library.base import Base
 from lib_transfer.library.inspection import candidates
-
-MOST_EMBEDDINGS = 12
-"""Forge, which reads no bundled embeddings, leaves out a LoRA with more tensors than this that it does not know."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +162,31 @@ def plan(
             hint="Choose two checkpoints of one architecture.",
         )
     _need_fit(pairs, strangers, origin, shapes)
-    embeddings, left = _embeddings(adapter, reads_alike)
-    return Plan(tuple(pairs), tuple(strangers), (*adapter.unsupported, *left), embeddings)
+    embeddings, left = bundled(adapter, None if weightless else reads_alike)
+    return Plan(_with_norms(pairs, target, embeddings), tuple(strangers), (*adapter.unsupported, *left), embeddings)
+
+
+def _with_norms(
+    pairs: Sequence[Pair], target: Base, embeddings: Mapping[str, Mapping[str, Tensor]]
+) -> tuple[Pair, ...]:
+    """The pairs, those of norms that A1111 alone loads with a name to write, where Forge bears with all of them."""
+    norms = [as_a1111_names_it(pair.target, target) if pair.target is not None else None for pair in pairs]
+    tensors = sum(1 if norm.bias is None else 2 for norm in norms if norm is not None)
+    if not tensors:
+        return tuple(pairs)
+    bears = tensors + sum(map(len, embeddings.values())) <= MOST_UNKNOWN
+    return tuple(
+        pair
+        if norm is None or (pair.obstacle is not None and pair.obstacle.reason != _not_loaded(target))
+        else dataclasses.replace(pair, target=norm, obstacle=None, remark="which A1111 loads and Forge does not")
+        if bears
+        else dataclasses.replace(pair, obstacle=Obstacle("unsupported", TOO_MANY))
+        for pair, norm in zip(pairs, norms, strict=True)
+    )
+
+
+def _not_loaded(target: Base) -> str:
+    return f"{target.architecture.hosts} does not load a LoRA on this module"
 
 
 def whole_shape(bound: Sequence[Binding]) -> tuple[int, ...]:
@@ -232,39 +254,12 @@ def _need_fit(
         )
 
 
-def _embeddings(
-    adapter: Adapter, reads_alike: Callable[[], bool]
-) -> tuple[Mapping[str, Mapping[str, Tensor]], tuple[Unread, ...]]:
-    """The bundled embeddings that are carried, and those that are not."""
-    bundled = adapter.embeddings
-    if not bundled:
-        return {}, ()
-    if sum(map(len, bundled.values())) > MOST_EMBEDDINGS:
-        reason = f"More than {MOST_EMBEDDINGS} bundled embeddings would keep Forge from loading the LoRA at all."
-    elif reads_alike():
-        return bundled, ()
-    else:
-        reason = (
-            "A bundled textual-inversion embedding belongs to the text encoder, which is another one in the target."
-        )
-    return {}, tuple(
-        Unread(
-            EMBEDDING + name,
-            tuple(f"{EMBEDDING}{name}.{suffix}" for suffix in suffixes),
-            "embedding",
-            reason,
-            "embedding",
-        )
-        for name, suffixes in bundled.items()
-    )
-
-
 def _obstacle(found: Counterpart, target: Base, lacks: str) -> Obstacle | None:
     """What is in the way of writing the counterpart's change; ``lacks`` says that the target's files lack all of its part."""
     if found.module is None:
         return Obstacle("no counterpart", lacks or found.reason)
     if found.module.output is None:
-        return Obstacle("unsupported", f"{target.architecture.hosts} does not load a LoRA on this module")
+        return Obstacle("unsupported", _not_loaded(target))
     return None
 
 

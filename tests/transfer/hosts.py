@@ -149,6 +149,8 @@ class Host:
             kind = _kind(group)
             if kind == "lora":
                 self._add(changed, key, third, delta(group))
+                if self.is_forge and "diff_b" in group:
+                    self._add(changed, bias, third, group["diff_b"].double())
             elif kind == "full":
                 self._add(changed, key, third, group["diff"].double())
                 if "diff_b" in group:

@@ -18,6 +18,7 @@ import torch
 
 import lib_transfer
 from lib_transfer.architecture import modules, reference
+from lib_transfer.conversion import partly_loaded
 from tests import tiny
 from tests.transfer import hosts
 
@@ -452,11 +453,33 @@ class TestCarriedOver:
         assert any("has no bias" in loss.reason for loss in accounts.losses)
         assert result.report.totals.energy_kept is not None and result.report.totals.energy_kept < 0.9
 
-    def test_a_text_encoders_norm_is_reported_not_written(self, transfer: Any, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("method", ["reuse", "rotation"])
+    def test_a_text_encoders_norm_is_written_for_a1111(
+        self, method: str, transfer: Any, files: tiny.Files, tmp_path: Path
+    ) -> None:
+        """Forge knows none, and loads the rest."""
         tensors = {**tiny.factors(self.CONV, (8, 8, 3, 3)), f"{self.TEXT}.w_norm": torch.ones(24)}
-        result = self._run(transfer, tmp_path, tensors)
-        assert set(hosts.read(result.path).names) == {self.CONV}
+        result = self._run(transfer, tmp_path, tensors, method=method)
+        out = hosts.read(result.path)
+        assert set(out.names[self.TEXT]) == {"w_norm", "b_norm"}
+        assert not out.tensors[f"{self.TEXT}.b_norm"].any()
         (norm,) = [m for m in result.report.modules if m.name == self.TEXT]
-        assert norm.decision == "unsupported"
-        assert "does not load" in norm.reason
-        assert norm.name in result.report.to_text()
+        assert (norm.decision, norm.reason) == ("carried over", "as it is, which A1111 loads and Forge does not")
+        before = files.tensors["sd1-target"]
+        key = f"{tiny.TEXT}0.layer_norm1.weight"
+        for forge_host, moved in ((False, 1.0), (True, 0.0)):
+            host = hosts.Host(before, forge_host=forge_host)
+            assert not host.refuses(out)
+            change = host.load(out).get(key, before[key].double()) - before[key].double()
+            torch.testing.assert_close(change, moved * torch.ones(24, dtype=torch.float64))
+
+    def test_so_many_norms_that_forge_would_load_nothing_are_named(self, transfer: Any, tmp_path: Path) -> None:
+        """Six of two tensors each are as many as it bears; LyCORIS writes all 24."""
+        for count in (6, 7):
+            names = [self.TEXT.replace("layers_0", f"layers_{n}") for n in range(count)]
+            norms = {f"{name}.{end}": torch.ones(24) for name in names for end in ("w_norm", "b_norm")}
+            result = self._run(transfer, tmp_path, {**tiny.factors(self.CONV, (8, 8, 3, 3)), **norms})
+            written = {name for name in hosts.read(result.path).names if name in names}
+            assert len(written) == (6 if count == 6 else 0)
+            reasons = {loss.reason for loss in result.report.accounts.losses}
+            assert reasons == (set() if count == 6 else {partly_loaded.TOO_MANY})
