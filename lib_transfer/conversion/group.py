@@ -19,6 +19,7 @@ from lib_transfer.conversion import output
 from lib_transfer.conversion.carry import ModuleResult, Settings, carry, norm_alone
 from lib_transfer.conversion.pairing import Pairing, pairing
 from lib_transfer.conversion.parallel import over_modules
+from lib_transfer.conversion.partly_loaded import unread_embeddings
 from lib_transfer.conversion.plan import Pair, Stranger, plan
 from lib_transfer.conversion.relation import Relations
 from lib_transfer.conversion.report import ModuleReport, TransferReport
@@ -169,16 +170,19 @@ class AdapterRun:
         """
         if self.problem is not None:
             raise self.problem
+        # Embeddings alone are no output.
+        nothing = not any(result.report.written for result in self.results)
+        left = unread_embeddings(self.planned.embeddings, "Nothing else of the adapter was carried.") if nothing else ()
         return TransferReport(
             request=json.loads(self.request.to_json()),
             method=methods.get(self.request.method).title,
             source_architecture=self.bases.source.architecture.title if self.bases.source else None,
             target_architecture=self.bases.target.architecture.title,
             modules=(*(result.report for result in self.results), *map(_lost, self.planned.strangers)),
-            unread=self.planned.unread,
+            unread=(*self.planned.unread, *left),
             notes=differences(self.bases.source, self.bases.target) if self.bases.source else (),
             file=tuple(self.adapter.header.tensors),
-            bundled=tuple(output.embeddings(self.planned.embeddings)),
+            bundled=() if left else tuple(output.embeddings(self.planned.embeddings)),
         )
 
     def still_the_same(self) -> None:

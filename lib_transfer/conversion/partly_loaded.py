@@ -63,7 +63,12 @@ def bundled(
         reason = (
             "A bundled textual-inversion embedding belongs to the text encoder, which is another one in the target."
         )
-    return {}, tuple(
+    return {}, unread_embeddings(adapter.embeddings, reason)
+
+
+def unread_embeddings(embeddings: Mapping[str, Mapping[str, Tensor]], reason: str) -> tuple[Unread, ...]:
+    """Embeddings that are not carried, for this reason."""
+    return tuple(
         Unread(
             EMBEDDING + name,
             tuple(f"{EMBEDDING}{name}.{suffix}" for suffix in suffixes),
@@ -71,5 +76,5 @@ def bundled(
             reason,
             "embedding",
         )
-        for name, suffixes in adapter.embeddings.items()
+        for name, suffixes in embeddings.items()
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import cache
 
+from lib_transfer.architecture import Architecture
 from lib_transfer.architecture.architecture import full_index
 from lib_transfer.architecture.layout import Layout
 from lib_transfer.architecture.module import Binding, Module
@@ -76,11 +78,16 @@ def unseen(group: Group, module: Module, told: tuple[int, int] | None) -> Module
 
 def partners(module: Module, base: Base) -> list[Module]:
     """The other projections of the attention of a module that :func:`unseen` made, in the size of this one."""
-    every = {
-        binding.module.name: binding.module for found in full_index(base.architecture).values() for binding in found
-    }
-    return [
-        dataclasses.replace(other, weight="", shape=module.shape)
-        for other in every.values()
-        if other.fused == module.fused and other.name != module.name
-    ]
+    others = _fused(base.architecture).get(str(module.fused), ())
+    return [dataclasses.replace(other, weight="", shape=module.shape) for other in others if other.name != module.name]
+
+
+@cache
+def _fused(architecture: Architecture) -> dict[str, tuple[Module, ...]]:
+    """The modules that hosts load only together, by the name of their attention."""
+    every = {binding.module.name: binding.module for found in full_index(architecture).values() for binding in found}
+    groups: dict[str, list[Module]] = {}
+    for module in every.values():
+        if module.fused is not None:
+            groups.setdefault(module.fused, []).append(module)
+    return {name: tuple(modules) for name, modules in groups.items()}

@@ -50,6 +50,8 @@ def updates_of(adapter: Adapter, base: Base) -> dict[str, Update]:
         if not bound or group.misfit(whole_shape(bound)) is not None:
             continue
         whole = update_of(group, bound, weight)
+        if whole.changes_weight and whole.bias is not None and len(whole.bias) != whole_shape(bound)[0]:
+            whole = dataclasses.replace(whole, bias=None)
         for module, rows in bound:
             update = whole.rows(rows)
             idle = (module.position.part, module.position.block) in base.architecture.idle

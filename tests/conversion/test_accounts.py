@@ -265,3 +265,16 @@ def test_a_file_most_of_which_does_not_fit_is_refused(transfer: Transfer) -> Non
         lib_transfer.errors.MismatchError, match=r"3 of 5 modules .* for example lora_unet_down_blocks_9"
     ):
         transfer(more, "reuse")
+
+
+def test_embeddings_that_nothing_else_goes_along_with_are_lost(
+    files: tiny.Files, runtime: lib_transfer.Runtime, tmp_path: Path
+) -> None:
+    """The encoders are the same, but the threshold leaves nothing to put them beside."""
+    adapter = tiny.save(tmp_path / "style.safetensors", {**kohya(1), "bundle_emb.word.clip_l": drawn(1, 24)})
+    source, moved = files.tensors["sd1-source"], files.tensors["sd1-target"]
+    weights = {key: moved[key] if key.startswith(tiny.UNET) else w for key, w in source.items()}
+    ends = {"source": files["sd1-source"], "target": tiny.save(tmp_path / "target.safetensors", weights, torch.float16)}
+    for threshold, words in ((0.0, ""), (1.0, "1 module (3 tensors), 1 embedding")):
+        request = lib_transfer.request(adapter, runtime=runtime, threshold=threshold, **ends)
+        assert lib_transfer.analyse(request, runtime=runtime).accounts.words == words

@@ -11,8 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 import lib_transfer
+from lib_transfer import methods
 from lib_transfer.conversion.publish import TransferResult
 from lib_transfer.errors import MismatchError
+from lib_transfer.library.adapters import Found
+from lib_transfer.library.checkpoints import Checkpoint
+from lib_transfer.library.decide import Convert, TransferSettings, decide
+from lib_transfer.library.index import FileIndex
+from lib_transfer.library.library import Library
+from lib_transfer.library.outputs import Outputs
 from tests import tiny
 from tests.conversion.test_accounts import tallies
 
@@ -190,3 +197,32 @@ def test_a_module_that_a_pruned_file_lacks_is_no_text_encoder(files: tiny.Files,
     assert module.reason == "sd1-pruned.safetensors lacks this module of Stable Diffusion 1.x"
     assert module.position is not None and module.position.block == "MID"
     assert report.totals.energy_kept is not None and report.totals.energy_kept < 1
+
+
+@pytest.mark.parametrize("method", ["reuse", "rotation"])
+def test_the_files_that_a_program_loads_beside_a_checkpoint_are_found(
+    method: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """As Forge does with its additional modules: for the target and for the source, the VAE among them left out."""
+    weights = load_file(bases["flux-dev-target"])
+    prefix = "text_encoders.clip_l.transformer."
+    encoder = {key.removeprefix(prefix): w for key, w in weights.items() if key.startswith(prefix)}
+    beside = (
+        tiny.save(tmp_path / "clip_l.safetensors", encoder),
+        tiny.save(tmp_path / "vae.safetensors", {"decoder.conv_in.weight": torch.zeros(4, 4, 3, 3)}),
+    )
+    tensors = {key: t for key, t in lora("flux-dev", bases).items() if not key.startswith("lora_te3_")}
+    adapter = tiny.save(tmp_path / "style.safetensors", tensors)
+    runtime = lib_transfer.Runtime(device="cpu", cache_folder=tmp_path / "cache", workers=1)
+    index = FileIndex(tmp_path / "cache")
+    library = Library(index, runtime.hashes, outputs=Outputs(index), beside=beside)
+    ends = {end: Checkpoint(end, bases[f"flux-dev-{end}-core"]) for end in ("source", "target")}
+    values = methods.settings(methods.get(method), {"threshold": 0.0} if method == "rotation" else {})
+    settings = TransferSettings(method, values, source=ends["source"])
+    decision = decide(Found("style", adapter), ends["target"], settings, library)
+    assert isinstance(decision, Convert)
+    assert decision.target.encoders == beside[:1]
+    report = lib_transfer.analyse(decision.job(runtime.hashes), runtime=runtime)
+    assert report.accounts.words == ""
+    assert {m.decision for m in report.modules} == {"copied" if method == "reuse" else "transferred"}
+    assert not any("unseen" in m.reason for m in report.modules)
