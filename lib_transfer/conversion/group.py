@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,9 +28,10 @@ from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.sketches import Sketches, same_encoders
 from lib_transfer.conversion.variants import differences
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
-from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.formats.adapter import Adapter, open_adapter
 from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.formats.regular_file import changed_error
+from lib_transfer.formats.unread import Unread
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.job import Job
 from lib_transfer.library.request import TransferRequest
@@ -179,7 +181,7 @@ class AdapterRun:
             source_architecture=self.bases.source.architecture.title if self.bases.source else None,
             target_architecture=self.bases.target.architecture.title,
             modules=(*(result.report for result in self.results), *map(_lost, self.planned.strangers)),
-            unread=(*self.planned.unread, *left),
+            unread=(*(_sized(item, self.adapter) for item in self.planned.unread), *left),
             notes=differences(self.bases.source, self.bases.target) if self.bases.source else (),
             file=tuple(self.adapter.header.tensors),
             bundled=() if left else tuple(output.embeddings(self.planned.embeddings)),
@@ -242,6 +244,13 @@ def carry_all(
     for run in runs:
         run.join(settings)
     cache.prune()
+
+
+def _sized(item: Unread, adapter: Adapter) -> Unread:
+    """The same with its size, where it is a difference of a weight that stands in the file number by number."""
+    found = [adapter.differences[key].double() for key in item.tensors if key in adapter.differences]
+    size = math.hypot(*(float(tensor.norm()) for tensor in found))
+    return dataclasses.replace(item, size=size) if found and math.isfinite(size) else item
 
 
 def _lost(stranger: Stranger) -> ModuleReport:

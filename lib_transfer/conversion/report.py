@@ -141,9 +141,9 @@ class TransferReport:
     @cached_property
     def totals(self) -> Totals:
         """Over all modules, those that could not be read among them."""
-        unread = Counter(item.noun for item in self.unread)
-        rest = sum(count for noun, count in unread.items() if noun not in _WITHOUT_SIZE)
-        return totals(self.modules, unread=unread["module"], unmeasured=rest)
+        unread = sum(item.noun == "module" for item in self.unread)
+        lost = math.fsum(item.size**2 for item in self.unread if item.size is not None)
+        return totals(self.modules, unread=unread, lost=lost, unmeasured=sum(map(_is_unmeasured, self.unread)))
 
     @cached_property
     def accounts(self) -> Accounts:
@@ -231,17 +231,18 @@ class TransferReport:
         return "\n".join(lines)
 
 
-def totals(modules: Iterable[ModuleReport], *, unread: int = 0, unmeasured: int = 0) -> Totals:
+def totals(modules: Iterable[ModuleReport], *, unread: int = 0, lost: float = 0.0, unmeasured: int = 0) -> Totals:
     """Sums over ``modules``.
 
     Args:
         modules: the reports.
         unread: how many further modules could not be read.
-        unmeasured: of how much besides, that was not carried, the size is not known.
+        lost: squared norm of what else was not carried.
+        unmeasured: of how much of that the size is not known.
     """
     modules = list(modules)
     normed = [m for m in modules if m.norm_before is not None]
-    before = math.fsum((m.norm_before or 0) ** 2 for m in normed)
+    before = math.fsum((m.norm_before or 0) ** 2 for m in normed) + lost
     after = math.fsum((m.energy_kept or 0) * (m.norm_before or 0) ** 2 for m in normed if m.written)
     share = after / before if before > 0 else None
     unmeasured += sum(m.norm_before is None and not m.written for m in modules)
@@ -341,8 +342,12 @@ def _energy(report: TransferReport) -> str:
 def _unmeasured(report: TransferReport) -> str:
     """What was not carried and has no known size, in words."""
     items = [("module", 1, 1) for m in report.modules if not m.written and m.norm_before is None]
-    items += [(item.noun, 1, 1) for item in report.unread if item.noun not in _WITHOUT_SIZE]
+    items += [(item.noun, 1, 1) for item in report.unread if _is_unmeasured(item)]
     return counted(items)
+
+
+def _is_unmeasured(item: Unread) -> bool:
+    return item.size is None and item.noun not in _WITHOUT_SIZE
 
 
 def _module_dict(module: ModuleReport) -> dict[str, Any]:

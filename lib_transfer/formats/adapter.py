@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -95,12 +95,14 @@ class Adapter:
         groups: what can be used, by module name, in the order of the names.
         embeddings: bundled textual-inversion embeddings: the tensors by suffix, by the embedding's name.
         unsupported: every other tensor, with the reason why it is not used.
+        differences: those of them that are differences of a weight, by their full names.
     """
 
     header: Contents
     groups: Mapping[str, Group]
     embeddings: Mapping[str, Mapping[str, Tensor]]
     unsupported: tuple[Unread, ...]
+    differences: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -190,7 +192,7 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
     with open_adapter(path) as adapter:
         groups = {name: replace(group, tensors=dict(group.tensors)) for name, group in adapter.groups.items()}
         embeddings = {name: dict(tensors) for name, tensors in adapter.embeddings.items()}
-        return replace(adapter, groups=groups, embeddings=embeddings)
+        return replace(adapter, groups=groups, embeddings=embeddings, differences=dict(adapter.differences))
 
 
 def outline_adapter(path: str | os.PathLike[str]) -> Adapter:
@@ -229,7 +231,8 @@ def _assembled(header: Contents, load: Callable[[str], Tensor]) -> Adapter:
         first = ", ".join(sorted(header.tensors)[:3])
         raise UnsupportedError(f"{header.path} is not a LoRA: none of its tensors is known ({first}, ...).")
     embeddings = {name: _Asked(keys, load) for name, keys in bundled.items()}
-    return Adapter(header, groups, embeddings, tuple(unread))
+    differences = {key: key for item in unread if item.noun == "difference" for key in item.tensors}
+    return Adapter(header, groups, embeddings, tuple(unread), _Asked(differences, load))
 
 
 class _Asked(Mapping[str, Tensor]):

@@ -18,6 +18,7 @@ class Unread:
             for what stands beside a group that was read.
         reason: one sentence.
         noun: what they are in plain words, one of :data:`PLURALS`.
+        size: Frobenius norm of the change that they stand for; None where it is not known.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Unread:
     kind: str
     reason: str
     noun: str = "module"
+    size: float | None = None
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,12 @@ def test_a_full_difference_beside_factors_is_named_without_a_program_of_another_
 ) -> None:
     name = f"diffusion_model.{BLOCK}proj"
     tensors = {f"{name}.{suffix}": t for suffix, t in inner("lora", width).items()}
-    result = run({**tensors, f"{name}.diff": torch.randn(width, width)}, flux, tmp_path, "reuse")
+    difference = torch.randn(width, width)
+    result = run({**tensors, f"{name}.diff": difference}, flux, tmp_path, "reuse")
     assert result.report is not None and result.report.accounts.words == "1 difference"
+    (module,) = result.report.modules
+    assert module.norm_before is not None
+    kept = module.norm_before**2 / (module.norm_before**2 + float(difference.square().sum()))
+    assert result.report.totals.energy_kept == pytest.approx(kept, rel=1e-4)
+    assert result.report.totals.unmeasured == 0
     assert "A1111" not in result.report.to_text()
