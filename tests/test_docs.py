@@ -14,6 +14,7 @@ import pytest
 import lib_transfer
 import tests.__main__ as runner
 from lib_transfer.architecture import architectures
+from lib_transfer.batches.report import COLUMNS
 from lib_transfer.cli.main import COMMANDS, parser
 from lib_transfer.formats.algorithms import ALGORITHMS
 from lib_transfer.methods import METHODS
@@ -105,6 +106,12 @@ def test_command_lines_are_understood(page: Path) -> None:
 def test_the_test_command_knows_its_arguments(page: Path) -> None:
     for arguments in commands(page, "python3 -m tests"):
         assert not arguments or arguments[0] in {"demo", *(name for name, _ in runner.STEPS)}
+
+
+def test_the_columns_of_a_batch_that_are_explained_are_there() -> None:
+    told = (DOCS / "command-line.md").read_text().partition("## batch")[2].partition("## verify")[0]
+    for column in ("modules", "written", "tensors", "tensors_carried", "lost", "energy_kept", "unmeasured"):
+        assert column in COLUMNS and f"`{column}`" in told, column
 
 
 def test_the_readme_has_the_two_commands() -> None:

@@ -162,13 +162,17 @@ class TransferReport:
         return zero and self.totals.unmeasured == 0 and not self.bundled
 
     def by_stage(self) -> dict[tuple[str, str], Totals]:
-        """Totals per (part, stage), in the order of the forward pass."""
+        """Totals per (part, stage), in the order of the forward pass.
+
+        What was lost without a known size and without a known place may be of any of them: it is in ``unmeasured`` of each.
+        """
         groups: dict[tuple[str, str], list[ModuleReport]] = {}
         placed = [m for m in self.modules if m.position is not None]
         for module in sorted(placed, key=lambda m: _order(m.position)):
             assert module.position is not None
             groups.setdefault((module.position.part, module.position.stage), []).append(module)
-        return {key: totals(modules) for key, modules in groups.items()}
+        anywhere = self.totals.unmeasured - totals(placed).unmeasured
+        return {key: totals(modules, unmeasured=anywhere) for key, modules in groups.items()}
 
     @property
     def change(self) -> float | None:
