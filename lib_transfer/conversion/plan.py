@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lib_transfer.architecture.architecture import full_index
 from lib_transfer.architecture.layout import Layout
 from lib_transfer.architecture.module import Binding, Module, Position
 from lib_transfer.conversion.pairing import Counterpart, How, Pairing
 from lib_transfer.conversion.partly_loaded import MOST_UNKNOWN, TOO_MANY, as_a1111_names_it, bundled
 from lib_transfer.conversion.report import Decision
-from lib_transfer.conversion.unseen import known_as, lacking, need_encoder, no_encoder, unseen
+from lib_transfer.conversion.unseen import lacking, need_encoder, no_encoder, relative_with, unseen
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.adapter import Adapter, Group
 from lib_transfer.formats.algorithms.algorithm import by
@@ -201,7 +202,7 @@ def whole_shape(bound: Sequence[Binding]) -> tuple[int, ...]:
 
 def _unseen(group: Group, origin: Base, lacks: Mapping[str, Layout], shape: tuple[int, int] | None) -> Binding | None:
     """What a group changes in a text encoder that the origin lacks, where no weight is needed for it."""
-    known = known_as(origin, group.name)
+    known = full_index(origin.architecture).get(group.name, ())
     if len(known) != 1 or known[0].module.position.part not in lacks or group.algorithm.needs_base:
         return None
     module = unseen(group, known[0].module, shape)
@@ -209,13 +210,13 @@ def _unseen(group: Group, origin: Base, lacks: Mapping[str, Layout], shape: tupl
 
 
 def _stranger(group: Group, origin: Base, lacks: Mapping[str, Layout], option: str) -> Stranger:
-    known = known_as(origin, group.name)
-    if not known:
+    relative = relative_with(origin, group.name)
+    if relative is None:
         return Stranger(group, None, f"No module of {origin.path.name} goes by this name.")
-    position = known[0].module.position
+    position = full_index(relative)[group.name][0].module.position
     if position.part in lacks:
         return Stranger(group, position, need_encoder(origin, lacks[position.part], option))
-    return Stranger(group, position, f"{origin.path.name} lacks this module of {origin.architecture.title}")
+    return Stranger(group, position, f"{origin.path.name} lacks this module of {relative.title}")
 
 
 def _lacks(module: Module, origin: Base, target: Base, lacks: Mapping[str, Layout]) -> str:

@@ -6,10 +6,10 @@ import dataclasses
 import math
 from functools import cache
 
-from lib_transfer.architecture import Architecture
+from lib_transfer.architecture import Architecture, architectures
 from lib_transfer.architecture.architecture import full_index
 from lib_transfer.architecture.layout import Layout
-from lib_transfer.architecture.module import Binding, Module
+from lib_transfer.architecture.module import Module
 from lib_transfer.formats.adapter import Group
 from lib_transfer.library.base import Base
 
@@ -51,9 +51,14 @@ def no_encoder(base: Base, layout: Layout) -> str:
     return f"{base.path.name} holds no text encoder {FILES[layout.model][0]}"
 
 
-def known_as(base: Base, name: str) -> tuple[Binding, ...]:
-    """What a name that an adapter uses stands for in a checkpoint of the base's kind that lacks nothing."""
-    return full_index(base.architecture).get(name, ())
+def relative_with(base: Base, name: str) -> Architecture | None:
+    """The architecture that has a module of this name, as adapters use it: the base's own, or the one that it stems from.
+
+    A pruned relative lacks whole blocks of the latter, so their names say nothing against the adapter.
+    """
+    own = base.architecture
+    family = (own, *(architecture for architecture in architectures() if architecture.id == own.family))
+    return next((architecture for architecture in family if name in full_index(architecture)), None)
 
 
 def unseen(group: Group, module: Module, told: tuple[int, int] | None) -> Module | None:

@@ -226,3 +226,22 @@ def test_the_files_that_a_program_loads_beside_a_checkpoint_are_found(
     assert report.accounts.words == ""
     assert {m.decision for m in report.modules} == {"copied" if method == "reuse" else "transferred"}
     assert not any("unseen" in m.reason for m in report.modules)
+
+
+def test_blocks_that_a_relative_lacks_are_no_misfits(bases: dict[str, Path], tmp_path: Path) -> None:
+    """SSD-1B has 34 of SDXL's 70 transformer blocks: a LoRA for SDXL goes there all the same."""
+    target = tiny.save(tmp_path / "ssd.safetensors", tiny.weights("ssd-1b"), torch.float16)
+    shapes = {key: tuple(w.shape) for key, w in load_file(bases["sdxl-source"]).items()}
+    tensors: tiny.Weights = {}
+    for block in range(10):
+        path = f"input_blocks.7.1.transformer_blocks.{block}.attn1.to_q"
+        tensors |= tiny.factors(f"lora_unet_{path.replace('.', '_')}", shapes[f"{tiny.UNET}{path}.weight"])
+    adapter = tiny.save(tmp_path / "style.safetensors", tensors)
+    runtime = lib_transfer.Runtime(device="cpu", cache_folder=tmp_path / "cache", workers=1)
+    request = lib_transfer.request(adapter, target=target, method="reuse", runtime=runtime)
+    report = lib_transfer.analyse(request, runtime=runtime)
+    assert (report.totals.modules, report.totals.written) == (10, 4)
+    assert all(module.position is not None and module.position.block == "IN07" for module in report.modules)
+    assert report.totals.energy_kept is not None and 0.2 < report.totals.energy_kept < 0.6
+    reason = "ssd.safetensors lacks this module of Stable Diffusion XL"
+    assert {m.reason for m in report.modules if not m.written} == {reason}
