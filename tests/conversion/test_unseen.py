@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 import lib_transfer
 from lib_transfer import methods
+from lib_transfer.architecture import architectures
 from lib_transfer.conversion.publish import TransferResult
+from lib_transfer.conversion.unseen import FILES as KNOWN_FILES
 from lib_transfer.errors import MismatchError
 from lib_transfer.library.adapters import Found
 from lib_transfer.library.checkpoints import Checkpoint
@@ -87,6 +89,11 @@ def lora(base: str, bases: dict[str, Path]) -> tiny.Weights:
     for name, key in FILES[base].items():
         made |= tiny.factors(name, shapes[key])
     return made
+
+
+def test_every_text_encoder_has_a_name_for_people() -> None:
+    models = {layout.model for architecture in architectures() for layout in architecture.text_encoders}
+    assert models == KNOWN_FILES.keys()
 
 
 @pytest.mark.parametrize("base", FILES)

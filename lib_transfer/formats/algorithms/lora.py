@@ -90,7 +90,8 @@ class Lora(Algorithm):
         scale, notes = scale_of(tensors, rank)
         up, down = fold(scale, up, down.flatten(1))
         if tensors.keys() >= SPARSE:
-            return Update(weight=checked(up @ down + _sparse_correction(tensors)), notes=notes)
+            weight = checked(up @ down + _sparse_correction(tensors))
+            return Update(weight=weight, bias=_bias(tensors, scale), notes=notes)
         return Update(factors=Factors(up, down), bias=_bias(tensors, scale), rank=rank, notes=notes)
 
 
