@@ -43,7 +43,7 @@ def advice(layout: Layout, option: str) -> str:
         option: the option of the command line that its checkpoint was named with.
     """
     file = FILES[layout.model][1]
-    return f"name its file too (on the command line with {option} {file} once more, in Forge as VAE / Text Encoder)"
+    return f"name its file too: on the command line add {option} {file}, in Forge choose it as VAE / Text Encoder"
 
 
 def no_encoder(base: Base, layout: Layout) -> str:
