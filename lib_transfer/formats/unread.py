@@ -93,7 +93,8 @@ EXTRAS: dict[str, str] = {
     "lora_down.bias": "A bias of the down factor beside a magnitude is not carried: no trainer makes one.",
     "diff_b": "A difference of the bias that is no vector of floating-point numbers, or stands beside that of a "
     "normalisation, is not carried.",
-    "diff": "A full difference beside another algorithm is not carried: programs do not agree which of the two holds.",
+    "diff": "A full difference beside another algorithm is not carried: Forge and ComfyUI take it in the place of the other, "
+    "so what the two mean together is not known.",
 }
 NOUNS = {
     **dict.fromkeys(("bias", "lora_up.bias", "lora_down.bias", "diff_b", "b_norm"), "bias"),
