@@ -23,6 +23,8 @@ MOST_UNKNOWN = 12
 
 TOO_MANY = f"with more than {MOST_UNKNOWN} tensors that it does not know, Forge would not load the LoRA at all"
 
+A1111_ALONE = "which A1111 loads and Forge does not"
+
 _NORMS = ("layer_norm1", "layer_norm2")
 
 

@@ -13,7 +13,7 @@ from lib_transfer.architecture.architecture import full_index
 from lib_transfer.architecture.layout import Layout
 from lib_transfer.architecture.module import Binding, Module, Position
 from lib_transfer.conversion.pairing import Counterpart, How, Pairing
-from lib_transfer.conversion.partly_loaded import MOST_UNKNOWN, TOO_MANY, as_a1111_names_it, bundled
+from lib_transfer.conversion.partly_loaded import A1111_ALONE, MOST_UNKNOWN, TOO_MANY, as_a1111_names_it, bundled
 from lib_transfer.conversion.report import Decision
 from lib_transfer.conversion.unseen import lacking, need_encoder, no_encoder, relative_with, unseen
 from lib_transfer.errors import MismatchError
@@ -179,7 +179,9 @@ def _with_norms(
     return tuple(
         pair
         if norm is None or (pair.obstacle is not None and pair.obstacle.reason != _not_loaded(target))
-        else dataclasses.replace(pair, target=norm, obstacle=None, remark="which A1111 loads and Forge does not")
+        else dataclasses.replace(
+            pair, target=norm, obstacle=None, remark=", ".join(filter(None, (A1111_ALONE, pair.remark)))
+        )
         if bears
         else dataclasses.replace(pair, obstacle=Obstacle("unsupported", TOO_MANY))
         for pair, norm in zip(pairs, norms, strict=True)

@@ -190,6 +190,17 @@ def test_other_algorithms_are_kept_in_their_own_size(bases: dict[str, Path], run
     assert result.report.accounts.words == ""
 
 
+def test_a_norm_of_it_is_kept_for_a1111(bases: dict[str, Path], run: Any) -> None:
+    norm = f"lora_te1_{LAYER}layer_norm1"
+    tensors = lora("sdxl", bases) | {f"{norm}.{end}": torch.ones(24) for end in ("w_norm", "b_norm")}
+    result = run(tensors, None, "sdxl-target-core", "reuse")
+    torch.testing.assert_close(load_file(result.path)[f"{norm}.w_norm"], torch.ones(24))
+    (module,) = [m for m in result.report.modules if m.name == norm]
+    assert module.reason == (
+        "as it is, which A1111 loads and Forge does not, unseen: sdxl-target-core.safetensors holds no text encoder CLIP-L"
+    )
+
+
 def test_a_module_that_a_pruned_file_lacks_is_no_text_encoder(files: tiny.Files, tmp_path: Path) -> None:
     """And no misfit: its name is one of the architecture's, and its place is known."""
     runtime = lib_transfer.Runtime(device="cpu", cache_folder=tmp_path / "cache", workers=1)
