@@ -157,9 +157,10 @@ def plan(
     if not pairs or origin.architecture.family not in {a.family for a in candidates(adapter)}:
         raise MismatchError(_belongs_elsewhere(adapter, origin, len(pairs)))
     if origin.architecture.family != target.architecture.family and all(pair.target is None for pair in pairs):
+        encoder = next(filter(None, (_lacks(pair.source, origin, target, of_target) for pair in pairs)), "")
         raise MismatchError(
             f"The source {origin.path.name} is {origin.architecture.title} and the target {target.path.name} is "
-            f"{target.architecture.title}: their weights do not correspond.",
+            f"{target.architecture.title}: their weights do not correspond{encoder and f', and {encoder}'}.",
             hint="Choose two checkpoints of one architecture.",
         )
     _need_fit(pairs, strangers, origin, shapes)

@@ -190,6 +190,19 @@ def test_other_algorithms_are_kept_in_their_own_size(bases: dict[str, Path], run
     assert result.report.accounts.words == ""
 
 
+def test_an_encoder_that_two_architectures_share_is_asked_for(
+    bases: dict[str, Path], files: tiny.Files, tmp_path: Path
+) -> None:
+    """Between SD1 and SDXL only CLIP-L corresponds, and the target's file lacks it."""
+    runtime = lib_transfer.Runtime(device="cpu", cache_folder=tmp_path / "cache", workers=1)
+    adapter = tiny.save(tmp_path / "style.safetensors", tiny.factors(f"lora_te_{LAYER}mlp_fc1", (96, 24)))
+    request = lib_transfer.request(
+        adapter, source=files["sd1-source"], target=bases["sdxl-target-core"], runtime=runtime
+    )
+    with pytest.raises(MismatchError, match=r"holds no text encoder CLIP-L; name its file too: .* --target clip_l"):
+        lib_transfer.analyse(request, runtime=runtime)
+
+
 def test_a_norm_of_it_is_kept_for_a1111(bases: dict[str, Path], run: Any) -> None:
     norm = f"lora_te1_{LAYER}layer_norm1"
     tensors = lora("sdxl", bases) | {f"{norm}.{end}": torch.ones(24) for end in ("w_norm", "b_norm")}
