@@ -158,8 +158,10 @@ class TransferReport:
     @property
     def changes_nothing(self) -> bool:
         """Whether every update of the adapter is known to be zero."""
-        zero = bool(self.modules) and all(module.norm_before == 0 for module in self.modules)
-        return zero and self.totals.unmeasured == 0 and not self.bundled
+        known = [module.norm_before for module in self.modules] + [
+            item.size for item in self.unread if item.size is not None
+        ]
+        return bool(self.modules) and not any(known) and self.totals.unmeasured == 0 and not self.bundled
 
     def by_stage(self) -> dict[tuple[str, str], Totals]:
         """Totals per (part, stage), in the order of the forward pass.

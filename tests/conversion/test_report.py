@@ -81,7 +81,14 @@ def test_a_share_of_a_fused_weight_that_is_written_carries_its_tensors() -> None
 def test_an_update_of_zeros_is_said_to_change_nothing() -> None:
     zero = replace(KEPT, norm_before=0.0, norm_after=0.0, energy_kept=None)
     assert "changes nothing" in report(zero).verdict and report(zero).summary()["changes_nothing"] is True
-    for other in (report(zero, KEPT), report(zero, UNMEASURED), report(zero, bundled=("bundle_emb.x.clip_l",))):
+    difference = Unread("c", ("c.diff",), "extra", "It stands beside factors.", "difference", 2.0)
+    others = (
+        report(zero, KEPT),
+        report(zero, UNMEASURED),
+        report(zero, unread=(difference,)),
+        report(zero, bundled=("bundle_emb.x.clip_l",)),
+    )
+    for other in others:
         assert "changes nothing" not in other.verdict and other.summary()["changes_nothing"] is False
 
 
