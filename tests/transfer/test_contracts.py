@@ -147,7 +147,9 @@ def test_7_and_9_no_tensor_is_unknown_and_every_shape_fits(
 ) -> None:
     parent, result, out = outputs[f"{name}-{end}"]
     host = hosts.Host(files.tensors[f"{name}-{end}"], forge_host=forge_host)
-    assert host.unknown(out) == []
+    # Forge knows no norms of CLIP-L, which A1111 loads, and bears with a few.
+    norms = [key for module, group in out.names.items() if "_layer_norm" in module for key in group]
+    assert sorted(host.unknown(out)) == (sorted(norms) if forge_host else [])
     assert not host.refuses(out)
     changed = host.load(out)
     assert len(changed) > 100
@@ -244,9 +246,9 @@ def test_an_openclip_attention_is_complete(outputs: Outputs, files: tiny.Files) 
             assert hosts.delta(group).norm() == 0
             added += 1
     assert added > 10
-    # And so A1111 applies as many of them as Forge.
+    # And so A1111 applies as many of them as Forge, and the norms of CLIP-L, which Forge does not know.
     loaded = [set(hosts.Host(files.tensors["sdxl-target"], forge_host=f).load(out)) for f in (False, True)]
-    assert loaded[0] == loaded[1]
+    assert {key for key in loaded[0] if ".layer_norm" not in key} == loaded[1]
 
 
 @BOTH
