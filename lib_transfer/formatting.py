@@ -26,6 +26,18 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.1f} %"
 
 
+def kept(share: float | None, unmeasured: int) -> str:
+    """The share of an update that was kept, for a table.
+
+    Args:
+        share: the share of all whose size is known; None where nothing can be said.
+        unmeasured: of how much, that was not kept, the size is not known: the share is at most this then.
+    """
+    if share is None:
+        return "not known" if unmeasured else ""
+    return f"at most {percent(share)}" if unmeasured else percent(share)
+
+
 def rounded(value: float | None) -> float | None:
     """Six significant digits: more is noise of the machine, and would make equal reports differ."""
     return value if value is None or isinstance(value, int) else float(f"{value:.6g}")

@@ -185,7 +185,7 @@ def joined(parts: Sequence[tuple[Rows, Update]], out: int) -> Update:
     """The update of a fused weight from those of its parts, the inverse of :meth:`Update.rows`.
 
     Parts that are factors give factors of the sum of their ranks, which is exact; with a dense one among them the whole
-    is dense. Rows that no part has are not changed.
+    is dense. Parts that change the bias alone have no say in that. Rows that no part has are not changed.
 
     Args:
         parts: the rows of each part, and its update, float32 on the CPU; at least one.
@@ -194,7 +194,7 @@ def joined(parts: Sequence[tuple[Rows, Update]], out: int) -> Update:
     biases = [(rows, update.bias) for rows, update in parts if update.bias is not None]
     bias = _filled(biases, out) if biases else None
     factors = [(rows, update.factors) for rows, update in parts if update.factors is not None]
-    if len(factors) == len(parts):
+    if factors and len(factors) == sum(update.changes_weight for _, update in parts):
         return Update(factors=add(*(Factors(_filled([(rows, f.up)], out), f.down) for rows, f in factors)), bias=bias)
     weights = [(rows, update.matrix()) for rows, update in parts if update.changes_weight]
     return Update(weight=_filled(weights, out) if weights else None, bias=bias)

@@ -17,6 +17,7 @@ from lib_transfer.architecture import architectures
 from lib_transfer.architecture.names import Naming
 from lib_transfer.architecture.unsupported_adapters import FAMILIES
 from lib_transfer.architecture.unsupported_checkpoints import UNSUPPORTED
+from lib_transfer.batches.report import COLUMNS
 from lib_transfer.cli.main import COMMANDS, parser
 from lib_transfer.formats.algorithms import ALGORITHMS
 from lib_transfer.formats.peft_folder import CONFIG, WEIGHTS
@@ -113,6 +114,12 @@ def test_command_lines_are_understood(page: Path) -> None:
 def test_the_test_command_knows_its_arguments(page: Path) -> None:
     for arguments in commands(page, "python3 -m tests"):
         assert not arguments or arguments[0] in {"demo", *(name for name, _ in runner.STEPS)}
+
+
+def test_the_columns_of_a_batch_that_are_explained_are_there() -> None:
+    told = (DOCS / "command-line.md").read_text().partition("## batch")[2].partition("## verify")[0]
+    for column in ("modules", "written", "tensors", "tensors_carried", "lost", "energy_kept", "unmeasured"):
+        assert column in COLUMNS and f"`{column}`" in told, column
 
 
 def test_the_readme_has_the_two_commands() -> None:

@@ -221,6 +221,12 @@ def name_index(modules: Iterable[Module]) -> NameTable[tuple[Binding, ...]]:
 
 
 @cache
+def full_index(architecture: Architecture) -> NameTable[tuple[Binding, ...]]:
+    """:func:`name_index` of a checkpoint of the real, full size that lacks nothing."""
+    return name_index(modules(architecture, reference(architecture)))
+
+
+@cache
 def full_shapes(architecture: Architecture) -> NameTable[tuple[int, int]]:
     """Adapter module name -> ``(out, in)`` of all that it stands for in a checkpoint of the real, full size."""
     shapes: dict[str, tuple[int, int]] = {}

@@ -7,11 +7,12 @@ import io
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from lib_transfer.batches.plan import BatchPlan
+from lib_transfer.conversion.accounts import Loss, accounts_in, lines
 from lib_transfer.conversion.outcome import Outcome, Status
 from lib_transfer.conversion.report import modules_written
 from lib_transfer.formatting import for_spreadsheet
@@ -27,7 +28,11 @@ COLUMNS = (
     "hint",
     "modules",
     "written",
+    "tensors",
+    "tensors_carried",
+    "lost",
     "energy_kept",
+    "unmeasured",
     "lowest_similarity",
     "mean_similarity",
     "change_from_reuse",
@@ -35,6 +40,9 @@ COLUMNS = (
     "output",
     "notes",
 )
+
+_FACTS = ("energy_kept", "unmeasured", "lowest_similarity", "mean_similarity", "change_from_reuse")
+"""What a row has from the summary of the report as it is."""
 
 WAITING: Status = "to convert"
 
@@ -80,6 +88,10 @@ class BatchReport:
         """Whether some adapter could not be converted, and should have been."""
         return not self.counts.keys().isdisjoint(("failed", "nothing carried"))
 
+    def outcome(self, name: str) -> Outcome | None:
+        """What became of the adapter of this name; None as long as nothing has."""
+        return self.outcomes.get(name) or self.plan.settled.get(name)
+
     def rows(self) -> list[dict[str, Any]]:
         """One row per file with the keys of :data:`COLUMNS`, in the order of the names."""
         sources = {item.name: item.source.name if item.source else "" for item in self.plan.items}
@@ -87,8 +99,9 @@ class BatchReport:
 
     def _row(self, name: str, source: str) -> dict[str, Any]:
         about = self.plan.facts[name]
-        outcome = self.outcomes.get(name) or self.plan.settled.get(name)
+        outcome = self.outcome(name)
         facts: Mapping[str, Any] = outcome.facts if outcome is not None else {}
+        accounts = accounts_in(facts)
         return {
             "name": name,
             "base": "" if about.problem else about.base,
@@ -99,10 +112,13 @@ class BatchReport:
             "hint": outcome.hint if outcome is not None else "",
             "modules": facts.get("modules"),
             "written": modules_written(facts),
-            **{key: facts.get(key) for key in COLUMNS[9:13]},
+            "tensors": accounts.tensors if accounts is not None else None,
+            "tensors_carried": accounts.carried if accounts is not None else None,
+            "lost": [asdict(loss) for loss in accounts.losses] if accounts is not None else [],
+            **{key: facts.get(key) for key in _FACTS},
             "seconds": round(outcome.seconds, 2) if outcome is not None and outcome.seconds else None,
             "output": str(outcome.path) if outcome is not None and outcome.path is not None else "",
-            "notes": list(outcome.notes) if outcome is not None else [],
+            "notes": [*outcome.remarks, *outcome.notes] if outcome is not None else [],
         }
 
     def to_json(self) -> str:
@@ -124,8 +140,15 @@ class BatchReport:
         table = csv.writer(text)
         table.writerow(COLUMNS)
         for row in self.rows():
-            table.writerow([for_spreadsheet(" ".join(v) if isinstance(v, list) else v) for v in row.values()])
+            table.writerow([for_spreadsheet(_cell(key, value)) for key, value in row.items()])
         return text.getvalue()
+
+
+def _cell(key: str, value: Any) -> Any:
+    """A value of a row in a spreadsheet, which has one text to a cell."""
+    if key == "lost":
+        return " | ".join(lines(Loss(**loss) for loss in value))
+    return " ".join(value) if isinstance(value, list) else value
 
 
 def is_csv(path: Path) -> bool:

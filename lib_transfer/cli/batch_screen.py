@@ -56,6 +56,9 @@ def tell_plan(report: BatchReport, takes: Estimate, stream: TextIO, *, every: bo
 
 
 def _line(outcome: Outcome) -> str:
+    """What became of an adapter; what of it was lost, with reasons, in lines of its own."""
     why = f": {outcome.message} {outcome.hint}".rstrip() if outcome.message else ""
     where = f" -> {outcome.path}" if outcome.path is not None else ""
-    return f"{outcome.status:15} {outcome.name}{why}{where}"
+    remarks = "".join(f", {remark}" for remark in outcome.remarks)
+    lost = outcome.accounts.told if outcome.accounts is not None else ()
+    return "\n".join([f"{outcome.status:15} {outcome.name}{why}{remarks}{where}", *(f"{'':16}{line}" for line in lost)])

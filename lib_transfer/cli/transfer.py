@@ -74,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
     lines = [] if report is None or outcome.status == "already done" else [report.to_text()]
     if outcome.path is not None:
         lines += ["", f"{'Already done' if outcome.status == 'already done' else 'Written'}: {outcome.path}"]
+    if outcome.status == "already done" and outcome.accounts is not None:
+        lines += [f"  {line}" for line in outcome.accounts.told]
     lines += [f"  with {path.name}" for path in outcome.sidecars] + [f"  {text}" for text in outcome.notes]
     print("\n".join(lines).lstrip("\n"), file=terminal.talk(options.json))
     if options.json:

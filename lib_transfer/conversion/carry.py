@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,17 +15,22 @@ from lib_transfer import methods
 from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.conversion.compact import Form, form_of
 from lib_transfer.conversion.decompositions import Wanted
-from lib_transfer.conversion.plan import Obstacle, Pair
+from lib_transfer.conversion.plan import Obstacle, Pair, whole_shape
 from lib_transfer.conversion.relation import Relation, Relations
 from lib_transfer.conversion.report import Decision, ModuleReport
 from lib_transfer.errors import NumericError
-from lib_transfer.formats.adapter import Group
+from lib_transfer.formats.adapter import BIAS, Group
 from lib_transfer.formats.algorithms.algorithm import by
+from lib_transfer.formats.algorithms.lora import BIASES, SPARSE
 from lib_transfer.formats.finite import is_finite
+from lib_transfer.formats.unread import Unread
 from lib_transfer.library.request import TransferRequest
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.methods import Method, MethodInput
 from lib_transfer.update import Rows, Update, place
+
+_LARGEST = 1 << 28
+"""How many numbers an update may have that is formed only to be measured."""
 
 
 @dataclass(frozen=True)
@@ -96,37 +102,96 @@ def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.devic
         NumericError: a weight or a result holds NaN or infinity; the message names it.
     """
     group = pair.group
-    about = functools.partial(ModuleReport, pair.name, pair.source.position, target=pair.elsewhere)
+    tensors = tuple(group.keys.values())
+    about = functools.partial(ModuleReport, pair.name, pair.source.position, target=pair.elsewhere, tensors=tensors)
     if (misfit := group.misfit(whole_shape(pair.bound))) is not None:
         unfit = pair.obstacle or Obstacle("unsupported", misfit)
-        return ModuleResult(pair, about(unfit.decision, unfit.reason))
-    update = update_of(group, pair.bound, relate.source_weight).rows(pair.bound[pair.share].rows)
-    if update.factors is not None:
-        # Hosts read no difference of the bias beside factors: the plan has reported it as not read.
-        update = dataclasses.replace(update, bias=None)
+        # The size of the whole is that of the first share, so that it is counted once.
+        return ModuleResult(
+            pair, about(unfit.decision, unfit.reason, norm_before=0.0 if pair.share else norm_alone(group))
+        )
+    update = _kept_apart(update_of(group, pair.bound, relate.source_weight), pair)
     about = functools.partial(about, norm_before=update.norm())
+    homeless = _homeless(update, pair)
+    if homeless and update.changes_weight:
+        update = dataclasses.replace(update, bias=None)
+        biases = tuple(group.keys[suffix] for suffix in (BIAS, *BIASES) if suffix in group.keys)
+        about = functools.partial(about, left=(Unread(pair.name, biases, "extra", homeless, "bias"),))
+    elif homeless:
+        return ModuleResult(pair, about("unsupported", homeless))
     if (obstacle := pair.obstacle or _obstacle(pair, update, settings)) is not None:
-        return ModuleResult(pair, about(obstacle.decision, obstacle.reason))
+        return ModuleResult(pair, about(obstacle.decision, obstacle.reason, left=()))
     if _stays_as_it_is(update, pair, settings.method):
-        return _carry_over(pair, update, settings.strength, about("carried over", "as it is"))
+        reason = ", ".join(filter(None, ("as it is", pair.remark)))
+        return _carry_over(pair, update, settings.strength, about("carried over", reason))
+    return _converted(pair, update.to(device), settings, relate, about)
+
+
+def _converted(
+    pair: Pair, update: Update, settings: Settings, relate: Relations, about: Callable[..., ModuleReport]
+) -> ModuleResult:
+    """The result for an update that goes through the method; it is on the device that the mathematics is done on."""
     assert pair.target is not None
+    method = settings.method
     try:
-        update = update.to(device)
         form = form_of(update, settings.rank)
-        related = "subspaces" in settings.method.needs and pair.how != "same encoder"
+        related = "subspaces" in method.needs and pair.how != "same encoder"
         relation = relate(pair.source, pair.target) if related else None
         assert form.update.factors is not None
         decision, reason, result = _transfer(form.update.factors, pair, relation, settings)
     except torch.linalg.LinAlgError as error:
         raise NumericError(f"{pair.name}: a decomposition did not converge ({error}).") from error
-    if result is not None and form.note:
-        reason = f"{reason}, {form.note}"
-    if group.algorithm.needs_base and not settings.method.needs_source:
-        reason += ", computed with the target's weight because the source's is not known"
+    if result is not None:
+        reason = ", ".join(filter(None, (reason, form.note, pair.remark, _of_bias(form, pair))))
+    if pair.group.algorithm.needs_base and not method.needs_source:
+        reason += f", computed with the target's weight, because the method {method.id} takes no source"
     report = about(decision, " ".join((reason, *update.notes)), similarity=relation.similarity if relation else None)
     if result is None:
         return ModuleResult(pair, report)
     return _finish(pair, update, form, result, settings.strength, report)
+
+
+def _kept_apart(update: Update, pair: Pair) -> Update:
+    """What of a group's update is the pair's; a bias of another width than the weight has is nobody's share of it."""
+    rows = pair.bound[pair.share].rows
+    if rows is None or update.bias is None or update.bias.shape[0] == whole_shape(pair.bound)[0]:
+        return update.rows(rows)
+    return dataclasses.replace(dataclasses.replace(update, bias=None).rows(rows), bias=update.bias)
+
+
+def _homeless(update: Update, pair: Pair) -> str:
+    """Why the target has no place for the difference of the bias, as a part of a sentence; empty where it has, or none is."""
+    if update.bias is None or pair.target is None:
+        return ""
+    own, source, target = update.bias.shape[0], pair.source.shape[0], pair.target.shape[0]
+    if own != source:
+        return f"a difference of the bias with {own} numbers does not fit the source's layer with {source} outputs"
+    if source != target:
+        return f"a difference of the bias with {source} numbers does not fit the target's layer with {target} outputs"
+    if pair.target.bias is None:
+        return "the target's layer has no bias, so there is nothing that a difference of it can be added to"
+    return ""
+
+
+def _of_bias(form: Form, pair: Pair) -> str:
+    """Which program does not read a difference of the bias that is written beside factors, as a part of a sentence."""
+    unread = form.update.bias is not None and not form.whole and "A1111" in pair.hosts
+    return "with the difference of the bias, which Forge and ComfyUI read and A1111 does not" if unread else ""
+
+
+def norm_alone(group: Group) -> float | None:
+    """The norm of a group's update where it takes no weight of a model to know it, and is small enough to be formed."""
+    if group.algorithm.needs_base or not SPARSE.isdisjoint(group.keys):
+        return None
+    tensors = dict(group.tensors)
+    numbers = [math.prod(tensor.shape) for tensor in tensors.values()]
+    # The largest that two tensors can make together; a layer of the largest model that is supported has fewer.
+    if group.algorithm.id not in ("lora", "full", "norm") and math.prod(sorted(numbers)[-2:]) > _LARGEST:
+        return None
+    try:
+        return group.update().norm()
+    except NumericError:
+        return None
 
 
 def _stays_as_it_is(update: Update, pair: Pair, method: Method) -> bool:
@@ -218,19 +283,10 @@ def _finish(
 
 def _carry_over(pair: Pair, update: Update, strength: float, report: ModuleReport) -> ModuleResult:
     """The result for a full, bias or normalisation difference: as it is, times the strength."""
-    after = abs(strength) * (report.norm_before or 0.0)
-    report = dataclasses.replace(report, norm_after=after, energy_kept=1.0, change=0.0)
+    before, after = report.norm_before or 0.0, update.norm()
+    kept = (after / before) ** 2 if report.left and before > 0 else 1.0
+    report = dataclasses.replace(report, norm_after=abs(strength) * after, energy_kept=kept, change=0.0)
     return ModuleResult(pair, report, update.scaled(strength))
-
-
-def whole_shape(bound: Sequence[Binding]) -> tuple[int, ...]:
-    """Shape of the weight that a group changes, of which the bound modules are the parts.
-
-    Flux and SD3 keep the query, key and value projections of an attention (and in Flux's single blocks the first layer of
-    the feed-forward) in one weight. They are decomposed and carried one by one, and joined again when they are written.
-    """
-    first = bound[0].module.shape
-    return (sum(binding.module.shape[0] for binding in bound), *first[1:])
 
 
 def update_of(group: Group, bound: Sequence[Binding], read: Callable[[Module], Tensor]) -> Update:

@@ -22,7 +22,6 @@ LARGEST_RANK = 256
 ENOUGH = f"as a LoRA of the rank that keeps {ENERGY:.0%} of its energy"
 TOO_LITTLE = f"as a LoRA of rank {LARGEST_RANK}, the largest, which keeps less than {ENERGY:.0%} of its energy"
 WHOLE = "as a full difference"
-NO_BIAS = "the difference of the bias is left out, because hosts read none beside a LoRA"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Form:
     """The form in which an update goes through the method and is written.
 
     Attributes:
-        update: the update as factors, cut to what is to be kept of it, with the bias that is written beside them.
+        update: the update as factors, cut to what is to be kept of it, with the whole change of the bias.
         rank: the rank of the output; None for everything that the method gives.
         rank_before: the rank of the update as it is in the adapter.
         whole: whether the result is written as a full difference (``.diff``) instead of factors.
@@ -48,12 +47,12 @@ def form_of(update: Update, rank: str | int) -> Form:
     """The form of ``update``, which changes a weight, for the asked ``rank``: ``same``, ``full`` or a number.
 
     Everything is kept with ``full``, as a full difference where factors would take more room than that. With ``same`` a full
-    difference of the adapter is one again where no rank up to :data:`LARGEST_RANK` is enough. With both it is one where a
-    difference of the bias belongs to it: hosts read none beside factors.
+    difference of the adapter is one again where no rank up to :data:`LARGEST_RANK` is enough. With both it is one where the
+    adapter holds a difference of the bias too: A1111 reads that beside a full difference alone.
     """
     if update.rank is not None:
         return Form(update, None if rank == "full" else update.rank if rank == "same" else int(rank), update.rank)
-    spectrum, biased = update.spectrum(), update.bias is not None
+    spectrum, biased = update.spectrum(), update.bias is not None and update.stored
     before = max(spectrum.rank, 1)
     wanted = max(spectrum.rank_for_energy(ENERGY), 1)
     if rank == "full":
@@ -64,9 +63,9 @@ def form_of(update: Update, rank: str | int) -> Form:
         everything = trivial(update.matrix()) if update.factors is None else update.factors
         return Form(Update(factors=everything, bias=update.bias), None, before, whole=True, note=WHOLE)
     if rank == "full":
-        return Form(Update(factors=spectrum.factors(before)), None, before)
+        return Form(Update(factors=spectrum.factors(before), bias=update.bias), None, before)
     if rank == "same":
         kept, note = min(wanted, LARGEST_RANK), ENOUGH if wanted <= LARGEST_RANK else TOO_LITTLE
     else:
-        kept, note = int(rank), NO_BIAS if biased else ""
-    return Form(Update(factors=spectrum.factors(kept)), kept, before, note=note)
+        kept, note = int(rank), ""
+    return Form(Update(factors=spectrum.factors(kept), bias=update.bias), kept, before, note=note)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,19 +17,21 @@ import torch
 
 from lib_transfer import methods
 from lib_transfer.conversion import output
-from lib_transfer.conversion.carry import ModuleResult, Settings, carry
+from lib_transfer.conversion.carry import ModuleResult, Settings, carry, norm_alone
 from lib_transfer.conversion.pairing import Pairing, pairing
 from lib_transfer.conversion.parallel import over_modules
-from lib_transfer.conversion.plan import Pair, plan
+from lib_transfer.conversion.partly_loaded import unread_embeddings
+from lib_transfer.conversion.plan import Pair, Stranger, plan
 from lib_transfer.conversion.relation import Relations
-from lib_transfer.conversion.report import TransferReport
+from lib_transfer.conversion.report import ModuleReport, TransferReport
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.sketches import Sketches, same_encoders
 from lib_transfer.conversion.variants import differences
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
-from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.formats.adapter import Adapter, open_adapter
 from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.formats.regular_file import changed_error
+from lib_transfer.formats.unread import Unread
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.job import Job
 from lib_transfer.library.request import TransferRequest
@@ -122,7 +125,9 @@ class AdapterRun:
         if hashed and hashed != self.stamps:
             others = set(hashed) ^ set(self.stamps)  # a folder may have more files now, or fewer
             raise changed_error(min(stamp.path for stamp in others))
-        self.planned = plan(self.adapter, bases.origin, bases.target, bases.find, bases.read_alike)
+        self.planned = plan(
+            self.adapter, bases.origin, bases.target, bases.find, bases.read_alike, weightless=bases.source is None
+        )
         self.dtype = output.output_dtype(job.request.setting("dtype"), self.adapter)
         self._writes = writes
         self._spool = Spool(bases.folder)
@@ -167,14 +172,19 @@ class AdapterRun:
         """
         if self.problem is not None:
             raise self.problem
+        # Embeddings alone are no output.
+        nothing = not any(result.report.written for result in self.results)
+        left = unread_embeddings(self.planned.embeddings, "Nothing else of the adapter was carried.") if nothing else ()
         return TransferReport(
             request=json.loads(self.request.to_json()),
             method=methods.get(self.request.method).title,
             source_architecture=self.bases.source.architecture.title if self.bases.source else None,
             target_architecture=self.bases.target.architecture.title,
-            modules=tuple(result.report for result in self.results),
-            unread=self.planned.unread,
+            modules=(*(result.report for result in self.results), *map(_lost, self.planned.strangers)),
+            unread=(*(_sized(item, self.adapter) for item in self.planned.unread), *left),
             notes=differences(self.bases.source, self.bases.target) if self.bases.source else (),
+            file=tuple(self.adapter.header.tensors),
+            bundled=() if left else tuple(output.embeddings(self.planned.embeddings)),
         )
 
     def still_the_same(self) -> None:
@@ -234,6 +244,22 @@ def carry_all(
     for run in runs:
         run.join(settings)
     cache.prune()
+
+
+def _sized(item: Unread, adapter: Adapter) -> Unread:
+    """The same with its size, where it is a difference of a weight that stands in the file number by number."""
+    found = [adapter.differences[key].double() for key in item.tensors if key in adapter.differences]
+    size = math.hypot(*(float(tensor.norm()) for tensor in found))
+    return dataclasses.replace(item, size=size) if found and math.isfinite(size) else item
+
+
+def _lost(stranger: Stranger) -> ModuleReport:
+    """The report of a group that the origin has no module for."""
+    group = stranger.group
+    norm, tensors = norm_alone(group), tuple(group.keys.values())
+    return ModuleReport(
+        group.name, stranger.position, "no counterpart", stranger.reason, norm_before=norm, tensors=tensors
+    )
 
 
 def _by_module(runs: Sequence[AdapterRun]) -> list[list[tuple[AdapterRun, int]]]:

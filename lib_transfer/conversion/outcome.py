@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lib_transfer.conversion.accounts import Accounts, accounts_in
 from lib_transfer.conversion.report import TransferReport
 from lib_transfer.errors import TransferError, internal
 from lib_transfer.formats.safetensors_file import read_header
@@ -57,6 +58,18 @@ class Outcome:
     def facts(self) -> Mapping[str, Any]:
         """The summary of the report, or that of the output; empty where there is none."""
         return self.report.summary() if self.report is not None else self.summary or {}
+
+    @property
+    def accounts(self) -> Accounts | None:
+        """Where every tensor of the file went; None where that is not known."""
+        return accounts_in(self.facts)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What stands beside the status, each a part of a sentence: what was lost, and that the LoRA changes nothing."""
+        lost = self.accounts.words if self.accounts is not None else ""
+        nothing = "it changes nothing: every update in it is zero"
+        return (*([f"{lost} not carried"] if lost else []), *([nothing] if self.facts.get("changes_nothing") else []))
 
     @property
     def verdict(self) -> str:

@@ -12,6 +12,7 @@ from lib_transfer.architecture.module import Module
 from lib_transfer.conversion.carry import ModuleResult, Settings
 from lib_transfer.conversion.compact import LARGEST_RANK
 from lib_transfer.conversion.report import ModuleReport
+from lib_transfer.conversion.unseen import partners
 from lib_transfer.formats.adapter import Adapter, describe
 from lib_transfer.formats.identity import legacy_a1111_hash
 from lib_transfer.formats.lora_tensors import lora_tensors
@@ -69,7 +70,10 @@ def _join(parts: Sequence[ModuleResult], out: int, settings: Settings) -> tuple[
     if whole.factors is None:
         return whole, [part.report for part in parts]
     cut = whole.recompressed(_rank(parts, settings.rank))
-    return cut, [_measured(part, *share, cut, settings.strength) for part, share in zip(parts, shares, strict=True)]
+    return cut, [
+        _measured(part, *share, cut, settings.strength) if share[1].changes_weight else part.report
+        for part, share in zip(parts, shares, strict=True)
+    ]
 
 
 def _rank(parts: Sequence[ModuleResult], rank: str | int) -> int | None:
@@ -78,7 +82,8 @@ def _rank(parts: Sequence[ModuleResult], rank: str | int) -> int | None:
         return None if rank == "full" else int(rank)
     ranks: dict[str, int] = {}
     for part in parts:
-        assert part.before is not None
+        if part.before is None:  # a difference of the bias alone has no rank
+            continue
         assert part.before.factors is not None
         own, known = part.before.factors.rank, ranks.get(part.pair.group.name, 0)
         # The parts of a group that was made with a rank share it; those of another kind have a rank each.
@@ -184,15 +189,17 @@ def base_facts(request: TransferRequest, target: Base) -> BaseFacts:
 def tensors_of(module: Module, update: Update, dtype: torch.dtype) -> dict[str, Tensor]:
     """What is written of one module, under the name that both hosts load; empty where they load nothing on it.
 
-    A1111 reads a bias difference only beside ``diff``, and ``w_norm`` only beside ``b_norm``: a missing partner is
-    written as zeros. A norm without a bias gets none: Forge looks for what it belongs to, and leaves out everything where
-    that is missing too often.
+    Forge and ComfyUI add a bias difference to the bias whatever stands beside it. A1111 passes over one beside factors,
+    fails where nothing is beside it, and reads ``w_norm`` only beside ``b_norm``: a missing partner is written as zeros.
+    A norm without a bias gets none: Forge looks for what it belongs to, and leaves out everything where that is missing
+    too often.
     """
     name, weight, bias = module.output_name, update.weight, update.bias
     if name is None:
         return {}
     if update.factors is not None:
-        return lora_tensors(name, *update.factors, _kernel(module), dtype)
+        beside = {} if bias is None else {f"{name}.diff_b": bias.to(dtype).contiguous()}
+        return lora_tensors(name, *update.factors, _kernel(module), dtype) | beside
     named: dict[str, Tensor | None]
     if module.kind == "norm" and update.is_of_norm:
         zeros = torch.zeros(module.shape)
@@ -211,11 +218,14 @@ def missing_partners(written: Iterable[Module], target: Base, dtype: torch.dtype
 
     A1111 applies a LoRA to such an attention only when all four are in the file, and skips the layer silently otherwise.
     """
+    written = list(written)
     names = {module.name for module in written}
     groups = {module.fused for module in written if module.fused is not None}
-    partners = [m for m in target.modules if m.fused in groups and m.name not in names and m.output_name is not None]
+    missing = [m for m in target.modules if m.fused in groups and m.name not in names and m.output_name is not None]
+    unseen = {m.name: m for module in written if not module.weight and module.fused for m in partners(module, target)}
+    missing += [m for m in unseen.values() if m.name not in names]
     zeros: dict[str, Tensor] = {}
-    for module in partners:
+    for module in missing:
         out, into = module.matrix_shape
         zeros |= lora_tensors(str(module.output_name), torch.zeros(out, 1), torch.zeros(1, into), None, dtype)
     return zeros

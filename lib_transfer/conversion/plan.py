@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from lib_transfer.architecture.architecture import full_index
 from lib_transfer.architecture.identity import Identity
-from lib_transfer.architecture.module import Binding, Module
+from lib_transfer.architecture.layout import Layout
+from lib_transfer.architecture.module import Binding, Module, Position
 from lib_transfer.conversion.pairing import Counterpart, How, Pairing
+from lib_transfer.conversion.partly_loaded import A1111_ALONE, MOST_UNKNOWN, TOO_MANY, as_a1111_names_it, bundled
 from lib_transfer.conversion.report import Decision
+from lib_transfer.conversion.unseen import lacking, need_encoder, no_encoder, relative_with, unseen
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.adapter import Adapter, Group
-from lib_transfer.formats.algorithms.lora import BIASES
-from lib_transfer.formats.unread import EMBEDDING, Unread
+from lib_transfer.formats.algorithms.algorithm import by
+from lib_transfer.formats.matrix_shapes import matrix_shapes
+from lib_transfer.formats.unread import Unread
 from lib_transfer.library.base import Base
 from lib_transfer.library.inspection import identify
-
-MOST_EMBEDDINGS = 12
-"""Forge, which reads no bundled embeddings, leaves out a LoRA with more tensors than this that it does not know."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Pair:
         target: the module it goes to; None where there is none.
         how: how that is known.
         obstacle: what is in the way, if anything.
+        hosts: the programs that the output is written for, as a sentence names them.
+        remark: what a person should know of a module that is carried, as a part of a sentence.
     """
 
     group: Group
@@ -50,6 +56,8 @@ class Pair:
     target: Module | None
     how: How
     obstacle: Obstacle | None
+    hosts: str = ""
+    remark: str = ""
 
     @property
     def source(self) -> Module:
@@ -70,21 +78,46 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Stranger:
+    """A group that the origin has no module for.
+
+    Attributes:
+        group: the group.
+        position: where its module sits in a checkpoint of the origin's kind that has it; None where the name is not known.
+        reason: why the origin has none, as a sentence or a part of one.
+    """
+
+    group: Group
+    position: Position | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """Every group of an adapter, paired or accounted for.
 
     Attributes:
         pairs: the pairs in the order of the adapter.
-        unread: tensors that no module was found for, with reasons.
+        strangers: the groups that no module was found for.
+        unread: tensors that no group was made of, with reasons, and embeddings that are not carried.
         embeddings: bundled textual-inversion embeddings that are carried as they are.
     """
 
     pairs: tuple[Pair, ...]
+    strangers: tuple[Stranger, ...]
     unread: tuple[Unread, ...]
     embeddings: Mapping[str, Mapping[str, Tensor]]
 
 
-def plan(adapter: Adapter, origin: Base, target: Base, find: Pairing, reads_alike: Callable[[], bool]) -> Plan:
+def plan(
+    adapter: Adapter,
+    origin: Base,
+    target: Base,
+    find: Pairing,
+    reads_alike: Callable[[], bool],
+    *,
+    weightless: bool = False,
+) -> Plan:
     """Bind the adapter's groups to modules of the origin, and pair these with modules of the target.
 
     Args:
@@ -93,73 +126,146 @@ def plan(adapter: Adapter, origin: Base, target: Base, find: Pairing, reads_alik
         target: the base it goes to.
         find: what each module of the origin corresponds to in the target.
         reads_alike: whether both bases have the same text encoders; asked only where the adapter bundles embeddings.
+        weightless: whether the method looks at no weights, so that a text encoder in no file of the target's is no obstacle.
 
     Raises:
-        MismatchError: the adapter does not belong to the origin, or nothing of it corresponds to anything in the target.
+        MismatchError: the adapter does not belong to the origin, most of it does not fit there, or nothing of it
+            corresponds to anything in the target.
     """
     pairs: list[Pair] = []
-    unknown: list[Group] = []
+    strangers: list[Stranger] = []
     taken: set[str] = set()
+    shapes = matrix_shapes(adapter)
+    of_origin, of_target = lacking(origin), lacking(target)
     for group in adapter.groups.values():
-        bound = origin.by_adapter_name.get(group.name)
+        bound, remark = origin.by_adapter_name.get(group.name), ""
+        if bound is None and weightless and (made := _unseen(group, origin, of_origin, shapes.get(group.name))):
+            bound, remark = (made,), f"unseen: {no_encoder(origin, of_origin[made.module.position.part])}"
         if bound is None:
-            unknown.append(group)
+            strangers.append(_stranger(group, origin, of_origin, "--target" if weightless else "--source"))
             continue
         for share, (module, _) in enumerate(bound):
-            found = find(module)
-            obstacle = _obstacle(found, target)
+            found = Counterpart(module) if remark else find(module)
+            obstacle = _obstacle(found, target, _lacks(module, origin, target, of_target))
             if module.name in taken:
                 obstacle = Obstacle("unsupported", "another group of the adapter already changes this module")
-            pairs.append(Pair(group, bound, share, found.module, found.how, obstacle))
+            hosts = target.architecture.hosts
+            pairs.append(Pair(group, bound, share, found.module, found.how, obstacle, hosts, remark))
         taken.update(module.name for module, _ in bound)
+    if not pairs and strangers and all(s.position is not None and s.position.part in of_origin for s in strangers):
+        raise MismatchError(f"Nothing of the adapter can be carried: {strangers[0].reason}.")
     # Architectures share names (the first encoder, many blocks): those of a wrong one must not come through in part.
     made_for = identify(adapter)
     if not pairs or made_for.unsupported or origin.architecture.family not in {a.family for a in made_for.fitting}:
         raise MismatchError(_belongs_elsewhere(adapter, made_for, origin, len(pairs)))
     if origin.architecture.family != target.architecture.family and all(pair.target is None for pair in pairs):
+        encoder = next(filter(None, (_lacks(pair.source, origin, target, of_target) for pair in pairs)), "")
         raise MismatchError(
             f"The source {origin.path.name} is {origin.architecture.title} and the target {target.path.name} is "
-            f"{target.architecture.title}: their weights do not correspond.",
+            f"{target.architecture.title}: their weights do not correspond{encoder and f', and {encoder}'}.",
             hint="Choose two checkpoints of one architecture.",
         )
-    reason = f"No module of {origin.path.name} goes by this name."
-    strangers = [Unread(g.name, tuple(g.keys.values()), "no module", reason) for g in unknown]
-    beside = [
-        Unread(g.name, keys, "extra", "A1111 does not read a bias difference beside a LoRA.")
-        for g in {pair.group.name: pair.group for pair in pairs}.values()
-        if g.algorithm.id == "lora" and (keys := tuple(g.keys[suffix] for suffix in BIASES if suffix in g.keys))
-    ]
-    embeddings, left = _embeddings(adapter, reads_alike)
-    return Plan(tuple(pairs), (*adapter.unsupported, *strangers, *beside, *left), embeddings)
+    _need_fit(pairs, strangers, origin, shapes)
+    embeddings, left = bundled(adapter, None if weightless else reads_alike)
+    return Plan(_with_norms(pairs, target, embeddings), tuple(strangers), (*adapter.unsupported, *left), embeddings)
 
 
-def _embeddings(
-    adapter: Adapter, reads_alike: Callable[[], bool]
-) -> tuple[Mapping[str, Mapping[str, Tensor]], tuple[Unread, ...]]:
-    """The bundled embeddings that are carried, and those that are not."""
-    bundled = adapter.embeddings
-    if not bundled:
-        return {}, ()
-    if sum(map(len, bundled.values())) > MOST_EMBEDDINGS:
-        reason = f"More than {MOST_EMBEDDINGS} bundled embeddings would keep Forge from loading the LoRA at all."
-    elif reads_alike():
-        return bundled, ()
-    else:
-        reason = (
-            "A bundled textual-inversion embedding belongs to the text encoder, which is another one in the target."
+def _with_norms(
+    pairs: Sequence[Pair], target: Base, embeddings: Mapping[str, Mapping[str, Tensor]]
+) -> tuple[Pair, ...]:
+    """The pairs, those of norms that A1111 alone loads with a name to write, where Forge bears with all of them."""
+    norms = [as_a1111_names_it(pair.target, target) if pair.target is not None else None for pair in pairs]
+    tensors = sum(1 if norm.bias is None else 2 for norm in norms if norm is not None)
+    if not tensors:
+        return tuple(pairs)
+    bears = tensors + sum(map(len, embeddings.values())) <= MOST_UNKNOWN
+    return tuple(
+        pair
+        if norm is None or (pair.obstacle is not None and pair.obstacle.reason != _not_loaded(target))
+        else dataclasses.replace(
+            pair, target=norm, obstacle=None, remark=", ".join(filter(None, (A1111_ALONE, pair.remark)))
         )
-    return {}, tuple(
-        Unread(EMBEDDING + name, tuple(f"{EMBEDDING}{name}.{suffix}" for suffix in suffixes), "embedding", reason)
-        for name, suffixes in bundled.items()
+        if bears
+        else dataclasses.replace(pair, obstacle=Obstacle("unsupported", TOO_MANY))
+        for pair, norm in zip(pairs, norms, strict=True)
     )
 
 
-def _obstacle(found: Counterpart, target: Base) -> Obstacle | None:
-    """What is in the way of writing the counterpart's change."""
+def _not_loaded(target: Base) -> str:
+    return f"{target.architecture.hosts} does not load a LoRA on this module"
+
+
+def whole_shape(bound: Sequence[Binding]) -> tuple[int, ...]:
+    """Shape of the weight that a group changes, of which the bound modules are the parts.
+
+    Flux and SD3 keep the query, key and value projections of an attention (and in Flux's single blocks the first layer of
+    the feed-forward) in one weight. They are decomposed and carried one by one, and joined again when they are written.
+    """
+    first = bound[0].module.shape
+    return (sum(binding.module.shape[0] for binding in bound), *first[1:])
+
+
+def _unseen(group: Group, origin: Base, lacks: Mapping[str, Layout], shape: tuple[int, int] | None) -> Binding | None:
+    """What a group changes in a text encoder that the origin lacks, where no weight is needed for it."""
+    known = full_index(origin.architecture).get(group.name, ())
+    if len(known) != 1 or known[0].module.position.part not in lacks or group.algorithm.needs_base:
+        return None
+    module = unseen(group, known[0].module, shape)
+    return None if module is None else Binding(module, None)
+
+
+def _stranger(group: Group, origin: Base, lacks: Mapping[str, Layout], option: str) -> Stranger:
+    relative = relative_with(origin, group.name)
+    if relative is None:
+        return Stranger(group, None, f"No module of {origin.path.name} goes by this name.")
+    position = full_index(relative)[group.name][0].module.position
+    if position.part in lacks:
+        return Stranger(group, position, need_encoder(origin, lacks[position.part], option))
+    return Stranger(group, position, f"{origin.path.name} lacks this module of {relative.title}")
+
+
+def _lacks(module: Module, origin: Base, target: Base, lacks: Mapping[str, Layout]) -> str:
+    """That the target holds no text encoder of the module's kind; empty where it does."""
+    own = {layout.part: layout.model for layout in origin.architecture.text_encoders}.get(module.position.part)
+    layout = next((layout for layout in lacks.values() if layout.model == own), None)
+    there = any(other.model == own for other in target.architecture.text_encoders if other.part not in lacks)
+    return "" if layout is None or there else need_encoder(target, layout, "--target")
+
+
+def _need_fit(
+    pairs: Sequence[Pair], strangers: Sequence[Stranger], origin: Base, shapes: Mapping[str, tuple[int, int]]
+) -> None:
+    """Raise :class:`MismatchError` where most groups have another name or shape than any module of the origin.
+
+    Modules and text encoders that the origin lacks say nothing of the adapter.
+    """
+    misfits = {s.group.name: "no module goes by this name" for s in strangers if s.position is None}
+    bound = {pair.group.name: pair for pair in pairs}
+    for name, pair in bound.items():
+        shape = whole_shape(pair.bound)
+        if name in shapes:
+            own, there = shapes[name], (shape[0], math.prod(shape[1:]))
+            reason = f"its shape is {by(own)}, and there it is {by(there)}" if own != there else None
+        else:
+            reason = pair.group.misfit(shape)
+        if reason is not None:
+            misfits[name] = reason
+    groups = len(bound) + sum(s.position is None for s in strangers)
+    if 2 * len(misfits) > groups:
+        name, reason = next(iter(misfits.items()))
+        raise MismatchError(
+            f"The adapter does not fit {origin.path.name}, which is {origin.architecture.title}: {len(misfits)} of {groups} "
+            f"modules have another name or shape there, for example {name}: {reason}.",
+            hint="Choose a checkpoint of the kind that the adapter was trained on.",
+        )
+
+
+def _obstacle(found: Counterpart, target: Base, lacks: str) -> Obstacle | None:
+    """What is in the way of writing the counterpart's change; ``lacks`` says that the target's files lack all of its part."""
     if found.module is None:
-        return Obstacle("no counterpart", found.reason)
+        return Obstacle("no counterpart", lacks or found.reason)
     if found.module.output is None:
-        return Obstacle("unsupported", f"{target.architecture.hosts} does not load a LoRA on this module")
+        return Obstacle("unsupported", _not_loaded(target))
     return None
 
 

@@ -10,16 +10,31 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from lib_transfer.architecture.module import Module, Position
+from lib_transfer.conversion.accounts import Accounts, account, counted
 from lib_transfer.conversion.relation import Similarity
 from lib_transfer.formats.unread import Unread
-from lib_transfer.formatting import percent, rounded
+from lib_transfer.formatting import kept, percent, rounded
 from lib_transfer.version import SCHEMA
 
 Decision = Literal["transferred", "copied", "carried over", "below threshold", "no counterpart", "unsupported"]
 WRITTEN: tuple[Decision, ...] = ("transferred", "copied", "carried over")
+
+NEARLY_ALL = 0.9995
+"""A share from which on nothing is known to be lost: it is read as 100 %, or as 99.9 % at the least."""
+
+NOT_READ = "not read"
+"""What stands for a decision where a module could not be read."""
+
+CHANGES_NOTHING = (
+    "Every update in this LoRA is zero: it changes nothing, here or on the checkpoint that it was trained on."
+)
+
+_WITHOUT_SIZE = ("scale", "embedding")
+"""What is no part of the update: a scale without factors does nothing, an embedding changes no weight."""
 
 
 def modules_written(summary: Mapping[str, Any]) -> int | None:
@@ -42,11 +57,13 @@ class ModuleReport:
         reason: why, as a short sentence.
         similarity: the similarity of the weights' subspaces, where it was computed.
         rank_before, rank_after: the rank of the low-rank update.
-        norm_before, norm_after: Frobenius norms of the update read and of the one written. None before, where an update
-            does not fit its module and was not formed: :class:`Totals` cannot count it then, and the verdict says so.
+        norm_before, norm_after: Frobenius norms of the update read and of the one written. None before, where it takes a
+            weight that is not there to know it: :class:`Totals` cannot count it then, and says of how many that is so.
         energy_kept: share of the update's squared norm that was written, before ``strength``.
         change: ``||D_t - D|| / ||D||``: how far the result is from plain reuse, where the shapes agree.
         target: the name it is written under, where it goes to a module of another name.
+        tensors: the full names of the tensors that it stands for; those of a fused weight are in the report of every part.
+        left: those of them that are not carried although the module is, with reasons.
     """
 
     name: str
@@ -61,11 +78,19 @@ class ModuleReport:
     energy_kept: float | None = None
     change: float | None = None
     target: str = ""
+    tensors: tuple[str, ...] = ()
+    left: tuple[Unread, ...] = ()
 
     @property
     def written(self) -> bool:
         """Whether the output holds this module."""
         return self.decision in WRITTEN
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The tensors that the output stands for."""
+        left = {key for item in self.left for key in item.tensors}
+        return tuple(key for key in self.tensors if key not in left) if self.written else ()
 
 
 @dataclass(frozen=True)
@@ -74,12 +99,15 @@ class Totals:
 
     Attributes:
         modules, written: how many there are, and how many the output holds.
-        energy_kept: share of their squared norms that was written; None where none has a norm.
+        unmeasured: of how many that were not written the size is not known.
+        energy_kept: share of their squared norms that was written. Where ``unmeasured`` is not 0 it is at most this; None
+            where it is not known at all: none has a norm, or nothing but the unmeasured was lost.
         lowest, mean: the lowest and the mean smaller similarity; None where none was computed.
     """
 
     modules: int
     written: int
+    unmeasured: int
     energy_kept: float | None
     lowest: float | None
     mean: float | None
@@ -93,9 +121,11 @@ class TransferReport:
         request: the request as JSON (:meth:`~lib_transfer.library.request.TransferRequest.to_json`), parsed.
         method: title of the method.
         source_architecture, target_architecture: titles; None without a source.
-        modules: the reports of the modules, in the order of the adapter.
-        unread: tensors of the adapter that no module was made of.
+        modules: the reports of the modules, in the order of the adapter, those that no module goes by last.
+        unread: tensors of the adapter that no module report stands for.
         notes: further things a person should know, as sentences; they are part of the verdict.
+        file: the full names of all tensors of the adapter's file.
+        bundled: those of them that are embeddings and carried as they are.
     """
 
     request: dict[str, Any]
@@ -105,20 +135,46 @@ class TransferReport:
     modules: tuple[ModuleReport, ...]
     unread: tuple[Unread, ...]
     notes: tuple[str, ...] = ()
+    file: tuple[str, ...] = ()
+    bundled: tuple[str, ...] = ()
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Over all modules, those that could not be read among them."""
+        unread = sum(item.noun == "module" for item in self.unread)
+        lost = math.fsum(item.size**2 for item in self.unread if item.size is not None)
+        return totals(self.modules, unread=unread, lost=lost, unmeasured=sum(map(_is_unmeasured, self.unread)))
+
+    @cached_property
+    def accounts(self) -> Accounts:
+        """Where every tensor of the file went."""
+        written = [module for module in self.modules if module.written]
+        # What one part of a fused weight has no place for, another one may have.
+        carried = {key for module in written for key in module.carried}
+        left = [item for module in written for item in module.left]
+        lost = [Unread(m.name, m.tensors, m.decision, m.reason) for m in self.modules if not m.written]
+        return account(self.file, (*carried, *self.bundled), (*left, *lost, *self.unread))
 
     @property
-    def totals(self) -> Totals:
-        """Over all modules."""
-        return totals(self.modules)
+    def changes_nothing(self) -> bool:
+        """Whether every update of the adapter is known to be zero."""
+        known = [module.norm_before for module in self.modules] + [
+            item.size for item in self.unread if item.size is not None
+        ]
+        return bool(self.modules) and not any(known) and self.totals.unmeasured == 0 and not self.bundled
 
     def by_stage(self) -> dict[tuple[str, str], Totals]:
-        """Totals per (part, stage), in the order of the forward pass."""
+        """Totals per (part, stage), in the order of the forward pass.
+
+        What was lost without a known size and without a known place may be of any of them: it is in ``unmeasured`` of each.
+        """
         groups: dict[tuple[str, str], list[ModuleReport]] = {}
         placed = [m for m in self.modules if m.position is not None]
         for module in sorted(placed, key=lambda m: _order(m.position)):
             assert module.position is not None
             groups.setdefault((module.position.part, module.position.stage), []).append(module)
-        return {key: totals(modules) for key, modules in groups.items()}
+        anywhere = self.totals.unmeasured - totals(placed).unmeasured
+        return {key: totals(modules, unmeasured=anywhere) for key, modules in groups.items()}
 
     @property
     def change(self) -> float | None:
@@ -133,14 +189,24 @@ class TransferReport:
         """How much was carried, how far from plain reuse it is, and what this does not say."""
         return " ".join(_verdict(self))
 
+    @property
+    def decisions(self) -> dict[str, int]:
+        """How many modules there are of each decision, "not read" among them."""
+        unread = sum(item.noun == "module" for item in self.unread)
+        counts = Counter(str(module.decision) for module in self.modules)
+        return {**counts, **({NOT_READ: unread} if unread else {})}
+
     def summary(self) -> dict[str, Any]:
         """The few facts that are written into the output's metadata."""
         t = self.totals
         return {
             "schema": SCHEMA,
             "modules": t.modules,
-            "decisions": dict(sorted(Counter(m.decision for m in self.modules).items())),
+            "decisions": dict(sorted(self.decisions.items())),
+            **self.accounts.facts(),
             "energy_kept": rounded(t.energy_kept),
+            "unmeasured": t.unmeasured,
+            "changes_nothing": self.changes_nothing,
             "lowest_similarity": rounded(t.lowest),
             "mean_similarity": rounded(t.mean),
             "change_from_reuse": rounded(self.change),
@@ -166,22 +232,32 @@ class TransferReport:
         rows = [("part", "stage", "modules", "written", "similarity (lowest, mean)", "energy kept")]
         for (part, stage), t in [*self.by_stage().items(), (("all", ""), self.totals)]:
             similar = "" if t.lowest is None or t.mean is None else f"{t.lowest:.3f}  {t.mean:.3f}"
-            rows.append((part, stage, str(t.modules), str(t.written), similar, percent(t.energy_kept)))
-        lines = [*table(rows), "", *reasons(self.modules, self.unread), "", *_verdict(self)]
+            rows.append((part, stage, str(t.modules), str(t.written), similar, kept(t.energy_kept, t.unmeasured)))
+        lines = [*table(rows), "", *reasons(self), "", self.accounts.sentence, *_verdict(self)]
         return "\n".join(lines)
 
 
-def totals(modules: Iterable[ModuleReport]) -> Totals:
-    """Sums over ``modules``."""
+def totals(modules: Iterable[ModuleReport], *, unread: int = 0, lost: float = 0.0, unmeasured: int = 0) -> Totals:
+    """Sums over ``modules``.
+
+    Args:
+        modules: the reports.
+        unread: how many further modules could not be read.
+        lost: squared norm of what else was not carried.
+        unmeasured: of how much of that the size is not known.
+    """
     modules = list(modules)
     normed = [m for m in modules if m.norm_before is not None]
-    before = math.fsum((m.norm_before or 0) ** 2 for m in normed)
-    kept = math.fsum((m.energy_kept or 0) * (m.norm_before or 0) ** 2 for m in normed if m.written)
+    before = math.fsum((m.norm_before or 0) ** 2 for m in normed) + lost
+    after = math.fsum((m.energy_kept or 0) * (m.norm_before or 0) ** 2 for m in normed if m.written)
+    share = after / before if before > 0 else None
+    unmeasured += sum(m.norm_before is None and not m.written for m in modules)
     smaller = [m.similarity.smaller for m in modules if m.similarity is not None and m.similarity.smaller is not None]
     return Totals(
-        modules=len(modules),
+        modules=len(modules) + unread,
         written=sum(m.written for m in modules),
-        energy_kept=kept / before if before > 0 else None,
+        unmeasured=unmeasured,
+        energy_kept=None if unmeasured and share is not None and share >= NEARLY_ALL else share,
         lowest=min(smaller, default=None),
         mean=math.fsum(smaller) / len(smaller) if smaller else None,
     )
@@ -197,17 +273,22 @@ def module_row(module: Module) -> dict[str, Any]:
     return {"module": module.name, **asdict(module.position), "shape": list(module.shape)}
 
 
-def reasons(modules: Sequence[ModuleReport], unread: Sequence[Unread]) -> list[str]:
-    """One line per decision and reason, with how many modules it concerns and an example."""
+def reasons(report: TransferReport) -> list[str]:
+    """One line per decision and reason, with how many modules it concerns and an example; then what else was lost."""
     found: dict[tuple[str, str], list[str]] = {}
-    for module in modules:
+    for module in report.modules:
         found.setdefault((module.decision, module.reason), []).append(module.name)
-    for item in unread:
-        found.setdefault(("not read", item.reason), []).append(item.name)
+    for item in report.unread:
+        if item.noun == "module":
+            found.setdefault((NOT_READ, item.reason), []).append(item.name)
     lines = []
     for (decision, reason), names in found.items():
         example = "" if decision in ("transferred", "copied") else f" (e.g. {names[0]})"
         lines.append(f"{len(names):5d}  {decision}: {reason}{example}")
+    for loss in report.accounts.losses:
+        if loss.what != "module":
+            words = counted([(loss.what, loss.count, loss.tensors)]).partition(" ")[2]
+            lines.append(f"{loss.count:5d}  {words} not carried: {loss.reason} (e.g. {loss.example})")
     return lines
 
 
@@ -226,19 +307,18 @@ def _verdict(report: TransferReport) -> list[str]:
     t = report.totals
     if t.written == 0:
         return ["Nothing of this adapter can be carried to the target."]
-    kept = "" if t.energy_kept is None else f"; {percent(t.energy_kept)} of the update's energy is in the output"
-    sentences = [f"{report.method}: {t.written} of {t.modules} modules were carried{kept}."]
-    lost = [m for m in report.modules if not m.written]
+    sentences = [f"{report.method}: {t.written} of {t.modules} modules were carried{_energy(report)}."]
+    lost = {decision: n for decision, n in report.decisions.items() if decision not in WRITTEN}
     if lost:
-        counts = Counter(m.decision for m in lost)
-        sentences.append("Left out: " + ", ".join(f"{n} {decision}" for decision, n in counts.items()) + ".")
-    unmeasured = sum(m.norm_before is None for m in lost)
-    if unmeasured:
-        sentences.append(f"How much {unmeasured} of these would have been is not known and not counted.")
-    if report.unread:
-        sentences.append(f"{len(report.unread)} groups of the adapter could not be read.")
+        sentences.append("Left out: " + ", ".join(f"{n} {decision}" for decision, n in lost.items()) + ".")
+    others = [(loss.what, loss.count, loss.tensors) for loss in report.accounts.losses if loss.what != "module"]
+    if others:
+        sentences.append(f"{'Also not' if lost else 'Not'} carried: {counted(others)}.")
+    if report.changes_nothing:
+        sentences.append(CHANGES_NOTHING)
     if t.energy_kept is not None and t.energy_kept < 0.5:
-        sentences.append("More than half of the update was lost; plain reuse may well do better.")
+        better = "; plain reuse may well do better" if report.source_architecture is not None else ""
+        sentences.append(f"More than half of the update was lost{better}.")
     if report.change is not None:
         sentences.append(
             "What was carried is the same as plain reuse."
@@ -253,6 +333,29 @@ def _verdict(report: TransferReport) -> list[str]:
     return sentences
 
 
+def _energy(report: TransferReport) -> str:
+    """How much of the update was carried, as far as it is known, as the end of a sentence."""
+    t = report.totals
+    if not t.unmeasured:
+        return "" if t.energy_kept is None else f"; {percent(t.energy_kept)} of the update's energy is in the output"
+    what = _unmeasured(report)
+    if t.energy_kept is None:
+        return f"; how much of the update was lost is not known: {what} of unknown size not carried"
+    lost = percent(1 - t.energy_kept)
+    return f"; at least {lost} of the update's energy is lost: the size of {what} more, not carried, is not known"
+
+
+def _unmeasured(report: TransferReport) -> str:
+    """What was not carried and has no known size, in words."""
+    items = [("module", 1, 1) for m in report.modules if not m.written and m.norm_before is None]
+    items += [(item.noun, 1, 1) for item in report.unread if _is_unmeasured(item)]
+    return counted(items)
+
+
+def _is_unmeasured(item: Unread) -> bool:
+    return item.size is None and item.noun not in _WITHOUT_SIZE
+
+
 def _module_dict(module: ModuleReport) -> dict[str, Any]:
     return {
         "name": module.name,
@@ -264,6 +367,8 @@ def _module_dict(module: ModuleReport) -> dict[str, Any]:
         "rank_before": module.rank_before,
         "rank_after": module.rank_after,
         **{name: rounded(getattr(module, name)) for name in ("norm_before", "norm_after", "energy_kept", "change")},
+        "tensors": list(module.tensors),
+        "left": [asdict(item) for item in module.left],
     }
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lib_transfer.architecture.module import Module
 from lib_transfer.conversion import output
-from lib_transfer.conversion.carry import update_of, whole_shape
+from lib_transfer.conversion.carry import update_of
+from lib_transfer.conversion.plan import whole_shape
 from lib_transfer.conversion.weights import Weight
 from lib_transfer.errors import MismatchError, UnsupportedError
 from lib_transfer.formats.adapter import Adapter
@@ -49,6 +50,8 @@ def updates_of(adapter: Adapter, base: Base) -> dict[str, Update]:
         if not bound or group.misfit(whole_shape(bound)) is not None:
             continue
         whole = update_of(group, bound, weight)
+        if whole.changes_weight and whole.bias is not None and len(whole.bias) != whole_shape(bound)[0]:
+            whole = dataclasses.replace(whole, bias=None)
         for module, rows in bound:
             update = whole.rows(rows)
             idle = (module.position.part, module.position.block) in base.architecture.idle

@@ -7,20 +7,22 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from lib_transfer.errors import BadFileError, NumericError, UnsupportedError
 from lib_transfer.formats.algorithms import algorithm_for, lora
-from lib_transfer.formats.algorithms.algorithm import SCALES, Algorithm
+from lib_transfer.formats.algorithms.algorithm import SCALES, Algorithm, checked, vector
 from lib_transfer.formats.algorithms.dora import MAGNITUDES
+from lib_transfer.formats.algorithms.full import NormDifference
 from lib_transfer.formats.algorithms.peft_oft import PeftOft
 from lib_transfer.formats.checkpoint import Contents, open_checkpoint
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.numbered import told_apart
 from lib_transfer.formats.peft_config import PeftConfig, Said, peft_config
+from lib_transfer.formats.tensor_info import FLOATS, TensorInfo
 from lib_transfer.formats.tensor_names import split_names
 from lib_transfer.formats.unread import (
     EMBEDDING,
@@ -28,6 +30,7 @@ from lib_transfer.formats.unread import (
     LONELY_BIAS,
     LONELY_MAGNITUDE,
     LONELY_SCALE,
+    NOUNS,
     UNKNOWN,
     Unread,
     family_of,
@@ -37,6 +40,9 @@ from lib_transfer.kinds import kind_of
 from lib_transfer.update import Update
 
 MAX_TENSORS = 20_000
+
+BIAS = "diff_b"
+"""The difference of the layer's bias. ComfyUI's trainer and tools that extract a LoRA write it beside any algorithm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +76,13 @@ class Group:
         tensors = dict(self.tensors)
         if self.scale is not None:
             tensors["scale"] = torch.tensor(self.scale, dtype=torch.float64)
+        beside = None if BIAS in self.algorithm.suffixes else tensors.pop(BIAS, None)
         try:
-            return self.algorithm.update(tensors, base_weight)
+            update = self.algorithm.update(tensors, base_weight)
+            bias = vector(beside)
+            if bias is None:
+                return update
+            return replace(update, bias=bias if update.bias is None else checked(update.bias + bias))
         except NumericError as error:
             raise NumericError(f"{self.name}: {error.message}") from error
 
@@ -85,12 +96,14 @@ class Adapter:
         groups: what can be used, by module name, in the order of the names.
         embeddings: bundled textual-inversion embeddings: the tensors by suffix, by the embedding's name.
         unsupported: every other tensor, with the reason why it is not used.
+        differences: those of them that are differences of a weight, by their full names.
     """
 
     header: Contents
     groups: Mapping[str, Group]
     embeddings: Mapping[str, Mapping[str, Tensor]]
     unsupported: tuple[Unread, ...]
+    differences: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -180,7 +193,7 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
     with open_adapter(path) as adapter:
         groups = {name: replace(group, tensors=dict(group.tensors)) for name, group in adapter.groups.items()}
         embeddings = {name: dict(tensors) for name, tensors in adapter.embeddings.items()}
-        return replace(adapter, groups=groups, embeddings=embeddings)
+        return replace(adapter, groups=groups, embeddings=embeddings, differences=dict(adapter.differences))
 
 
 def outline_adapter(path: str | os.PathLike[str]) -> Adapter:
@@ -223,7 +236,8 @@ def _assembled(header: Contents, load: Callable[[str], Tensor]) -> Adapter:
         first = ", ".join(sorted(header.tensors)[:3])
         raise UnsupportedError(f"{header.path} is not a LoRA: none of its tensors is known ({first}, ...).")
     embeddings = {name: _Asked(keys, load) for name, keys in bundled.items()}
-    return Adapter(header, groups, embeddings, tuple(unread))
+    differences = {key: key for item in unread if item.noun == "difference" for key in item.tensors}
+    return Adapter(header, groups, embeddings, tuple(unread), _Asked(differences, load))
 
 
 class _Asked(Mapping[str, Tensor]):
@@ -274,37 +288,47 @@ def _sorted(
     infos = {suffix: header.tensors[key] for key, suffix in suffixes.items()}
     algorithm = algorithm_for(infos)
     said = Said()
-    kind, reason = "broken", ""
+    kind, reason, noun = "broken", "", "module"
     if (family := family_of(infos)) is not None:
         kind, reason = family.kind, family.reason
     elif algorithm is None or not (MAGNITUDES & infos.keys()) <= algorithm.suffixes:
-        kind, reason = _lonely(infos)
-    elif (sentence := twice(item for item in suffixes.items() if item[1] in algorithm.suffixes)) is not None:
+        kind, reason, noun = _lonely(infos)
+    elif (sentence := twice(item for item in suffixes.items() if item[1] in algorithm.suffixes | {BIAS})) is not None:
         reason = sentence
     else:
         own = {suffix: info for suffix, info in infos.items() if suffix in algorithm.suffixes}
         said = config.of(name, algorithm, own)
         reason = algorithm.problem(own) or said.problem or ""
     if reason or algorithm is None:
-        return None, [Unread(name, tuple(suffixes), kind, reason)]
+        return None, [Unread(name, tuple(suffixes), kind, reason, "module" if algorithm is not None else noun)]
     if isinstance(algorithm, PeftOft):
         algorithm = PeftOft(said.exact, name.startswith("lora_") or "ot_revision" in header.metadata)
-    keys = {suffix: key for key, suffix in suffixes.items() if suffix in algorithm.suffixes}
-    extras = [(key, suffix) for key, suffix in suffixes.items() if suffix not in algorithm.suffixes]
+    read = algorithm.suffixes | ({BIAS} if _reads_bias(algorithm, infos) else set())
+    keys = {suffix: key for key, suffix in suffixes.items() if suffix in read}
+    extras = [(key, suffix) for key, suffix in suffixes.items() if suffix not in read]
     return Group(name, keys, _Asked(keys, load), algorithm, said.scale), [
-        Unread(name, (key,), "extra", EXTRAS.get(suffix, UNKNOWN)) for key, suffix in extras
+        Unread(name, (key,), "extra", EXTRAS.get(suffix, UNKNOWN), NOUNS.get(suffix, "tensor"))
+        for key, suffix in extras
     ]
 
 
-def _lonely(suffixes: Collection[str]) -> tuple[str, str]:
-    """Kind and reason for a module that belongs to no algorithm."""
+def _reads_bias(algorithm: Algorithm, infos: Mapping[str, TensorInfo]) -> bool:
+    """Whether a difference of the bias among these tensors is read beside the algorithm."""
+    bias = infos.get(BIAS)
+    return (
+        bias is not None and len(bias.shape) == 1 and bias.dtype in FLOATS and not isinstance(algorithm, NormDifference)
+    )
+
+
+def _lonely(suffixes: Collection[str]) -> tuple[str, str, str]:
+    """Kind, reason and noun for a module that belongs to no algorithm."""
     if not MAGNITUDES.isdisjoint(suffixes):
-        return "broken", LONELY_MAGNITUDE
+        return "broken", LONELY_MAGNITUDE, "magnitude"
     if set(SCALES).issuperset(suffixes):
-        return "broken", LONELY_SCALE
+        return "broken", LONELY_SCALE, "scale"
     if {*SCALES, lora.BIAS_UP, lora.BIAS_DOWN, lora.RESHAPE}.issuperset(suffixes):
-        return "broken", LONELY_BIAS
-    return "unknown", UNKNOWN
+        return "broken", LONELY_BIAS, "bias"
+    return "unknown", UNKNOWN, "tensor"
 
 
 def _low_rank_shape(group: Group, header: Contents) -> tuple[int, int]:

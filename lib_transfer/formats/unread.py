@@ -17,12 +17,16 @@ class Unread:
         kind: a short stable code: the family, ``broken`` for a group that should be readable, ``unknown``, or ``extra``
             for what stands beside a group that was read.
         reason: one sentence.
+        noun: what they are in plain words, one of :data:`PLURALS`.
+        size: Frobenius norm of the change that they stand for; None where it is not known.
     """
 
     name: str
     tensors: tuple[str, ...]
     kind: str
     reason: str
+    noun: str = "module"
+    size: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ FAMILIES: tuple[Family, ...] = (
     _family(
         "token embedding",
         r"lora_embedding_[AB](?:\.[^.]+)?",
-        "A LoRA on an embedding of tokens is not supported: neither host loads one.",
+        "A LoRA on an embedding of tokens is not supported: no WebUI loads one.",
     ),
     _family(
         "adalora",
@@ -70,15 +74,36 @@ FAMILIES: tuple[Family, ...] = (
 
 EMBEDDING = "bundle_emb."
 
-# Tensors that stand beside a group that is read.
+PLURALS = {
+    "module": "modules",
+    "bias": "biases",
+    "difference": "differences",
+    "magnitude": "magnitudes",
+    "scale": "scales",
+    "embedding": "embeddings",
+    "tensor": "tensors",
+}
+"""What a tensor that was not carried is in plain words, and the same of several."""
+
+# Tensors that stand beside a group that is read; no sentence is about one base alone.
 EXTRAS: dict[str, str] = {
-    "bias": "A tensor named bias is not carried: A1111 adds it to the change of the weight, PEFT puts it in the place of "
-    "the layer's own bias, and nothing in the file tells which is meant.",
+    "bias": "A tensor named bias is not carried: some programs add it to the change of the weight, others put it in the "
+    "place of the layer's own bias, and nothing in the file tells which is meant.",
     "lora_up.bias": "A bias of the up factor beside a magnitude is not carried: no trainer makes one.",
     "lora_down.bias": "A bias of the down factor beside a magnitude is not carried: no trainer makes one.",
-    "diff_b": "A difference of the bias beside another algorithm is not carried; A1111 does not read it either.",
-    "diff": "A full difference beside another algorithm is not carried; A1111 reads only the first of the two.",
+    "diff_b": "A difference of the bias that is no vector of floating-point numbers, or stands beside that of a "
+    "normalisation, is not carried.",
+    "diff": "A full difference beside another algorithm is not carried: Forge and ComfyUI take it in the place of the other, "
+    "so what the two mean together is not known.",
 }
+NOUNS = {
+    **dict.fromkeys(("bias", "lora_up.bias", "lora_down.bias", "diff_b", "b_norm"), "bias"),
+    **dict.fromkeys(("diff", "w_norm"), "difference"),
+    **dict.fromkeys(("alpha", "scale", "scalar"), "scale"),
+    **dict.fromkeys(("dora_scale", "lora_magnitude_vector", "magnitude"), "magnitude"),
+}
+"""What a tensor is by its suffix, where it stands alone or beside a group."""
+
 LONELY_SCALE = "A scale (alpha) without factors."
 LONELY_MAGNITUDE = "A magnitude (DoRA) without the factors that it belongs to."
 LONELY_BIAS = "A bias of a factor, or a new shape, without the factors."

@@ -309,6 +309,8 @@ def test_a_sparse_correction_is_added_to_the_weight(shape: tuple[int, ...], tmp_
     update = update_of(tensors, tmp_path)
     assert update.weight is not None
     assert relative(update.weight.double(), expected) < 1e-6
+    biased = update_of({**tensors, "lora_up.bias": torch.ones(5), "diff_b": torch.ones(5)}, tmp_path)
+    torch.testing.assert_close(biased.bias, torch.full((5,), 1.5))  # alpha / rank times the one, and the other
     group = read_adapter(tmp_path / "a.safetensors").groups[M]
     assert group.misfit(shape) is None
     outside = {**tensors, "bias_indices": torch.full_like(tensors["bias_indices"], 5)}

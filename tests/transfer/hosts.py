@@ -151,6 +151,8 @@ class Host:
                 # The checkpoint multiplies with the projection from the right.
                 change = delta(group).T if key.endswith("text_projection") else delta(group)
                 self._add(changed, key, third, change)
+                if self.is_forge and "diff_b" in group:
+                    self._add(changed, bias, third, group["diff_b"].double())
             elif kind == "full":
                 self._add(changed, key, third, group["diff"].double())
                 if "diff_b" in group:

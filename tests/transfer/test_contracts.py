@@ -18,6 +18,7 @@ import torch
 
 import lib_transfer
 from lib_transfer.architecture import modules, reference
+from lib_transfer.conversion import partly_loaded
 from tests import tiny
 from tests.transfer import hosts
 
@@ -146,9 +147,11 @@ def test_7_and_9_no_tensor_is_unknown_and_every_shape_fits(
 ) -> None:
     parent, result, out = outputs[f"{name}-{end}"]
     host = hosts.Host(files.tensors[f"{name}-{end}"], forge_host=forge_host)
-    # A1111 passes over the projection of SDXL's second encoder, which Forge loads.
-    passed_over = [] if forge_host else list(out.names.get("lora_te2_text_projection", ()))
-    assert host.unknown(out) == passed_over
+    # Forge knows no norms of CLIP-L, which A1111 loads, and bears with a few; A1111 passes over the projection of SDXL's
+    # second encoder, which Forge loads.
+    norms = [key for module, group in out.names.items() if "_layer_norm" in module for key in group]
+    projection = list(out.names.get("lora_te2_text_projection", ()))
+    assert sorted(host.unknown(out)) == sorted(norms if forge_host else projection)
     assert not host.refuses(out)
     changed = host.load(out)
     assert len(changed) > 100
@@ -245,9 +248,10 @@ def test_an_openclip_attention_is_complete(outputs: Outputs, files: tiny.Files) 
             assert hosts.delta(group).norm() == 0
             added += 1
     assert added > 10
-    # And so A1111 applies as many of them as Forge.
+    # And so A1111 applies as many of them as Forge, and the norms of CLIP-L, which Forge does not know.
     loaded = [set(hosts.Host(files.tensors["sdxl-target"], forge_host=f).load(out)) for f in (False, True)]
-    assert loaded[0] ^ loaded[1] == {"conditioner.embedders.1.model.text_projection"}
+    projection = {"conditioner.embedders.1.model.text_projection"}
+    assert {key for key in loaded[0] if ".layer_norm" not in key} == loaded[1] - projection
 
 
 @BOTH
@@ -429,19 +433,58 @@ class TestCarriedOver:
         assert left.decision == "unsupported"
         assert left.norm_before == pytest.approx(8**0.5)
 
-    def test_a_bias_beside_a_lora_is_reported(self, transfer: Any, tmp_path: Path) -> None:
-        both = {**tiny.factors(self.CONV, (8, 8, 3, 3)), f"{self.CONV}.diff_b": torch.ones(8)}
-        result = self._run(transfer, tmp_path, both)
-        assert set(hosts.read(result.path).names[self.CONV]) == {"lora_up.weight", "lora_down.weight", "alpha"}
-        (unread,) = result.report.unread
-        assert unread.tensors == (f"{self.CONV}.diff_b",)
-        assert "A1111" in unread.reason
+    def test_a_bias_beside_a_lora_is_written_for_those_who_read_it(self, transfer: Any, tmp_path: Path) -> None:
+        """A1111 passes over it; the report says so. Times the strength, and its size counts."""
+        both = {**tiny.factors(self.CONV, (8, 8, 3, 3)), f"{self.CONV}.diff_b": 2 * torch.ones(8)}
+        result = self._run(transfer, tmp_path, both, strength=0.5)
+        out = hosts.read(result.path)
+        assert set(out.names[self.CONV]) == {"lora_up.weight", "lora_down.weight", "alpha", "diff_b"}
+        torch.testing.assert_close(out.tensors[f"{self.CONV}.diff_b"].float(), torch.ones(8))
+        (module,) = result.report.modules
+        assert "which Forge and ComfyUI read and A1111 does not" in module.reason
+        up, down = (both[f"{self.CONV}.{end}.weight"].flatten(1).double() for end in ("lora_up", "lora_down"))
+        weight = 0.5 * (up @ down)  # alpha 1.5 over rank 3
+        assert module.norm_before == pytest.approx(float((weight.square().sum() + 8 * 4) ** 0.5), rel=1e-5)
 
-    def test_a_text_encoders_norm_is_reported_not_written(self, transfer: Any, tmp_path: Path) -> None:
-        tensors = {**tiny.factors(self.CONV, (8, 8, 3, 3)), f"{self.TEXT}.w_norm": torch.ones(24)}
+    def test_a_bias_without_a_place_is_named(self, transfer: Any, tmp_path: Path) -> None:
+        """The attention's query has no bias; the convolution's has 8 numbers."""
+        tensors = {**tiny.factors(self.CONV, (8, 8, 3, 3)), f"{self.CONV}.diff_b": torch.ones(9)}
+        tensors |= {**tiny.factors(self.LINEAR, (8, 8)), f"{self.LINEAR}.diff_b": torch.ones(8)}
         result = self._run(transfer, tmp_path, tensors)
-        assert set(hosts.read(result.path).names) == {self.CONV}
+        assert not [key for key in hosts.read(result.path).tensors if key.endswith("diff_b")]
+        accounts = result.report.accounts
+        assert (accounts.tensors, accounts.carried, accounts.words) == (8, 6, "2 biases")
+        assert any("9 numbers" in loss.reason for loss in accounts.losses)
+        assert any("has no bias" in loss.reason for loss in accounts.losses)
+        assert result.report.totals.energy_kept is not None and result.report.totals.energy_kept < 0.9
+
+    @pytest.mark.parametrize("method", ["reuse", "rotation"])
+    def test_a_text_encoders_norm_is_written_for_a1111(
+        self, method: str, transfer: Any, files: tiny.Files, tmp_path: Path
+    ) -> None:
+        """Forge knows none, and loads the rest."""
+        tensors = {**tiny.factors(self.CONV, (8, 8, 3, 3)), f"{self.TEXT}.w_norm": torch.ones(24)}
+        result = self._run(transfer, tmp_path, tensors, method=method)
+        out = hosts.read(result.path)
+        assert set(out.names[self.TEXT]) == {"w_norm", "b_norm"}
+        assert not out.tensors[f"{self.TEXT}.b_norm"].any()
         (norm,) = [m for m in result.report.modules if m.name == self.TEXT]
-        assert norm.decision == "unsupported"
-        assert "does not load" in norm.reason
-        assert norm.name in result.report.to_text()
+        assert (norm.decision, norm.reason) == ("carried over", "as it is, which A1111 loads and Forge does not")
+        before = files.tensors["sd1-target"]
+        key = f"{tiny.TEXT}0.layer_norm1.weight"
+        for forge_host, moved in ((False, 1.0), (True, 0.0)):
+            host = hosts.Host(before, forge_host=forge_host)
+            assert not host.refuses(out)
+            change = host.load(out).get(key, before[key].double()) - before[key].double()
+            torch.testing.assert_close(change, moved * torch.ones(24, dtype=torch.float64))
+
+    def test_so_many_norms_that_forge_would_load_nothing_are_named(self, transfer: Any, tmp_path: Path) -> None:
+        """Six of two tensors each are as many as it bears; LyCORIS writes all 24."""
+        for count in (6, 7):
+            names = [self.TEXT.replace("layers_0", f"layers_{n}") for n in range(count)]
+            norms = {f"{name}.{end}": torch.ones(24) for name in names for end in ("w_norm", "b_norm")}
+            result = self._run(transfer, tmp_path, {**tiny.factors(self.CONV, (8, 8, 3, 3)), **norms})
+            written = {name for name in hosts.read(result.path).names if name in names}
+            assert len(written) == (6 if count == 6 else 0)
+            reasons = {loss.reason for loss in result.report.accounts.losses}
+            assert reasons == (set() if count == 6 else {partly_loaded.TOO_MANY})

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lib_transfer
+from lib_transfer.errors import MismatchError
 from tests import tiny
 from tests.transfer import hosts
 from tests.transfer.test_formulas import bases, formula, matrix, places, similarity, subspace_rank
@@ -132,12 +133,17 @@ class TestUnequalWidths:
         made = {key: w.half().float() for key, w in tiny.weights("sd1", width=16, seed=9).items()}
         return tiny.save(tmp_path / "wide.safetensors", made, torch.float16), made
 
-    @pytest.mark.parametrize("method", ["reuse", "rotation", "prolora", "lora-x"])
+    def test_refused_as_a_whole_where_the_target_stands_for_the_source(
+        self, style: Path, wide: Any, transfer: Any
+    ) -> None:
+        with pytest.raises(MismatchError, match="16x16, and there it is 32x32"):
+            transfer(style, "sd1-source", wide[0], method="reuse")
+
+    @pytest.mark.parametrize("method", ["rotation", "prolora", "lora-x"])
     def test_refused_per_module(self, method: str, style: Path, wide: Any, transfer: Any) -> None:
         result = transfer(style, "sd1-source", wide[0], method=method)
         assert (result.path, result.status) == (None, "nothing carried")
         assert {m.decision for m in result.report.modules} == {"unsupported"}
-        # copy knows no source: there the update does not fit the target itself.
         assert all("16x16" in m.reason and "32x32" in m.reason for m in result.report.modules)
         assert result.report.verdict.startswith("Nothing")
 

@@ -41,7 +41,7 @@ class Dora(Algorithm):
 
     def __init__(self, inner: Algorithm) -> None:
         self.inner = inner
-        # Hosts read no difference of the bias beside factors: it stays outside, to be reported.
+        # A bias of a factor belongs to no magnitude that a trainer makes: it stays outside, to be reported.
         self.optional = inner.suffixes - {*BIASES}
         self.id = f"dora-{inner.id}"
         self.title = f"DoRA on {inner.title}"

@@ -35,7 +35,6 @@ from lib_transfer.formats.algorithms.algorithm import (
     fold,
     not_floats,
     scale_of,
-    vector,
     wrong_scale,
     wrong_size,
 )
@@ -44,9 +43,9 @@ from lib_transfer.linalg.factors import Factors
 from lib_transfer.update import Update
 
 UP, DOWN, MID = "lora_up.weight", "lora_down.weight", "lora_mid.weight"
-BIAS_UP, BIAS_DOWN, BIAS = "lora_up.bias", "lora_down.bias", "diff_b"
+BIAS_UP, BIAS_DOWN = "lora_up.bias", "lora_down.bias"
 #: What changes the layer's bias.
-BIASES = (BIAS, BIAS_UP, BIAS_DOWN)
+BIASES = (BIAS_UP, BIAS_DOWN)
 RESHAPE = "reshape_weight"
 INDICES, VALUES, SIZE = "bias_indices", "bias_values", "bias_size"
 SPARSE = frozenset({INDICES, VALUES, SIZE})
@@ -91,7 +90,8 @@ class Lora(Algorithm):
         scale, notes = scale_of(tensors, rank)
         up, down = fold(scale, up, down.flatten(1))
         if tensors.keys() >= SPARSE:
-            return Update(weight=checked(up @ down + _sparse_correction(tensors)), notes=notes)
+            weight = checked(up @ down + _sparse_correction(tensors))
+            return Update(weight=weight, bias=_bias(tensors, scale), notes=notes)
         return Update(factors=Factors(up, down), bias=_bias(tensors, scale), rank=rank, notes=notes)
 
 
@@ -137,8 +137,6 @@ def _bias(tensors: Mapping[str, Tensor], scale: float) -> Tensor | None:
         parts.append(tensors[BIAS_UP].double() * scale)
     if BIAS_DOWN in tensors:
         parts.append(tensors[UP].double().flatten(1) @ tensors[BIAS_DOWN].double() * scale)
-    if (own := vector(tensors.get(BIAS))) is not None:
-        parts.append(own.double())
     return checked(torch.stack(parts).sum(0)) if parts else None
 
 
@@ -159,7 +157,7 @@ def _wrong_shapes(up: tuple[int, ...], down: tuple[int, ...], mid: tuple[int, ..
 
 
 def _wrong_biases(infos: Mapping[str, TensorInfo]) -> str | None:
-    sizes = {BIAS: infos[UP].shape[0], BIAS_UP: infos[UP].shape[0], BIAS_DOWN: infos[DOWN].shape[0]}
+    sizes = {BIAS_UP: infos[UP].shape[0], BIAS_DOWN: infos[DOWN].shape[0]}
     for suffix, size in sizes.items():
         if suffix in infos and infos[suffix].shape != (size,):
             return f"{suffix} has shape {list(infos[suffix].shape)}, but must have {size} numbers."

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from lib_transfer.webui.batch.job import BatchJob
-from lib_transfer.webui.shell.html import number, percent, render
+from lib_transfer.webui.shell.html import kept, number, percent, render
 from lib_transfer.webui.shell.status import GOOD
 
 _HEAD = (
@@ -59,12 +59,15 @@ def _row(row: dict[str, Any], job: BatchJob) -> dict[str, Any]:
     status = str(row["status"])
     leaving = status == "to convert" and row["name"] in job.left
     about = job.report.plan.facts[row["name"]] if job.report is not None else None
+    outcome = job.report.outcome(row["name"]) if job.report is not None else None
+    remarks, accounts = (outcome.remarks, outcome.accounts) if outcome is not None else ((), None)
     seconds = row["seconds"]
     return {
         "name": row["name"],
         "status": status,
         "good": status in GOOD,
-        "result": "will be left out" if leaving else status,
+        "result": "will be left out" if leaving else ", ".join((status, *remarks)),
+        "lost": accounts.told if accounts is not None else (),
         "can_skip": status == "to convert" and not leaving and job.active and job.kind == "batch",
         "message": f"{row['message']} {row['hint']}" if row["message"] else "",
         # Each cell with the value it is sorted by, where that is not its text.
@@ -73,7 +76,7 @@ def _row(row: dict[str, Any], job: BatchJob) -> dict[str, Any]:
             (row["kind"], None),
             (row["source"], None),
             ("" if row["modules"] is None else f"{row['written']} of {row['modules']}", row["written"]),
-            (percent(row["energy_kept"]), row["energy_kept"]),
+            (kept(row["energy_kept"], row["unmeasured"]), row["energy_kept"]),
             (number(row["lowest_similarity"]), row["lowest_similarity"]),
             (percent(row["change_from_reuse"]), row["change_from_reuse"]),
             ("" if seconds is None else f"{seconds:.1f} s", seconds),

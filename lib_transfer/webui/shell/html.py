@@ -27,6 +27,12 @@ def percent(value: object) -> str:
     return formatting.percent(float(value)) if isinstance(value, (int, float)) else ""
 
 
+def kept(share: object, unmeasured: object) -> str:
+    """The share of an update that was kept, as :func:`lib_transfer.formatting.kept` says it; "" where there is no number."""
+    count = unmeasured if isinstance(unmeasured, int) else 0
+    return formatting.kept(float(share) if isinstance(share, (int, float)) else None, count)
+
+
 _PAGE = Environment(
     loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
     autoescape=True,

@@ -16,7 +16,7 @@ from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.conversion.report import ModuleReport, TransferReport, modules_written, reasons
 from lib_transfer.formatting import for_spreadsheet
 from lib_transfer.webui.shell import status
-from lib_transfer.webui.shell.html import number, percent, render
+from lib_transfer.webui.shell.html import kept, number, percent, render
 from lib_transfer.webui.transfer.heat_map import heat_maps
 
 SHOWN = 20
@@ -71,13 +71,15 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     written = modules_written(facts) or 0
     cells = (
         f"{written} of {facts['modules']}" if _is_count(facts.get("modules")) else "",
-        percent(facts.get("energy_kept")),
+        kept(facts.get("energy_kept"), facts.get("unmeasured")),
         number(facts.get("lowest_similarity")),
         number(facts.get("mean_similarity")),
         percent(facts.get("change_from_reuse")),
     )
     good = outcome.status in status.GOOD
-    return {"outcome": outcome, "good": good, "result": status.WORDS[outcome.status], "cells": cells}
+    result = ", ".join((status.WORDS[outcome.status], *outcome.remarks))
+    lost = outcome.accounts.told if outcome.accounts is not None else ()
+    return {"outcome": outcome, "good": good, "result": result, "lost": lost, "cells": cells}
 
 
 def _is_count(value: object) -> bool:
@@ -95,7 +97,7 @@ def details(outcome: Outcome | None) -> Markup | str:
 
 def _report(report: TransferReport, name: str) -> dict[str, Any]:
     return {
-        "reasons": [" ".join(line.split()) for line in reasons(report.modules, report.unread)],
+        "reasons": [*(" ".join(line.split()) for line in reasons(report)), report.accounts.sentence],
         "heat_maps": [(f"Heat map of blocks and roles: {title}", picture) for title, picture in heat_maps(report)],
         "head": _MODULES,
         "rows": [_cells(module) for module in report.modules],
