@@ -182,7 +182,10 @@ class AdapterRun:
             target_architecture=self.bases.target.architecture.title,
             modules=(*(result.report for result in self.results), *map(_lost, self.planned.strangers)),
             unread=(*(_sized(item, self.adapter) for item in self.planned.unread), *left),
-            notes=differences(self.bases.source, self.bases.target) if self.bases.source else (),
+            notes=(
+                *self.planned.notes,
+                *(differences(self.bases.source, self.bases.target) if self.bases.source else ()),
+            ),
             file=tuple(self.adapter.header.tensors),
             bundled=() if left else tuple(output.embeddings(self.planned.embeddings)),
         )

@@ -101,12 +101,14 @@ class Plan:
         strangers: the groups that no module was found for.
         unread: tensors that no group was made of, with reasons, and embeddings that are not carried.
         embeddings: bundled textual-inversion embeddings that are carried as they are.
+        notes: what a person should know of the adapter itself, as sentences.
     """
 
     pairs: tuple[Pair, ...]
     strangers: tuple[Stranger, ...]
     unread: tuple[Unread, ...]
     embeddings: Mapping[str, Mapping[str, Tensor]]
+    notes: tuple[str, ...] = ()
 
 
 def plan(
@@ -167,7 +169,9 @@ def plan(
         )
     _need_fit(pairs, strangers, origin, shapes)
     embeddings, left = bundled(adapter, None if weightless else reads_alike)
-    return Plan(_with_norms(pairs, target, embeddings), tuple(strangers), (*adapter.unsupported, *left), embeddings)
+    notes = (*adapter.header.notes, *filter(None, (made_for.doubt,)))
+    unread = (*adapter.unsupported, *left)
+    return Plan(_with_norms(pairs, target, embeddings), tuple(strangers), unread, embeddings, notes)
 
 
 def _with_norms(

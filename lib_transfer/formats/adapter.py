@@ -27,6 +27,8 @@ from lib_transfer.formats.tensor_names import split_names
 from lib_transfer.formats.unread import (
     EMBEDDING,
     EXTRAS,
+    LEARNED,
+    LEARNED_TOKEN,
     LONELY_BIAS,
     LONELY_MAGNITUDE,
     LONELY_SCALE,
@@ -37,6 +39,7 @@ from lib_transfer.formats.unread import (
     twice,
 )
 from lib_transfer.kinds import kind_of
+from lib_transfer.spelling import usual
 from lib_transfer.update import Update
 
 MAX_TENSORS = 20_000
@@ -151,6 +154,12 @@ _PREFIXES = (
     "text_encoder_2.",
     "text_encoder_3.",
     "text_encoders.",
+    "clip_l.",
+    "clip_g.",
+    "t5.",
+    "unet:",
+    "text_encoder:",
+    "unet",
 )
 
 
@@ -289,6 +298,8 @@ def _sorted(
     algorithm = algorithm_for(infos)
     said = Said()
     kind, reason, noun = "broken", "", "module"
+    if header.metadata.get(name) == LEARNED:
+        return None, [Unread(name, tuple(suffixes), "embedding", LEARNED_TOKEN, "embedding")]
     if (family := family_of(infos)) is not None:
         kind, reason = family.kind, family.reason
     elif algorithm is None or not (MAGNITUDES & infos.keys()) <= algorithm.suffixes:
@@ -338,7 +349,8 @@ def _low_rank_shape(group: Group, header: Contents) -> tuple[int, int]:
 
 
 def _prefix(name: str) -> str:
-    return next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "other")
+    spelled = (name, usual(name))
+    return next((prefix for prefix in _PREFIXES if any(it.startswith(prefix) for it in spelled)), "other")
 
 
 def _that_matter(adapter: Adapter) -> Iterator[str]:

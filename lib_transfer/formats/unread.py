@@ -104,6 +104,12 @@ NOUNS = {
 }
 """What a tensor is by its suffix, where it stands alone or beside a group."""
 
+LEARNED = "<embed>"
+"""What the metadata of cloneofsimo's ``lora`` say of a tensor that is a learned token, by the token."""
+LEARNED_TOKEN = (
+    "A learned token (textual inversion) of cloneofsimo's format is not carried: no WebUI loads one from a LoRA. Save it as an "
+    "embedding of its own."
+)
 LONELY_SCALE = "A scale (alpha) without factors."
 LONELY_MAGNITUDE = "A magnitude (DoRA) without the factors that it belongs to."
 LONELY_BIAS = "A bias of a factor, or a new shape, without the factors."

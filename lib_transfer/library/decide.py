@@ -199,8 +199,10 @@ def _unfit(facts: AdapterFacts, target: str, settings: TransferSettings) -> Left
     if facts.problem:
         return LeftOut("no LoRA", facts.problem) if facts.foreign else Failed(facts.problem, exit_code=facts.exit_code)
     if not settings.across_families and families(target).isdisjoint(families(*facts.architectures)):
-        base = facts.base if facts.architectures else "a base that is not known"
-        return LeftOut("another family", f"It is for {base}, the target is {target}: their weights do not correspond.")
+        if not facts.architectures:
+            return LeftOut("another family", facts.doubt or "What it is for is not known.")
+        other = "which is not supported" if not families(*facts.architectures) else "their weights do not correspond"
+        return LeftOut("another family", f"It is for {facts.base}, the target is {target}: {other}.")
     return None
 
 
