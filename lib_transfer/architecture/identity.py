@@ -170,7 +170,9 @@ def _nearest(names: Sequence[str]) -> tuple[Architecture, str] | None:
         candidates = {pattern: it for it in reversed(ARCHITECTURES) for pattern in _patterns(it)}
         for pattern in difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.75):
             architecture = candidates[pattern]
-            return architecture, next(it for it in full_shapes(architecture) if _pattern(it) == pattern)
+            like = [it for it in full_shapes(architecture) if _pattern(it) == pattern]
+            numbers = re.findall(r"\d+", name)
+            return architecture, next((it for it in like if re.findall(r"\d+", it) == numbers), like[0])
     return None
 
 

@@ -274,9 +274,6 @@ def _obstacle(found: Counterpart, target: Base, lacks: str) -> Obstacle | None:
 
 
 def _belongs_elsewhere(adapter: Adapter, found: Identity, origin: Base, known: int) -> str:
-    if not adapter.groups:
-        first = adapter.unsupported[0]
-        return f"Nothing of the adapter can be used. {first.name}: {first.reason}"
     if found.unsupported:
         return (
             f"The adapter is for {found.unsupported}, which is not supported; {origin.path.name} is "

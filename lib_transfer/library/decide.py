@@ -201,8 +201,11 @@ def _unfit(facts: AdapterFacts, target: str, settings: TransferSettings) -> Left
     if not settings.across_families and families(target).isdisjoint(families(*facts.architectures)):
         if not facts.architectures:
             return LeftOut("another family", facts.doubt or "What it is for is not known.")
-        other = "which is not supported" if not families(*facts.architectures) else "their weights do not correspond"
-        return LeftOut("another family", f"It is for {facts.base}, the target is {target}: {other}.")
+        if not families(*facts.architectures):
+            return LeftOut("another family", f"It is for {facts.base}, which is not supported; the target is {target}.")
+        return LeftOut(
+            "another family", f"It is for {facts.base}, the target is {target}: their weights do not correspond."
+        )
     return None
 
 

@@ -118,6 +118,9 @@ def _changes_nothing(adapter: Adapter) -> bool:
 
 def identify(adapter: Adapter) -> Identity:
     """What an adapter is for, by its names, shapes and metadata."""
+    if not adapter.groups and adapter.unsupported:
+        first = adapter.unsupported[0]
+        return Identity(doubt=f"Nothing of the adapter can be used. {first.name}: {first.reason}")
     hints = source_hints(adapter.metadata)
     said = [text for text in (hints.base_version, hints.architecture) if text]
     return identity(list(adapter.groups), matrix_shapes(adapter), said)
