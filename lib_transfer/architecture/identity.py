@@ -13,7 +13,7 @@ from lib_transfer.architecture.registry import ARCHITECTURES
 from lib_transfer.architecture.unsupported_adapters import FAMILIES, Shapes, family_by_names
 from lib_transfer.spelling import usual
 
-BEYOND, WRONG = 0.1, 0.5
+BEYOND, WRONG = 0.25, 0.5
 """The shares of an adapter's modules that may be in blocks that an architecture does not have, or of another shape than its
 own, where the adapter is still taken to be for it."""
 

@@ -223,14 +223,14 @@ def test_of_eight_racing_writers_one_wins(links: bool, tmp_path: Path, monkeypat
     if not links:
         monkeypatch.setattr(module, "os", installed("new without links", -1, lambda *_: None))
     for turn in range(25):
-        path, go = tmp_path / f"{turn}", tmp_path / f"go{turn}"
-        children = {}
+        path, children = tmp_path / f"{turn}", {}
+        waits, begins = os.pipe()
         for writer in range(8):
             if (child := os.fork()) == 0:
                 code = 1
                 try:
-                    while not go.exists():
-                        pass
+                    os.close(begins)
+                    os.read(waits, 1)  # Ends for all of them at once, when the last writing end is closed.
                     content = bytes([writer]) * 50_000
                     try:
                         publish(path, [content[:100], content[100:]], 50_000, overwrite=False)
@@ -240,7 +240,8 @@ def test_of_eight_racing_writers_one_wins(links: bool, tmp_path: Path, monkeypat
                 finally:
                     os._exit(code)
             children[child] = writer
-        go.touch()
+        os.close(begins)
+        os.close(waits)
         ends = {writer: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, writer in children.items()}
         assert sorted(ends.values()) == [0, 3, 3, 3, 3, 3, 3, 3]
         (winner,) = [writer for writer, end in ends.items() if end == 0]

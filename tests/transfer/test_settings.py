@@ -204,12 +204,17 @@ def test_a_pruned_target(files: tiny.Files, transfer: Any, tmp_path: Path) -> No
 def test_the_wrong_architecture_is_named(
     method: str, adapter: str, source: str, target: str, named: tuple[str, str], transfer: Any, tmp_path: Path
 ) -> None:
-    name = {"sd1": "lora_te_text_model_encoder_layers_0_mlp_fc1", "sdxl": "lora_unet_input_blocks_7_1_proj_in"}[adapter]
-    more = {
-        "sd1": "lora_unet_down_blocks_0_attentions_0_proj_in",
-        "sdxl": "lora_te2_text_model_encoder_layers_20_mlp_fc1",
+    made = {
+        "sd1": {
+            "lora_te_text_model_encoder_layers_0_mlp_fc1": (96, 24),
+            "lora_unet_down_blocks_0_attentions_0_proj_in": (8, 8),
+        },
+        "sdxl": {
+            "lora_unet_input_blocks_7_1_proj_in": (32, 32),
+            "lora_te2_text_model_encoder_layers_20_mlp_fc1": (128, 32),
+        },
     }
-    tensors = {**tiny.factors(name, (32, 8)), **tiny.factors(more[adapter], (8, 8))}
+    tensors = {key: t for name, shape in made[adapter].items() for key, t in tiny.factors(name, shape).items()}
     path = tiny.save(tmp_path / "style.safetensors", tensors)
     with pytest.raises(lib_transfer.TransferError) as caught:
         transfer(path, source, target, method=method)
