@@ -75,12 +75,9 @@ def _stored(host: Standalone, values: FormValues) -> Markup:
     given = {key: None if value == NOT_SET else value for key, value in values.items()}
     problems = {key: problem for key in FOLDERS if (problem := host.problem_of(key, given[key] or ""))}
     # Where a folder cannot be used, the one before stays.
-    host.store({**given, **{key: host.stored(key) for key in problems}})
-    refused = [
-        s.label
-        for s in settings()
-        if s.key not in problems and given[s.key] is not None and host.setting(s.key) != given[s.key]
-    ]
+    given |= {key: host.stored(key) for key in problems}
+    host.store(given)
+    refused = [s.label for s in settings() if given[s.key] is not None and host.setting(s.key) != given[s.key]]
     said = "The settings were stored." + (f" Not valid, so not used: {', '.join(refused)}." if refused else "")
     return note(said, *problems.values())
 

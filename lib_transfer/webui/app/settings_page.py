@@ -23,17 +23,31 @@ def housekeeping(host: Host, events: Any) -> None:
     with gr.Row():
         form.add(gr.Button, "account", value="Show what Transfer LoRA keeps on disk")
         form.add(gr.Button, "clear_cache", value="Empty the cache")
-    form.add(
-        gr.Checkbox,
-        "sure",
-        label="I am sure that I want to remove all transferred LoRAs",
-        info="The originals stay. Transferred LoRAs can be made again.",
-        value=False,
+    lists = (
+        ("copies", "Transferred LoRAs", "Ticked by itself is only what can be made again from what is installed."),
+        ("trash", "In the trash", "Removed LoRAs, with their previews and notes."),
     )
-    form.add(gr.Button, "remove_copies", value="Remove all transferred LoRAs", variant="stop")
-    form.on(form["account"].click, events.account, (), ("housekeeping",))
-    form.on(form["clear_cache"].click, events.clear_cache, (), ("housekeeping",))
-    form.on(form["remove_copies"].click, events.remove, ("sure",), ("housekeeping",))
+    buttons = {
+        "copies": (("discard", "Move the ticked ones to the trash", "secondary"),),
+        "trash": (
+            ("restore", "Put the ticked ones back", "secondary"),
+            ("empty_trash", "Empty the trash", "stop"),
+        ),
+    }
+    for name, label, info in lists:
+        form.add(gr.CheckboxGroup, name, label=label, info=info, choices=[], value=[])
+        with gr.Row():
+            for action, text, variant in buttons[name]:
+                form.add(gr.Button, action, value=text, variant=variant)
+    everything = ("housekeeping", "copies", "trash")
+    for name, inputs in (
+        ("account", ()),
+        ("clear_cache", ()),
+        ("discard", ("copies",)),
+        ("restore", ("trash",)),
+        ("empty_trash", ()),
+    ):
+        form.on(form[name].click, getattr(events, name), inputs, everything)
 
 
 def name_preview(host: Host, template: Any) -> None:

@@ -64,11 +64,11 @@ def _option(plot: Any, axis: Axis) -> Any:
     """``axis`` as an object of the plot's own kind."""
 
     def confirm(_: Any, values: Sequence[Any]) -> None:
-        for value in values:
-            try:
+        try:
+            for value in values:
                 axis.check(value)
-            except RequestError as error:
-                raise Refused(str(error)) from error
+        except RequestError as error:
+            raise Refused(str(error)) from error
 
     choices = (lambda: list(axis.choices)) if axis.choices else None
     return plot.AxisOption(
