@@ -73,6 +73,8 @@ def _settings_page(host: Standalone) -> None:
 
 def _stored(host: Standalone, values: FormValues) -> Markup:
     given = {key: None if value == NOT_SET else value for key, value in values.items()}
+    # gradio sends an empty number as 0, which is no rank.
+    given["subspace_rank"] = given["subspace_rank"] or None
     problems = {key: problem for key in FOLDERS if (problem := host.problem_of(key, given[key] or ""))}
     # Where a folder cannot be used, the one before stays.
     given |= {key: host.stored(key) for key in problems}
