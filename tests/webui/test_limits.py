@@ -207,7 +207,8 @@ def test_the_style_uses_the_theme_and_stays_with_our_parts() -> None:
         selectors, _, body = rule.partition("{")
         names = selectors.rpartition("*/")[2]
         assert all(
-            name.strip().startswith(("#transfer_lora_", ".transfer-lora-")) for name in names.replace("], [", "]; [").split(",\n")
+            name.strip().startswith(("#transfer_lora_", ".transfer-lora-"))
+            for name in names.replace("], [", "]; [").split(",\n")
         )
         assert "#" not in body
         assert "rgb" not in body

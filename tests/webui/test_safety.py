@@ -55,9 +55,7 @@ def events(page: dict[str, Any]) -> dict[str, tuple[int, dict[str, Any]]]:
 
 
 def token(page: dict[str, Any]) -> str:
-    return next(
-        c["props"]["value"] for c in page["components"] if c["props"].get("elem_id") == "transfer_lora_token"
-    )
+    return next(c["props"]["value"] for c in page["components"] if c["props"].get("elem_id") == "transfer_lora_token")
 
 
 def ask(server: Server, event: str, data: list[Any], headers: dict[str, str] | None = None, **more: Any) -> str:

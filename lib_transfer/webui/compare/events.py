@@ -55,7 +55,8 @@ class CompareEvents(ViewEvents):
             given = json.loads(values["taken"])
         if not isinstance(given, dict):
             raise RequestError(
-                "The settings of txt2img could not be read, so nothing was changed.", hint="Reload the page and try again."
+                "The settings of txt2img could not be read, so nothing was changed.",
+                hint="Reload the page and try again.",
             )
         updates = {name: given[name] for name in ("prompt", "negative") if isinstance(given.get(name), str)}
         if self.host.pictures is not None and given.get("sampler") in self.host.pictures.samplers():
