@@ -26,16 +26,27 @@ ELSEWHERE = "did not come from this page"
 
 
 @pytest.fixture(scope="module")
-def target(serve: Callable[..., Server], checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Server:
+def running(serve: Callable[..., Server], checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Server:
     """A server with one LoRA in the trash, which every attack tries to delete for good."""
     folder = tmp_path_factory.mktemp("target")
     (folder / "Lora").mkdir()
     (folder / "Stable-diffusion").symlink_to(checkpoints)
     models.lora(folder, "mine")
-    thrown = folder / "Lora" / "trash" / "1" / "thrown.safetensors.trash"
-    thrown.parent.mkdir(parents=True)
-    thrown.write_bytes(b"once a transferred LoRA")
     return serve(folder)
+
+
+@pytest.fixture
+def target(running: Server) -> Server:
+    """The server, as it is before each attack."""
+    throw(running)
+    return running
+
+
+def throw(server: Server) -> Path:
+    thrown = server.loras / "trash" / "1" / "thrown.safetensors.trash"
+    thrown.parent.mkdir(parents=True, exist_ok=True)
+    thrown.write_bytes(b"once a transferred LoRA")
+    return thrown
 
 
 def config(server: Server) -> dict[str, Any]:
@@ -161,9 +172,15 @@ def other_page() -> Iterator[int]:
 ATTACK = """async ([url, calls]) => {
     const said = [];
     for (const [path, body, type] of calls) {
-        const how = {method: "POST", mode: type ? "cors" : "no-cors", body: body, credentials: "include"};
-        if (type) how.headers = {"Content-Type": type};
+        const how = {method: "POST", credentials: "include"};
+        // Bytes are sent without a content type, so without asking first whether this page may.
+        if (type) [how.body, how.headers] = [body, {"Content-Type": type}];
+        else [how.body, how.mode] = [new TextEncoder().encode(body), "no-cors"];
         try { said.push((await (await fetch(url + path, how)).text()).length); } catch { said.push("failed"); }
+        if (path !== "queue/join") continue;
+        // In gradio 4, a stream tells what came of it.
+        const signal = AbortSignal.timeout(5000);
+        try { await (await fetch(url + "queue/data?session_hash=abc", {signal: signal})).text(); } catch {}
     }
     const event = JSON.parse(calls[0][1]);
     await new Promise((over) => {
@@ -230,9 +247,7 @@ def test_the_page_itself_may_do_it(
     tab.ready().choose("mine  [", target=models.TUNED)
     assert tab.run("transfer") == "Done: 1 there already."
 
-    thrown = server.loras / "trash" / "1" / "thrown.safetensors.trash"
-    thrown.parent.mkdir(parents=True)
-    thrown.write_bytes(b"once a transferred LoRA")
+    thrown = throw(server)
     headers = {"Origin": "https://behind.a.proxy", "X-Forwarded-Host": "behind.a.proxy"}
     assert "deleted for good" in ask(server, "empty_trash", [token(config(server))], headers)
     assert not thrown.exists()
