@@ -235,7 +235,7 @@ def test_the_page_itself_may_do_it(
     tab.ready().choose("mine", target=models.TUNED)
     assert tab.run("transfer") == "Done: 1 written."
 
-    server.process.terminate()
+    server.process.kill()
     server.process.wait(HANG)
     server = serve(tmp_path, server)
     before = server.files()

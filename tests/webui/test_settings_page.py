@@ -34,16 +34,12 @@ def open_settings(tab: Tab) -> None:
     setting(tab, "template").wait_for(state="visible")
 
 
-def apply(tab: Tab) -> str:
-    """Press Apply settings; what is said then."""
-    before = tab.page.locator("#settings_result").first.inner_text()
+def apply(tab: Tab, notes: int) -> list[str]:
+    """Press Apply settings; the notes that there are then, which are so many."""
     tab.page.locator("#settings_submit").click()
-    tab.page.wait_for_function(
-        "before => { const said = document.querySelector('#settings_result').innerText;"
-        " return said !== before && said.includes('stored'); }",
-        arg=before,
-    )
-    return tab.page.locator("#settings_result").first.inner_text()
+    said = tab.page.locator("#settings_result").first.locator(".transfer-lora-note")
+    said.nth(notes - 1).wait_for()
+    return said.all_inner_texts()
 
 
 def test_template_and_folder_are_shown_kept_and_obeyed(own: Server, window: Callable[..., Tab]) -> None:
@@ -55,7 +51,7 @@ def test_template_and_folder_are_shown_kept_and_obeyed(own: Server, window: Call
     tab.part("name_preview").get_by_text("unknown token").wait_for()
     setting(tab, "template").fill("{target}-{lora}")
     setting(tab, "output_folder").fill("made/ here")
-    assert apply(tab) == "The settings were stored."
+    assert apply(tab, 1) == ["The settings were stored."]
 
     # Folders that are not for us are refused while they are typed, and when they are to be stored.
     setting(tab, "output_folder").fill("../elsewhere")
@@ -63,10 +59,10 @@ def test_template_and_folder_are_shown_kept_and_obeyed(own: Server, window: Call
     foreign = own.models / "Stable-diffusion"
     setting(tab, "cache_folder").fill(str(foreign))
     tab.part("cache_folder_problem").get_by_text("it holds files that are not Transfer LoRA's").wait_for()
-    said = apply(tab)
-    assert "The output sub-folder ../elsewhere leads out of the LoRA folder." in said
-    assert f"The cache folder {foreign} is not used" in said
-    assert "Not valid" not in said
+    stored, output, cache = apply(tab, 3)
+    assert stored == "The settings were stored."
+    assert output.startswith("The output sub-folder ../elsewhere leads out of the LoRA folder.")
+    assert cache.startswith(f"The cache folder {foreign} is not used: it holds files that are not Transfer LoRA's.")
     setting(tab, "cache_folder").fill("")
     tab.part("cache_folder_problem").get_by_text("not used").wait_for(state="detached")
 
