@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import gradio as gr
 import pytest
@@ -20,12 +22,14 @@ from lib_transfer.storage.cache import Cache
 from lib_transfer.storage.hashes import Hashes
 from lib_transfer.webui.app import extension, trash
 from lib_transfer.webui.app.copies import copies
+from lib_transfer.webui.batch import html
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.folders import check_cache_folder, sub_folder
 from lib_transfer.webui.host.settings import PREFIX
 from lib_transfer.webui.host.shared import without_paths
 from lib_transfer.webui.hosts.program import Program as Host
 from lib_transfer.webui.hosts.standalone import Standalone
+from lib_transfer.webui.prompt import generation
 from lib_transfer.webui.shell.form import Form
 from tests.webui import models
 from tests.webui.programs import Program
@@ -331,3 +335,16 @@ def test_the_page_has_no_path_where_others_see_it(
     assert ("lost.safetensors is gone." in text) is True
     assert (str(program.folder) in text or str(Path.cwd()) in text) is not shared
     assert ("<b>sub/lost.safetensors</b>" in text) is shared
+
+
+def test_a_saved_table_and_a_line_below_a_picture_have_no_path_either(program: Program) -> None:
+    sys.modules["modules.shared"].cmd_opts.listen = True
+    host, said = Host(), []
+    job = SimpleNamespace(
+        report=SimpleNamespace(to_json=lambda: json.dumps({"output": str(program.loras / "a" / "b.pt")}))
+    )
+    link = str(html.saved(job, "json", host.shown))
+    data = unquote(link.partition("base64,")[2].partition('"')[0])
+    assert json.loads(base64.b64decode(data)) == {"output": "a/b.pt"}
+    generation._warn(SimpleNamespace(comment=said.append), host, [f"{program.loras / 'b.pt'} is gone."])
+    assert said == ["Transfer LoRA: b.pt is gone."]
