@@ -64,6 +64,7 @@ class Server:
     url: str
     models: Path
     hold: Path
+    process: subprocess.Popen[bytes]
 
     @property
     def drawn(self) -> list[list[Any]]:
@@ -139,9 +140,11 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path],
     """A function that starts a server on a models folder; all are stopped at the end."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(folder: Path) -> Server:
-        place = tmp_path_factory.mktemp("server")
-        port, hold, log = free_port(), place / "hold", place / "log"
+    def start(folder: Path, before: Server | None = None) -> Server:
+        """A server on ``folder``; where there was one before, on its port and with its cache."""
+        place = tmp_path_factory.mktemp("server") if before is None else before.hold.parent
+        port = free_port() if before is None else int(before.url.rstrip("/").rpartition(":")[2])
+        hold, log = place / "hold", place / "log"
         command = [sys.executable, "-m", "tests.webui.held_server", str(hold), "ui", "--models-dir", str(folder)]
         command += ["--cache-dir", str(place / "cache"), "--port", str(port), "--no-browser"]
         environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
@@ -155,7 +158,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path],
             return _answers(url + "config")
 
         until(answers, every=0.1)
-        return Server(url, folder, hold)
+        return Server(url, folder, hold, process)
 
     yield start
     for process in running:

@@ -64,7 +64,7 @@ class OptionInfo:
         self, default=None, label="", component=None, component_args=None, onchange=None, section=None, refresh=None
     ) -> None:
         self.default, self.label, self.component, self.component_args = default, label, component, component_args
-        self.section = section
+        self.section, self.onchange = section, onchange
 
 
 class Script:

@@ -200,14 +200,15 @@ def test_every_control_has_a_label_a_line_of_help_and_an_id_of_its_own(server: S
             assert event["queue"] is False, sources
 
 
-def test_the_style_uses_the_theme_and_stays_in_the_tab() -> None:
+def test_the_style_uses_the_theme_and_stays_with_our_parts() -> None:
     style = (ROOT / "style.css").read_text()
     rules = [rule for rule in style.split("}") if "{" in rule]
     for rule in rules:
         selectors, _, body = rule.partition("{")
         names = selectors.rpartition("*/")[2]
         assert all(
-            name.strip().startswith("#transfer_lora_root") for name in names.replace("], [", "]; [").split(",\n")
+            name.strip().startswith(("#transfer_lora_", ".transfer-lora-"))
+            for name in names.replace("], [", "]; [").split(",\n")
         )
         assert "#" not in body
         assert "rgb" not in body

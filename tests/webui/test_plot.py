@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi import FastAPI, HTTPException
+from fastapi.testclient import TestClient
 
 from lib_transfer.webui.host.settings import PREFIX
 from tests.webui import models
@@ -92,17 +94,41 @@ def test_threshold_and_energy_take_the_place_of_the_settings(made: Generations, 
     assert len(made.copies()) == 2
 
 
-@pytest.mark.parametrize(("label", "value"), [("use", "sideways"), ("method", "magic"), ("threshold", "1.5")])
-def test_a_value_that_is_not_allowed_is_told_before_any_picture(
-    made: Generations, plot: Callable[..., list[Any]], label: str, value: str
+@pytest.mark.parametrize(
+    ("label", "typed", "said"),
+    [
+        ("use", "sideways", "sideways is no value of this axis. Choose one of: off, original, transferred."),
+        ("method", "magic", "magic is no value of this axis."),
+        ("threshold", "1.5", "1.5"),
+        ("threshold", "nan", "nan"),
+        ("threshold", "half", "half is no number, and this axis takes numbers."),
+        ("subspace energy", "", " is no number"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_a_sentence_before_any_picture(
+    made: Generations, plot: Callable[..., list[Any]], label: str, typed: str, said: str
 ) -> None:
-    with pytest.raises(Exception, match=value):
-        plot("<tlora:cat:1>", label, value) if label == "threshold" else refuse(label, value)
+    """As the programs' own code asks: for the type, for the values, and for the status of their answer."""
+    grid = sys.modules["modules.scripts"].scripts_data[1].module
+    [axis] = [option for option in grid.axis_options if option.label == f"[Transfer LoRA] {label}"]
+    app = FastAPI()
+
+    @app.post("/plot")
+    def plotted() -> None:
+        axis.confirm(None, [axis.type(value) for value in [typed]])
+
+    answer = TestClient(app, raise_server_exceptions=True).post("/plot")
+    assert answer.status_code == 422
+    assert said in answer.json()["detail"]
+    # In the page, they write the exception as a text.
+    with pytest.raises(HTTPException) as raised:
+        plotted()
+    assert said in str(raised.value)
     assert made.passes == []
 
 
-def refuse(label: str, value: str) -> None:
-    """What is typed instead of chosen."""
+def test_the_plot_reads_ranges_of_numbers(made: Generations, plot: Callable[..., list[Any]]) -> None:
     grid = sys.modules["modules.scripts"].scripts_data[1].module
-    [axis] = [option for option in grid.axis_options if option.label == f"[Transfer LoRA] {label}"]
-    axis.confirm(None, [value])
+    types = {option.label.removeprefix("[Transfer LoRA] "): option.type for option in grid.axis_options}
+    assert {label for label, kind in types.items() if kind == float} == {"threshold", "subspace energy"}  # noqa: E721
+    assert {label for label, kind in types.items() if kind == int} == set()  # noqa: E721

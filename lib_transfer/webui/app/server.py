@@ -15,13 +15,13 @@ import gradio.routes
 from markupsafe import Markup
 
 from lib_transfer.webui.app.late import LateEvents
-from lib_transfer.webui.app.settings_page import housekeeping, name_preview
+from lib_transfer.webui.app.settings_page import folder_check, housekeeping, name_preview
 from lib_transfer.webui.app.tab import ELEM_ID, TITLE, tab
-from lib_transfer.webui.host.settings import NOT_SET, PREFIX, settings
+from lib_transfer.webui.host.settings import FOLDERS, NOT_SET, PREFIX, settings
 from lib_transfer.webui.hosts.standalone import Standalone
 from lib_transfer.webui.shell.controls import setting_control
 from lib_transfer.webui.shell.form import Form, FormValues
-from lib_transfer.webui.shell.gradio_compat import blocks, on
+from lib_transfer.webui.shell.gradio_compat import blocks
 from lib_transfer.webui.shell.html import guarded, note, render
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,23 +41,27 @@ def app(host: Standalone) -> gr.Blocks:
             value=host.active().wanted or None,
             elem_id="setting_sd_model_checkpoint",
         )
-        on(checkpoint.change, host.choose, [checkpoint], [])
+        form = Form(host, "page_")
+        form.put("checkpoint", checkpoint)
+        form.on(checkpoint.change, lambda values: host.choose(values["checkpoint"]), ["checkpoint"], [])
         with gr.Tabs(elem_id="tabs"):
             with gr.TabItem(TITLE, id=ELEM_ID, elem_id=f"tab_{ELEM_ID}"):
                 transfer.render()
             with gr.TabItem("Settings", id="settings", elem_id="tab_settings"):
                 _settings_page(host)
-                housekeeping(events.of("housekeeping"))
+                housekeeping(host, events.of("housekeeping"))
     return page
 
 
 def _settings_page(host: Standalone) -> None:
-    form = Form()
+    form = Form(host, "settings_")
     for setting in settings():
         control = setting_control(setting, host.setting(setting.key), f"setting_{PREFIX}{setting.key}")
         form.put(setting.key, control)
         if setting.key == "template":
-            name_preview(control)
+            name_preview(host, control)
+        if setting.key in FOLDERS:
+            folder_check(host, control, setting.key)
     apply = gr.Button(value="Apply settings", variant="primary", elem_id="settings_submit")
     form.put("result", gr.HTML("", elem_id="settings_result"))
 
@@ -69,9 +73,15 @@ def _settings_page(host: Standalone) -> None:
 
 def _stored(host: Standalone, values: FormValues) -> Markup:
     given = {key: None if value == NOT_SET else value for key, value in values.items()}
+    # gradio sends an empty number as 0, which is no rank.
+    given["subspace_rank"] = given["subspace_rank"] or None
+    problems = {key: problem for key in FOLDERS if (problem := host.problem_of(key, given[key] or ""))}
+    # Where a folder cannot be used, the one before stays.
+    given |= {key: host.stored(key) for key in problems}
     host.store(given)
     refused = [s.label for s in settings() if given[s.key] is not None and host.setting(s.key) != given[s.key]]
-    return note("The settings were stored." + (f" Not valid, so not used: {', '.join(refused)}." if refused else ""))
+    said = "The settings were stored." + (f" Not valid, so not used: {', '.join(refused)}." if refused else "")
+    return note(said, *problems.values())
 
 
 def serve(models_dir: Path, *, cache_folder: Path | None, port: int | None, browser: bool) -> None:

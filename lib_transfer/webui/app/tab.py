@@ -18,8 +18,8 @@ ELEM_ID = "transfer_lora"
 
 def tab(events: LateEvents) -> gr.Blocks:
     """The tab. Building it lists no folder and reads no file: the page asks for lists when the tab is first looked at."""
-    form = Form()
     with blocks() as page, gr.Column(elem_id=elem_id("root")):
+        form = Form(events.host)
         with gr.Row(elem_id=elem_id("columns")):
             with gr.Column(elem_id=elem_id("inputs"), min_width=320):
                 _inputs(form, events)

@@ -71,7 +71,7 @@ class BatchEvents(ViewEvents):
 
     def saved(self, kind: str, values: FormValues) -> dict[str, Any]:
         """The table as a file of the kind ``csv`` or ``json``."""
-        return {"batch_saved": html.saved(self.job(values), kind)}
+        return {"batch_saved": html.saved(self.job(values), kind, self.host.shown)}
 
 
 def _list(choices: Sequence[str], chosen: object) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -42,12 +43,12 @@ def table(job: BatchJob) -> Markup:
     return render("batch_table", parts_done=job.parts, chips=chips, head=_HEAD, rows=rows)
 
 
-def saved(job: BatchJob | None, kind: str) -> Markup | str:
-    """A link to the table as a file, which our JavaScript follows."""
+def saved(job: BatchJob | None, kind: str, shown: Callable[[str], str]) -> Markup | str:
+    """A link to the table as a file, which our JavaScript follows; ``shown`` takes out of it what strangers may not see."""
     if job is None or job.report is None:
         return ""
     text, mime = (job.report.to_csv(), "text/csv") if kind == "csv" else (job.report.to_json(), "application/json")
-    data = base64.b64encode(text.encode("utf-8", "replace")).decode()
+    data = base64.b64encode(shown(text).encode("utf-8", "replace")).decode()
     # The time makes the link a new one even where the table has not changed.
     made = time.monotonic_ns()
     return render(

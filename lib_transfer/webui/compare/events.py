@@ -44,12 +44,20 @@ class CompareEvents(ViewEvents):
         return {"pictures": guarded(gallery)(list(job.pictures) if isinstance(job, CompareJob) else [])}
 
     def take(self, values: FormValues) -> dict[str, Any]:
-        """The settings of txt2img that our JavaScript has read; values that are not valid change nothing."""
-        try:
-            given = json.loads(values["taken"]) if isinstance(values["taken"], str) else None
-        except ValueError:
-            given = None
-        given = given if isinstance(given, dict) else {}
+        """The settings of txt2img that our JavaScript has read; values that are not valid change nothing.
+
+        Raises:
+            RequestError: it is no JSON object.
+        """
+        given: Any = None
+        # json goes one call deeper for every bracket.
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
+            given = json.loads(values["taken"])
+        if not isinstance(given, dict):
+            raise RequestError(
+                "The settings of txt2img could not be read, so nothing was changed.",
+                hint="Reload the page and try again.",
+            )
         updates = {name: given[name] for name in ("prompt", "negative") if isinstance(given.get(name), str)}
         if self.host.pictures is not None and given.get("sampler") in self.host.pictures.samplers():
             updates["sampler"] = given["sampler"]

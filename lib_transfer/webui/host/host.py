@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib_transfer.errors import RequestError
 from lib_transfer.library.checkpoints import Checkpoint
-from lib_transfer.webui.host import settings
+from lib_transfer.webui.host import folders, settings
 from lib_transfer.webui.host.abilities import Models, Pictures, Prompting, QueueSlot
+from lib_transfer.webui.host.shared import without_paths
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Host(ABC):
     pictures: Pictures | None = None
     models: Models | None = None
     prompting: Prompting | None = None
+    _last_cache_folder: Path | None = None
 
     @abstractmethod
     def adapter_folders(self) -> tuple[Path, ...]:
@@ -78,6 +81,22 @@ class Host(ABC):
     def gpu_turn(self, task: str) -> AbstractContextManager[QueueSlot]:
         """Wait for a slot in the program's queue, and hold it."""
 
+    def shared(self) -> bool:
+        """Whether others than the person at this machine may see the page."""
+        return False
+
+    def shown(self, text: str) -> str:
+        """A text or HTML as the page may show it: without the paths of this machine, if strangers may see it."""
+        if not self.shared():
+            return text
+        files = [checkpoint.path for checkpoint in self.checkpoints().values()]
+        folders = [*self.adapter_folders(), *(path.parent for path in (*files, *self.encoders())), *self.own_folders()]
+        return without_paths(text, folders)
+
+    def own_folders(self) -> tuple[Path, ...]:
+        """Further folders that may be named in the page."""
+        return (self.cache_folder(),)
+
     def listed_adapter(self, name: str) -> Path | None:
         """The LoRA file that the program itself would load for ``name`` in a tag; None where it does not say."""
         return None
@@ -87,6 +106,26 @@ class Host(ABC):
         return settings.by_key(key).sound(self.stored(key))
 
     def cache_folder(self) -> Path:
-        """The cache folder."""
-        chosen = str(self.setting("cache_folder")).strip()
-        return Path(chosen).expanduser() if chosen else self.default_cache_folder()
+        """The cache folder: that of the settings if it may be used, else the one before."""
+        chosen = folders.cache_folder(str(self.setting("cache_folder")))
+        if chosen is not None and self.problem_of("cache_folder"):
+            return self._last_cache_folder or self.default_cache_folder()
+        self._last_cache_folder = chosen or self.default_cache_folder()
+        return self._last_cache_folder
+
+    def problem_of(self, key: str, value: object = None) -> str:
+        """Why the folder of a setting is not used, in a sentence; "" where it is, and for other settings.
+
+        Args:
+            key: the setting.
+            value: a value that is not stored yet; None for the stored one.
+        """
+        text = str(self.setting(key) if value is None else value)
+        try:
+            if key == "cache_folder" and (chosen := folders.cache_folder(text)) is not None:
+                folders.check_cache_folder(chosen)
+            elif key == "output_folder":
+                folders.sub_folder(text, self.adapter_folders()[0])
+        except RequestError as error:
+            return str(error)
+        return ""

@@ -16,6 +16,9 @@ PREFIX = "transfer_lora_"
 
 SECTION = ("transfer_lora", "Transfer LoRA")
 
+FOLDERS = ("output_folder", "cache_folder")
+"""The settings that name a folder."""
+
 NOT_SET = "as the input"
 """The entry of a list that stands for no choice."""
 

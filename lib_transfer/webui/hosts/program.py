@@ -23,6 +23,9 @@ from lib_transfer.webui.hosts.modules import Slot, described, module, way_of_loa
 
 logger = logging.getLogger("transfer_lora")
 
+_FOR_OTHERS = ("listen", "share", "ngrok", "server_name", "webui_is_non_local", "gradio_auth", "gradio_auth_path")
+"""The options with which others than the person at this machine see the page, in all the programs."""
+
 
 class Program(Host):
     """The WebUI that loaded the extension."""
@@ -74,6 +77,17 @@ class Program(Host):
         """Forge's additional modules (VAE and text encoders), which other programs do not have."""
         chosen = getattr(module("shared").opts, "forge_additional_modules", None) or ()
         return tuple(path for path in map(Path, chosen) if path.is_file())
+
+    def shared(self) -> bool:
+        """Whether the WebUI was started for others, or with a password."""
+        given = module("shared").cmd_opts
+        return any(getattr(given, name, None) for name in _FOR_OTHERS)
+
+    def own_folders(self) -> tuple[Path, ...]:
+        """The folder of the cache, and those of the WebUI."""
+        paths = module("paths")
+        named = (getattr(paths, name, None) for name in ("models_path", "data_path", "script_path"))
+        return (*super().own_folders(), *(Path(folder) for folder in named if folder))
 
     def stored(self, key: str) -> Any:
         """The value in the WebUI's settings."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastapi import HTTPException
+
 from lib_transfer import methods
 from lib_transfer.errors import RequestError
 from lib_transfer.methods import METHODS, Parameter
@@ -23,14 +25,14 @@ class Axis:
 
     Attributes:
         label: the axis's name in the plot's list.
-        kind: the type of its values.
+        kind: makes a value of what was typed; raises as ``check`` does.
         put: sets a value on a generation.
         check: raises RequestError for a value that is not allowed.
         choices: every value, where they can be listed.
     """
 
     label: str
-    kind: type
+    kind: Callable[[Any], Any]
     put: Callable[[Any, Any], None]
     check: Callable[[Any], object]
     choices: tuple[str, ...] = ()
@@ -62,8 +64,11 @@ def _option(plot: Any, axis: Axis) -> Any:
     """``axis`` as an object of the plot's own kind."""
 
     def confirm(_: Any, values: Sequence[Any]) -> None:
-        for value in values:
-            axis.check(value)
+        try:
+            for value in values:
+                axis.check(value)
+        except RequestError as error:
+            raise Refused(str(error)) from error
 
     choices = (lambda: list(axis.choices)) if axis.choices else None
     return plot.AxisOption(
@@ -74,7 +79,7 @@ def _option(plot: Any, axis: Axis) -> Any:
 def _number(label: str, parameter: Parameter) -> Axis:
     return Axis(
         label,
-        float,
+        _Number(),
         lambda p, x: override(p, settings={parameter.name: x}),
         lambda x: methods.checked(parameter, x),
     )
@@ -86,6 +91,35 @@ def _one_of(words: tuple[str, ...]) -> Callable[[Any], None]:
             raise RequestError(f"{value} is no value of this axis.", hint=f"Choose one of: {', '.join(words)}.")
 
     return check
+
+
+class Refused(HTTPException):
+    """What the plot is stopped with: the programs show it in the page, and answer their API with its status and sentence.
+
+    They take any other exception for a fault of theirs, with status 500 and a traceback.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(status_code=422, detail=sentence)
+
+    def __str__(self) -> str:
+        return str(self.detail)
+
+
+class _Number:
+    """Makes a number of what was typed. The plot takes it for ``float``, and so reads ranges such as ``0.1-0.5 (+0.1)``."""
+
+    def __call__(self, value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise Refused(f"{str(value)[:60]} is no number, and this axis takes numbers.") from error
+
+    def __eq__(self, other: object) -> bool:
+        return other is float
+
+    def __hash__(self) -> int:
+        return hash(float)
 
 
 def _word(value: Any) -> str:

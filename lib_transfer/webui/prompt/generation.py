@@ -95,7 +95,7 @@ class Prompts:
                 setattr(p, name, value)
         prompts[:] = batch
         infotext.tell(p.extra_generation_params, (r for r in asked.known.values() if r.use), asked.tags, asked.box)
-        _warn(p, (r.problem for r in list(asked.known.values())[known:] if r.problem))
+        _warn(p, self._host, (r.problem for r in list(asked.known.values())[known:] if r.problem))
 
     def _written(self, texts: Any, checkpoint: Checkpoint, asked: Pass) -> Any:
         """``texts`` (one, several or none) with their tags naming what they stand for with ``checkpoint``."""
@@ -148,9 +148,9 @@ def _asked(p: Any, box: bool, prompts: Iterable[str]) -> Pass | None:
     return Pass(EVERY, False, wanted) if overrides is not None else None
 
 
-def _warn(p: Any, problems: Iterable[str]) -> None:
+def _warn(p: Any, host: Host, problems: Iterable[str]) -> None:
     """Report what could not be done as asked, below the picture and in the console."""
     comment: Callable[[str], None] = getattr(p, "comment", lambda text: None)
     for problem in dict.fromkeys(problems):
         logger.warning("Transfer LoRA: %s", problem)
-        comment(f"Transfer LoRA: {problem}")
+        comment(f"Transfer LoRA: {host.shown(problem)}")

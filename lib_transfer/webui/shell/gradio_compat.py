@@ -36,8 +36,21 @@ def on(trigger: Callable[..., Any], work: Callable[..., Any], inputs: Sequence[A
 
     Events of the tab are quick, and long work runs as a job. In the queue, a second window would have to wait for the first
     on gradio 4, and A1111 would not start with ``--no-gradio-queue``.
+
+    ``work`` gets the values as they come from the browser. gradio would turn some that do not fit into errors of its own,
+    before ``work`` could say what is the matter: a page that is older than the server has lists that are gone.
+
+    Called by nothing but :meth:`Form.on`, so that no event is without the checks there.
     """
-    trigger(fn=work, inputs=list(inputs), outputs=list(outputs), queue=False, show_progress="hidden")
+    trigger(
+        fn=work,
+        inputs=list(inputs),
+        outputs=list(outputs),
+        queue=False,
+        preprocess=False,
+        show_progress="hidden",
+        api_name=False,
+    )
 
 
 def within_a_page() -> bool:

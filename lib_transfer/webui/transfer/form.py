@@ -11,9 +11,9 @@ from pathlib import Path
 
 from lib_transfer import methods
 from lib_transfer.errors import RequestError
-from lib_transfer.formats.naming import safe_stem
 from lib_transfer.methods import Method, Value
 from lib_transfer.webui.host import files
+from lib_transfer.webui.host.folders import check_within, sub_folder
 from lib_transfer.webui.host.host import Checkpoint, Host
 from lib_transfer.webui.host.settings import NOT_SET, parameters
 from lib_transfer.webui.shell.form import FormValues
@@ -108,31 +108,23 @@ def chosen_names(lines: object, names: Mapping[str, Path]) -> list[str]:
     return list(dict.fromkeys(name for name in found if name is not None))
 
 
-def sub_folder(host: Host) -> Path | None:
-    """The folder that the settings name for new files, whether it exists or not; None for the folder of each LoRA."""
-    parts = [part for part in str(host.setting("output_folder")).replace("\\", "/").split("/") if part.strip()]
-    return host.adapter_folders()[0].joinpath(*map(safe_stem, parts)) if parts else None
-
-
 def output_folder(host: Host) -> Path | None:
     """The folder for new files; None for the folder of each LoRA.
 
     Raises:
         RequestError: the sub-folder in the settings leads out of the LoRA folder, or cannot be made.
     """
-    folder, root = sub_folder(host), host.adapter_folders()[0]
+    text, root = str(host.setting("output_folder")), host.adapter_folders()[0]
+    folder = sub_folder(text, root)
     if folder is None:
         return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(
-            f"The output sub-folder {folder} cannot be made: {error.strerror}.", hint="Choose another in the settings."
+            f"The output sub-folder {text} cannot be made: {error.strerror}.", hint="Choose another in the settings."
         ) from error
-    if not folder.resolve().is_relative_to(root.resolve()):
-        raise RequestError(
-            f"The output sub-folder {folder} leads out of the LoRA folder.", hint="Choose another in the settings."
-        )
+    check_within(folder, root, text)
     return folder
 
 
