@@ -146,10 +146,15 @@ KINDS: tuple[Kind, ...] = (
 )
 
 
+SEVERAL = Kind("a file of several models", re.compile(r"(?!)"), "checkpoint")
+
+
 def kind_of(tensors: Shapes) -> Kind | None:
     """The kind of a file with these tensors; None where it is not known."""
     lines = outline(tensors)
-    return next((kind for kind in KINDS if kind.fits(lines)), None)
+    kind = next((kind for kind in KINDS if kind.fits(lines)), None)
+    # A part of a model is not alone where a diffusion model stands beside it behind a name that nobody expects.
+    return SEVERAL if kind is not None and kind.part and prefixes(tensors) else kind
 
 
 def outline(tensors: Shapes) -> str:

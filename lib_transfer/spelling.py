@@ -5,25 +5,25 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-# What torch.compile and DistributedDataParallel put a model in.
-_WRAPPERS = re.compile(r"(?:(?<=\.)|\A)(?:_orig_mod|module)\.")
 # Prefixes of names whose path has underscores for its dots.
-_UNDERSCORED = re.compile(
-    r"(lora_(?:unet|te\d?|transformer)|oft_unet|lycoris)[._]+(?:(?:orig_mod|module)[._]+)?(.+)", re.DOTALL
-)
+_UNDERSCORED = re.compile(r"(lora_(?:unet|te\d?|transformer)|oft_unet|lycoris)[._]+(.+)", re.DOTALL)
+# What torch.compile, FSDP and activation checkpointing put a model or a block in, and DistributedDataParallel a whole model.
+_WRAPPERS = re.compile(r"(?:\A|_)(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)(?=_)|\Amodule(?=_)")
 
 
 @lru_cache(maxsize=1 << 16)
 def usual(name: str) -> str:
     """A module's name in its usual spelling.
 
-    Without the levels of wrappers around the model; and behind one of kohya's prefixes with single underscores alone, where
-    files have dots (ai-toolkit's ``lora_te1.text_model...``, diffusers' conversion to kohya's names) or one underscore
-    too many (``lora_unet__down_blocks...``).
+    Behind one of kohya's prefixes there are single underscores alone, where files have dots (ai-toolkit's
+    ``lora_te1.text_model...``, diffusers' conversion to kohya's names) or one underscore too many
+    (``lora_unet__down_blocks...``), and no wrappers around the model (``lora_unet_module__orig_mod_down_blocks...``).
     """
-    name = _WRAPPERS.sub("", name)
     found = _UNDERSCORED.fullmatch(name)
-    return name if found is None else f"{found[1]}_{re.sub('[._]+', '_', found[2])}"
+    if found is None:
+        return name
+    path = re.sub("[._]+", "_", found[2])
+    return f"{found[1]}_{_WRAPPERS.sub('', path).lstrip('_')}"
 
 
 # Orders in which cloneofsimo's ``lora`` may have numbered the layers of a UNet, as the beginnings of names.

@@ -23,23 +23,32 @@ class Encoder:
     key_layout: KeyLayout
 
 
-def encoder_in(architecture: Architecture, tensors: Tensors) -> Encoder | None:
-    """The text encoder of ``architecture`` that a file holds; None where it holds none, or one of another model.
+def encoders_in(architecture: Architecture, tensors: Tensors) -> tuple[Encoder, ...]:
+    """The text encoders of ``architecture`` that a file holds: one, or those of a whole checkpoint; none of other models.
 
     A text encoder is known by its structure alone: every weight of its layers is there, and no further layer. Where two
     have one structure, the first is meant.
 
     Args:
-        architecture: the architecture whose text encoder it is to be.
+        architecture: the architecture whose text encoders they are to be.
         tensors: the file's keys and shapes.
     """
+    places: dict[str, Encoder] = {}
     for layout in architecture.text_encoders:
-        styles = dict.fromkeys(key_layout.style for key_layout in layout.key_layouts)
-        candidates = [*layout.key_layouts, *(KeyLayout("", style) for style in styles)]
-        for found in candidates:
-            key_layout = next(key_layout for key_layout in layout.key_layouts if key_layout.style == found.style)
-            if _holds(layout, found, tensors):
-                return Encoder(layout, found, key_layout)
+        encoder = _encoder_in(layout, tensors)
+        if encoder is not None:
+            places.setdefault(encoder.found.prefix, encoder)
+    return tuple(places.values())
+
+
+def _encoder_in(layout: Layout, tensors: Tensors) -> Encoder | None:
+    """Where a file holds one text encoder."""
+    styles = dict.fromkeys(key_layout.style for key_layout in layout.key_layouts)
+    candidates = [*layout.key_layouts, *(KeyLayout("", style) for style in styles)]
+    for found in candidates:
+        key_layout = next(key_layout for key_layout in layout.key_layouts if key_layout.style == found.style)
+        if _holds(layout, found, tensors):
+            return Encoder(layout, found, key_layout)
     return None
 
 

@@ -27,22 +27,19 @@ class Identity:
         architectures: those of them that its metadata speak for, or all where they speak for none.
         unsupported: the title of the model that it is for, where that one is not supported.
         doubt: a sentence where the metadata say something else, or where nothing says what it is for; else empty.
+        strange: names of its modules that none of ``fitting`` knows.
     """
 
     fitting: tuple[Architecture, ...] = ()
     architectures: tuple[Architecture, ...] = ()
     unsupported: str = ""
     doubt: str = ""
+    strange: tuple[str, ...] = ()
 
     @property
     def titles(self) -> tuple[str, ...]:
         """What it is for, for people; empty where that is not known."""
         return (self.unsupported,) if self.unsupported else tuple(it.title for it in self.architectures)
-
-    @property
-    def title(self) -> str:
-        """The same in one text."""
-        return " or ".join(self.titles)
 
 
 def identity(names: Sequence[str], shapes: Shapes, said: Collection[str]) -> Identity:
@@ -55,25 +52,34 @@ def identity(names: Sequence[str], shapes: Shapes, said: Collection[str]) -> Ide
         shapes: ``(out, in)`` of the update of each name, where known.
         said: what its metadata say of the base: ``ss_base_model_version``, ``modelspec.architecture``.
     """
-    spoken, foreign = _spoken(said)
-    words = _or([foreign] if foreign else [it.title for it in _without_relatives(spoken)])
+    spoken, foreign, words = _spoken(said)
     family = family_by_names(names, shapes)
     if family is not None:
-        contradicted = bool(spoken) or (bool(foreign) and not _says(family.metadata, said))
-        doubt = f"Its metadata call it {words}, but its modules are those of {family.title}." if contradicted else ""
-        return Identity(unsupported=family.title, doubt=doubt)
+        return _of_family(family.title, spoken, foreign, words)
     explained = _explaining(names, shapes)
     fitting = _without_relatives(explained)
     if foreign and all(it.core.part == "transformer" for it in explained):
         # Transformers share names with others that are no relatives; a UNet's names are its own.
         return Identity(fitting, unsupported=foreign)
-    chosen = tuple(it for it in explained if it in spoken)
-    if chosen:
-        return Identity(fitting, _without_relatives(chosen))
-    if fitting:
-        doubt = f"Its metadata call it {words}, but its modules are those of {_or([it.title for it in fitting])}."
-        return Identity(fitting, fitting, doubt=doubt if words else "")
-    return Identity(doubt=_unknown(names, shapes, words) if names else "")
+    if not fitting:
+        return Identity(doubt=_unknown(names, shapes, words) if names else "")
+    chosen = tuple(it for it in explained if any(it in meant for meant in spoken))
+    agreed = tuple(it for it in chosen if all(it in meant for meant in spoken))
+    architectures = _without_relatives(agreed or chosen or fitting)
+    doubt = (
+        "" if agreed or not words else f"Its metadata call it {words}, but its modules are those of {_titles(fitting)}."
+    )
+    strange = tuple(name for name in names if not any(name in full_shapes(it) for it in explained))
+    return Identity(fitting, architectures, doubt=doubt, strange=strange)
+
+
+def _of_family(title: str, spoken: Sequence[Meant], foreign: str, words: str) -> Identity:
+    """An adapter for a model that is not supported; metadata may say which of several it is."""
+    named = foreign.split(" or ")
+    both = [model for model in title.split(" or ") if model in named]
+    contradicted = bool(spoken) or (bool(foreign) and not both)
+    doubt = f"Its metadata call it {words}, but its modules are those of {title}." if contradicted else ""
+    return Identity(unsupported=" or ".join(both) or title, doubt=doubt)
 
 
 def identify_adapter(names: Collection[str], shapes: Shapes | None = None) -> tuple[Architecture, ...]:
@@ -96,18 +102,21 @@ def _unknown(names: Sequence[str], shapes: Shapes, said: str) -> str:
     """A sentence about an adapter that no architecture explains: what speaks against the one that comes nearest."""
     speaks = f" Its metadata call it {said}." if said else ""
     nearest = max(ARCHITECTURES, key=lambda it: sum(name in full_shapes(it) for name in names))
-    known = full_shapes(nearest)
-    for name in sorted(names):
-        if name in known and _wrong(shapes.get(name), known[name]):
-            sizes = f"it changes {by(shapes[name])} at {name}, where that has {by(known[name])}"
-            return f"Its names are those of {nearest.title}, but not its sizes: {sizes}.{speaks}"
-    patterns = _patterns(nearest)
-    beyond = next((name for name in sorted(names) if name not in known and _pattern(name) in patterns), None)
-    if beyond is not None:
-        return f"Its names are like those of {nearest.title}, which has no {beyond}.{speaks}"
-    first = ", ".join(sorted(names)[:2])
-    like = _nearest(sorted(names))
+    known, patterns = full_shapes(nearest), _patterns(nearest)
+    hits = [name for name in sorted(names) if name in known]
+    wrong = [name for name in hits if _wrong(shapes.get(name), known[name])]
+    if len(wrong) > WRONG * len(names):
+        sizes = f"it changes {by(shapes[wrong[0]])} at {wrong[0]}, where that has {by(known[wrong[0]])}"
+        return f"Its names are those of {nearest.title}, but not its sizes: {sizes}.{speaks}"
+    beyond = [name for name in sorted(names) if name not in known and _pattern(name) in patterns]
+    if len(beyond) > BEYOND * len(names):
+        return f"Its names are like those of {nearest.title}, which has no {beyond[0]}.{speaks}"
+    rest = [name for name in sorted(names) if name not in known]
+    first = ", ".join(rest[:2])
+    like = _nearest(rest, nearest if hits else None)
     near = f"; they come nearest to {like[1]} of {like[0].title}" if like else ""
+    if hits:
+        return f"{len(hits)} of its {len(names)} modules have names of {nearest.title}, the others not: {first}{near}.{speaks}"
     return f"The names of its modules are not known (first: {first}){near}.{speaks}"
 
 
@@ -163,16 +172,16 @@ def _patterns(architecture: Architecture) -> frozenset[str]:
     return frozenset(map(_pattern, full_shapes(architecture)))
 
 
-def _nearest(names: Sequence[str]) -> tuple[Architecture, str] | None:
-    """A known name that is like one of the first names, and the architecture that has it."""
-    for name in names[:2]:
-        wanted = _pattern(name)
-        candidates = {pattern: it for it in reversed(ARCHITECTURES) for pattern in _patterns(it)}
-        for pattern in difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.75):
-            architecture = candidates[pattern]
-            like = [it for it in full_shapes(architecture) if _pattern(it) == pattern]
-            numbers = re.findall(r"\d+", name)
-            return architecture, next((it for it in like if re.findall(r"\d+", it) == numbers), like[0])
+def _nearest(names: Sequence[str], first: Architecture | None) -> tuple[Architecture, str] | None:
+    """A known name that is like one of the first of these names, and the architecture that has it; ``first`` is asked first."""
+    for asked in ([first] if first is not None else []), ARCHITECTURES:
+        candidates = {pattern: it for it in reversed(asked) for pattern in _patterns(it)}
+        for name in names[:2]:
+            for pattern in difflib.get_close_matches(_pattern(name), candidates, n=1, cutoff=0.75):
+                architecture = candidates[pattern]
+                like = [it for it in full_shapes(architecture) if _pattern(it) == pattern]
+                numbers = re.findall(r"\d+", name)
+                return architecture, next((it for it in like if re.findall(r"\d+", it) == numbers), like[0])
     return None
 
 
@@ -186,12 +195,13 @@ def _without_relatives(found: Sequence[Architecture]) -> tuple[Architecture, ...
 SPOKEN: Mapping[str, tuple[str, ...]] = {
     r"chroma": ("chroma",),
     r"flux.*schnell": ("flux-schnell",),
+    r"flux.*dev": ("flux-dev",),
     r"flux": ("flux-dev", "flux-schnell"),
     r"ssd[ ._-]?1b": ("ssd-1b",),
     r"vega": ("vega",),
     r"koala": ("koala-700m", "koala-1b"),
     r"xl.*refiner": ("sdxl-refiner",),
-    r"sdxl|diffusion-xl|\bpony|illustrious|noobai": ("sdxl", "ssd-1b", "vega", "koala-700m", "koala-1b"),
+    r"sdxl|diffusion-xl|\bpony|illustrious|noobai|animagine": ("sdxl", "ssd-1b", "vega", "koala-700m", "koala-1b"),
     r"(?:sd|diffusion)[ ._-]?v?3[ ._-]5.*large": ("sd3.5-large",),
     r"(?:sd|diffusion)[ ._-]?v?3[ ._-]5.*medium": ("sd3.5-medium",),
     r"(?:sd|diffusion)[ ._-]?v?3[ ._-]5": ("sd3.5-medium", "sd3.5-large"),
@@ -201,21 +211,25 @@ SPOKEN: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def _spoken(said: Collection[str]) -> tuple[tuple[Architecture, ...], str]:
-    """The architectures that metadata speak of, or the title of a model that is not supported."""
-    texts = [text.lower().removesuffix("/lora") for text in said if text]
-    for text in texts:
-        for family in FAMILIES:
-            if _says(family.metadata, [text]):
-                return (), family.title
-        for pattern, ids in SPOKEN.items():
-            if re.search(pattern, text):
-                return tuple(it for it in ARCHITECTURES if it.id in ids), ""
-    return (), ""
+Meant = tuple[Architecture, ...]
+"""The architectures that one text may mean."""
 
 
-def _says(pattern: re.Pattern[str] | None, said: Collection[str]) -> bool:
-    return pattern is not None and any(pattern.search(text.lower()) for text in said)
+def _spoken(said: Collection[str]) -> tuple[list[Meant], str, str]:
+    """What texts mean: the architectures of each, the title of a model that is not supported, and all of it in words."""
+    meant: list[Meant] = []
+    foreign = ""
+    words: list[str] = []
+    for text in (text.lower().removesuffix("/lora") for text in said if text):
+        title = next((family.title for family in FAMILIES if family.metadata and family.metadata.search(text)), "")
+        ids = () if title else next((ids for pattern, ids in SPOKEN.items() if re.search(pattern, text)), ())
+        if title:
+            foreign = foreign or title
+            words.append(title)
+        elif ids:
+            meant.append(tuple(it for it in ARCHITECTURES if it.id in ids))
+            words.append(_titles(_without_relatives(meant[-1])))
+    return meant, foreign, " and ".join(dict.fromkeys(words))
 
 
 def by(shape: tuple[int, int]) -> str:
@@ -223,5 +237,5 @@ def by(shape: tuple[int, int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _or(titles: Sequence[str]) -> str:
-    return " or ".join(titles)
+def _titles(found: Sequence[Architecture]) -> str:
+    return " or ".join(it.title for it in found)

@@ -54,6 +54,9 @@ def recognise_among(candidates: Iterable[Architecture], tensors: Tensors) -> Arc
 
 def _refusal(tensors: Tensors, comparisons: Sequence[_Comparison]) -> UnsupportedError:
     """What a file is that is no checkpoint of a supported architecture."""
+    found = prefixes(tensors)
+    if not comparisons and len(found) > 1:
+        return _behind(found)
     kind = kind_of(tensors)
     if kind is not None and kind.role != "checkpoint":
         return UnsupportedError(f"This is {kind.title}, not a checkpoint.", hint="Choose a full checkpoint.")
@@ -65,14 +68,19 @@ def _refusal(tensors: Tensors, comparisons: Sequence[_Comparison]) -> Unsupporte
         more = f" (and {len(others)} more)" if others else ""
         title = nearest.architecture.title
         return UnsupportedError(f"This is an unknown diffusion model: {title} comes nearest, but {first}{more}.")
-    if found := prefixes(tensors):
-        stand = " and ".join(repr(prefix) for prefix in found)
-        return UnsupportedError(
-            f"This is not a checkpoint of a known kind: the names of its diffusion model stand behind {stand}.",
-            hint="If it holds several models, save the one that is meant in a file of its own.",
-        )
+    if found:
+        return _behind(found)
     holds = f"it holds {_telling(tensors)}" if tensors else "it holds no tensors"
     return UnsupportedError(f"This is not a checkpoint of a known kind: {holds}.")
+
+
+def _behind(found: Iterable[str]) -> UnsupportedError:
+    """That it is not certain which names are meant, because of what stands before them."""
+    stand = " and ".join(repr(prefix) for prefix in found)
+    return UnsupportedError(
+        f"This is not a checkpoint of a known kind: the names of its diffusion model stand behind {stand}.",
+        hint="If it holds several models, save the one that is meant in a file of its own.",
+    )
 
 
 def _telling(tensors: Tensors) -> str:

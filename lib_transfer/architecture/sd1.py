@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.clip import clip_l, hf_key_layouts
-from lib_transfer.architecture.names import text_namings
+from lib_transfer.architecture.names import dotted, text_namings
 from lib_transfer.architecture.numbered import numbered_namings
 from lib_transfer.architecture.unet import UNet, unet_namings
 
@@ -36,6 +36,8 @@ SD1 = Architecture(
     namings=(
         *unet_namings("diffusers"),
         *text_namings("te1", underscored=("lora_te_", "lora_te1_"), folder="text_encoder.", comfy="clip_l"),
+        *dotted("te1", "hf", "base_model.model."),
+        *dotted("te1", "hf bare", "base_model.model."),
         *numbered_namings(SD1_UNET, SD1_CLIP),
     ),
 )

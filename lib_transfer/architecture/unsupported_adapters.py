@@ -26,13 +26,15 @@ class Family:
         title: its name for people.
         names: matches the beginning of a module's name that no supported architecture has; None where it has no such.
         metadata: matches what trainers write in ``ss_base_model_version`` and ``modelspec.architecture``, in lower case.
-        shapes: says whether modules whose names others share have the shapes that only this model has.
+        shapes: says whether modules whose names others share have the shapes or the numbers that only this model has.
+        dotted: is found in a name with dots, where only these tell it from another.
     """
 
     title: str
     names: re.Pattern[str] | None
     metadata: re.Pattern[str] | None = None
     shapes: Callable[[Shapes], bool] | None = None
+    dotted: re.Pattern[str] | None = None
 
 
 def _of_flux_2(shapes: Shapes) -> bool:
@@ -46,7 +48,7 @@ def _of_flux_2(shapes: Shapes) -> bool:
                 or (re.fullmatch(r"single_blocks_\d+_linear2", name) and into == 4 * out)
                 or (re.fullmatch(r"double_blocks_\d+_(img|txt)_mlp_0", name) and out == 6 * into)
                 or (re.fullmatch(r"double_blocks_\d+_(img|txt)_mlp_2", name) and into == 3 * out)
-                or (re.fullmatch(r"double_blocks_\d+_(img|txt)_attn_qkv", name) and into > 3072)
+                or (re.fullmatch(r"double_blocks_\d+_(img|txt)_attn_qkv", name) and into in (4096, 6144))
                 or (re.fullmatch(r"transformer_blocks_\d+_ff(_context)?_linear_in", name) and out == 6 * into)
             )
         ):
@@ -56,29 +58,48 @@ def _of_flux_2(shapes: Shapes) -> bool:
 
 def _of_qwen_image(shapes: Shapes) -> bool:
     """60 blocks of one kind: more than any other model with these names, and as wide as Flux.1, which has 19."""
-    blocks = [re.match(r"transformer_blocks_(\d+)_attn_(?:to|add)_", name) for name in shapes]
-    numbers = [int(found[1]) for found in blocks if found is not None]
-    if not numbers or any(name.startswith("single_transformer_blocks_") for name in shapes):
-        return False
-    widths = {shape[1] for name, shape in shapes.items() if name.startswith("transformer_blocks_")}
-    return max(numbers) > 37 or (max(numbers) > 18 and 3072 in widths)
+    numbers, widths = _blocks(shapes)
+    return bool(numbers) and (max(numbers) > 37 or (max(numbers) > 19 and 3072 in widths))
+
+
+def _blocks(shapes: Shapes) -> tuple[set[int], set[int]]:
+    """The numbers and the widths of blocks with two streams in diffusers' names; none where there are single ones too."""
+    found = [(re.match(r"transformer_blocks_(\d+)_attn_(?:to|add)_", name), shape[1]) for name, shape in shapes.items()]
+    if any(name.startswith("single_transformer_blocks_") for name in shapes):
+        return set(), set()
+    return {int(it[1]) for it, _ in found if it is not None}, {width for it, width in found if it is not None}
 
 
 def _of_hunyuan_video(shapes: Shapes) -> bool:
-    """20 double and 40 single blocks, where Flux.1 has 19 and 38."""
-    return any(
-        name.startswith(("single_blocks_38_", "single_blocks_39_", "single_transformer_blocks_38_")) for name in shapes
-    ) or (
-        any(name.startswith("double_blocks_19_") for name in shapes)
-        and any(name.startswith("single_blocks_2") for name in shapes)
+    """20 double and 40 single blocks, where Flux.1 has 19 and 38 and Flux.2 has at most 8 and 48."""
+    single = (
+        "single_blocks_38_",
+        "single_blocks_39_",
+        "single_transformer_blocks_38_",
+        "single_transformer_blocks_39_",
+    )
+    narrow = any(re.fullmatch(r"single_blocks_\d+_linear1", name) and o == 7 * i > 0 for name, (o, i) in shapes.items())
+    return any(name.startswith("double_blocks_19_") for name in shapes) or (
+        any(name.startswith(single) for name in shapes)
+        and (narrow or any(name.startswith(("double_blocks_8_", "transformer_blocks_8_")) for name in shapes))
     )
 
 
+def _of_either(shapes: Shapes) -> bool:
+    """20 blocks of Flux.1's width, which HunyuanVideo has, and Qwen-Image three times."""
+    numbers, widths = _blocks(shapes)
+    return bool(numbers) and max(numbers) == 19 and 3072 in widths
+
+
 def _family(
-    title: str, names: str | None, metadata: str | None = None, shapes: Callable[[Shapes], bool] | None = None
+    title: str,
+    names: str | None,
+    metadata: str | None = None,
+    shapes: Callable[[Shapes], bool] | None = None,
+    dotted: str | None = None,
 ) -> Family:
-    named, spoken = (None if it is None else re.compile(it) for it in (names, metadata))
-    return Family(title, named, spoken, shapes)
+    named, spoken, written = (None if it is None else re.compile(it) for it in (names, metadata, dotted))
+    return Family(title, named, spoken, shapes, written)
 
 
 STRAY = 0.1
@@ -87,18 +108,21 @@ STRAY = 0.1
 # From the most telling to the vaguest: the first that matches is named.
 FAMILIES: tuple[Family, ...] = (
     _family(
+        "HunyuanVideo or HunyuanImage",
+        r"txt_in_individual_token_refiner|double_blocks_\d+_(?:img|txt)_(?:mlp_fc[12]|mod_linear)"
+        r"|single_blocks_\d+_modulation_linear|context_embedder_token_refiner",
+        r"hunyuan[ ._-]?(?:video|image)|^hunyuan$",
+        _of_hunyuan_video,
+        r"\.(?:img|txt)_attn_(?:qkv|proj)\b",
+    ),
+    _family(
         "Flux.2",
         r"single_transformer_blocks_\d+_attn_to_qkv_mlp_proj|(?:double|single)_stream_modulation",
         r"flux[ ._-]?2|klein",
         _of_flux_2,
     ),
-    _family(
-        "HunyuanVideo",
-        r"txt_in_individual_token_refiner|double_blocks_\d+_(?:img|txt)_(?:mlp_fc[12]|mod_linear)"
-        r"|single_blocks_\d+_modulation_linear|context_embedder_token_refiner",
-        r"hunyuan[ ._-]?(?:video|image)|^hunyuan$",
-        _of_hunyuan_video,
-    ),
+    _family("HunyuanVideo or Qwen-Image", None, None, _of_either),
+    _family("Chroma Radiance", r"nerf_(?:blocks|final_layer|image_embedder)|img_in_patch", r"radiance"),
     _family("Hunyuan-DiT", r"blocks_\d+_attn[12]_(?:Wqkv|q_proj|kv_proj)", r"hunyuan[ ._-]?dit"),
     _family(
         "Qwen-Image",
@@ -111,12 +135,12 @@ FAMILIES: tuple[Family, ...] = (
         "Anima or Cosmos-Predict2",
         r"blocks_\d+_(?:self|cross)_attn_(?:[qkv]|output)_proj|blocks_\d+_mlp_layer[12]|blocks_\d+_adaln_modulation"
         r"|llm_adapter_|transformer_blocks_\d+_norm[123]_linear_[12]",
-        r"anima|cosmos",
+        r"\banima(?![a-z])|cosmos",
     ),
     _family(
         "Wan",
         r"blocks_\d+_(?:self|cross)_attn_(?:[qkvo]|[kv]_img)\Z|blocks_\d+_ffn_|blocks_\d+_attn[12]_(?:to|add)_",
-        r"\bwan|wan[ ._-]?2",
+        r"\bwan(?![a-z])|wan[ ._-]?2",
     ),
     _family(
         "Krea 2",
@@ -125,14 +149,14 @@ FAMILIES: tuple[Family, ...] = (
         r"krea[ ._-]?2",
     ),
     _family(
-        "Lumina 2 or Z-Image",
+        "Lumina 2 or Z-Image or OmniGen2",
         r"(?:layers|(?:noise|context)_refiner)_\d+_(?:attention_|attn_to|feed_forward_|adaLN_modulation)|cap_embedder_",
-        r"lumina|z[ ._-]?image",
+        r"lumina|z[ ._-]?image|omnigen",
     ),
     _family("Ernie-Image", r"layers_\d+_(?:self_attention_to|mlp_(?:gate_proj|up_proj|linear_fc2))", r"ernie"),
     _family(
         "AuraFlow or Pony V7",
-        r"(?:double|single)_layers_\d+_|joint_transformer_blocks_\d+_",
+        r"(?:double|single)_layers_\d+_|joint_transformer_blocks_\d+_|single_transformer_blocks_\d+_(?:attn_to_out_0|ff_)",
         r"aura[ ._-]?flow|pony[ ._-]?v?7",
     ),
     _family(
@@ -145,12 +169,11 @@ FAMILIES: tuple[Family, ...] = (
     _family("Mochi", r"blocks_\d+_attn_(?:qkv|proj)_[xy]\Z|transformer_blocks_\d+_attn1_(?:add_|to_add_)", r"mochi"),
     _family("LTX-Video", r"transformer_blocks_\d+_(?:audio_|video_to_audio_|audio_to_video_)", r"\bltx"),
     _family(
-        "PixArt or Sana or LTX-Video or CogVideoX or Cosmos-Predict2",
+        "PixArt or Sana or LTX-Video or CogVideoX or Anima or Cosmos-Predict2",
         r"transformer_blocks_\d+_attn1_to_",
         r"sana|cogvideo",
     ),
     _family("Kandinsky", r"(?:visual|text)_transformer_blocks_\d+_", r"kandinsky"),
-    _family("OmniGen", None, r"omnigen"),
 )
 
 # What trainers put before a model's own paths, as often as they put it.
@@ -187,6 +210,8 @@ def family_by_names(names: Collection[str], shapes: Shapes) -> Family | None:
             matching = sum(count for layer, count in layers.items() if family.names.match(layer))
             if matching > STRAY * len(known):
                 return family
+        if family.dotted is not None and any(map(family.dotted.search, names)):
+            return family
         if family.shapes is not None and family.shapes(known):
             return family
     return None

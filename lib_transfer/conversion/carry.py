@@ -19,8 +19,8 @@ from lib_transfer.conversion.plan import Obstacle, Pair, whole_shape
 from lib_transfer.conversion.relation import Relation, Relations
 from lib_transfer.conversion.report import Decision, ModuleReport
 from lib_transfer.errors import NumericError
-from lib_transfer.formats.adapter import BIAS, Group
-from lib_transfer.formats.algorithms.algorithm import by
+from lib_transfer.formats.adapter import Group
+from lib_transfer.formats.algorithms.algorithm import BIAS, by
 from lib_transfer.formats.algorithms.lora import BIASES, SPARSE
 from lib_transfer.formats.finite import is_finite
 from lib_transfer.formats.unread import Unread
@@ -165,7 +165,7 @@ def _homeless(update: Update, pair: Pair) -> str:
         return ""
     own, source, target = update.bias.shape[0], pair.source.shape[0], pair.target.shape[0]
     if own != source:
-        return f"a difference of the bias with {own} numbers does not fit the source's layer with {source} outputs"
+        return f"a difference of the bias with {own} numbers does not fit the checkpoint's layer with {source} outputs"
     if source != target:
         return f"a difference of the bias with {source} numbers does not fit the target's layer with {target} outputs"
     if pair.target.bias is None:
@@ -206,7 +206,7 @@ def _obstacle(pair: Pair, update: Update, settings: Settings) -> Obstacle | None
     assert pair.target is not None
     source, target, method = pair.source, pair.target, settings.method
     if not update.fits(source.shape):
-        return Obstacle("unsupported", f"its shape {by(update.shape)} does not fit the source's {by(source.shape)}")
+        return Obstacle("unsupported", f"its shape {by(update.shape)} does not fit the checkpoint's {by(source.shape)}")
     wrong_kind = update.factors is not None and target.kind not in method.kinds
     if wrong_kind or (update.is_of_norm and target.kind != "norm"):
         return Obstacle("unsupported", f"this kind of update does not go with a {target.kind} module")

@@ -58,11 +58,14 @@ def pairing(source: Base, target: Base, sketches: Sketches, *, forced: bool = Fa
 
 def _of_relatives(source: Base, target: Base, sketches: Sketches) -> Pairing:
     units = _aligned_units(source, target, sketches)
+    parts = {layout.part for layout in target.architecture.layouts}
     inside = {(*_unit(m), m.position.role): m for m in target.modules if m.position.unit}
     outside = _by_place(target.modules)
 
     def find(module: Module) -> Counterpart:
         unit = _unit(module)
+        if module.position.part not in parts:
+            return Counterpart(None, "by name", f"{target.architecture.title} has no such text encoder")
         if unit in units:
             counterpart = units[unit]
             if counterpart is None:

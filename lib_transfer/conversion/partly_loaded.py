@@ -63,7 +63,8 @@ def bundled(
         return adapter.embeddings, ()
     else:
         reason = (
-            "A bundled textual-inversion embedding belongs to the text encoder, which is another one in the target."
+            "A bundled textual-inversion embedding belongs to the text encoder, which the target's files do not hold, or hold "
+            "with other weights."
         )
     return {}, unread_embeddings(adapter.embeddings, reason)
 

@@ -144,7 +144,7 @@ def plan(
         if bound is None and weightless and (made := _unseen(group, origin, of_origin, shapes.get(group.name))):
             bound, remark = (made,), f"unseen: {no_encoder(origin, of_origin[made.module.position.part])}"
         if bound is None:
-            strangers.append(_stranger(group, origin, of_origin, "--target" if weightless else "--source"))
+            strangers.append(_stranger(group, origin, of_origin, of_target, weightless=weightless))
             continue
         for share, (module, _) in enumerate(bound):
             found = Counterpart(module) if remark else find(module)
@@ -159,7 +159,7 @@ def plan(
     # Architectures share names (the first encoder, many blocks): those of a wrong one must not come through in part.
     made_for = identify(adapter)
     if not pairs or made_for.unsupported or origin.architecture.family not in {a.family for a in made_for.fitting}:
-        raise MismatchError(_belongs_elsewhere(adapter, made_for, origin, len(pairs)))
+        raise _belongs_elsewhere(adapter, made_for, origin, len({pair.group.name for pair in pairs}))
     if origin.architecture.family != target.architecture.family and all(pair.target is None for pair in pairs):
         encoder = next(filter(None, (_lacks(pair.source, origin, target, of_target) for pair in pairs)), "")
         raise MismatchError(
@@ -196,7 +196,8 @@ def _with_norms(
 
 
 def _not_loaded(target: Base) -> str:
-    return f"{target.architecture.hosts} does not load a LoRA on this module"
+    first, _, second = target.architecture.hosts.partition(" or ")
+    return f"neither {first} nor {second} loads a LoRA on it" if second else f"{first} does not load a LoRA on it"
 
 
 def whole_shape(bound: Sequence[Binding]) -> tuple[int, ...]:
@@ -218,13 +219,17 @@ def _unseen(group: Group, origin: Base, lacks: Mapping[str, Layout], shape: tupl
     return None if module is None else Binding(module, None)
 
 
-def _stranger(group: Group, origin: Base, lacks: Mapping[str, Layout], option: str) -> Stranger:
+def _stranger(
+    group: Group, origin: Base, lacks: Mapping[str, Layout], of_target: Mapping[str, Layout], *, weightless: bool
+) -> Stranger:
     relative = relative_with(origin, group.name)
     if relative is None:
         return Stranger(group, None, f"No module of {origin.path.name} goes by this name.")
     position = full_index(relative)[group.name][0].module.position
     if position.part in lacks:
-        return Stranger(group, position, need_encoder(origin, lacks[position.part], option))
+        both = any(layout.model == lacks[position.part].model for layout in of_target.values())
+        options = ["--target"] if weightless else ["--source", *(["--target"] if both else [])]
+        return Stranger(group, position, need_encoder(origin, lacks[position.part], *options))
     return Stranger(group, position, f"{origin.path.name} lacks this module of {relative.title}")
 
 
@@ -273,18 +278,22 @@ def _obstacle(found: Counterpart, target: Base, lacks: str) -> Obstacle | None:
     return None
 
 
-def _belongs_elsewhere(adapter: Adapter, found: Identity, origin: Base, known: int) -> str:
+def _belongs_elsewhere(adapter: Adapter, found: Identity, origin: Base, known: int) -> MismatchError:
+    """That an adapter was made for something else; ``known`` of its modules have names of the origin."""
+    here, all_of_it = f"{origin.path.name} is {origin.architecture.title}", len(adapter.groups)
     if found.unsupported:
-        return (
-            f"The adapter is for {found.unsupported}, which is not supported; {origin.path.name} is "
-            f"{origin.architecture.title}."
-        )
+        return MismatchError(f"The adapter is for {found.unsupported}, which is not supported; {here}.")
     if not found.fitting:
-        return found.doubt
-    what = " or ".join(a.title for a in found.fitting)
-    share = (
-        f"only {known} of the adapter's {len(adapter.groups)} modules are"
-        if known
-        else "none of the adapter's modules is"
+        return MismatchError(found.doubt)
+    shared = (
+        "none of the adapter's modules is in it"
+        if not known
+        else f"only {known} of the adapter's {all_of_it} modules are in it"
+        if known < all_of_it
+        else "the names of the adapter's modules are in it too, but their sizes are others"
     )
-    return f"The adapter is for {what}, but {origin.path.name} is {origin.architecture.title}: {share} in it."
+    what = " or ".join(a.title for a in found.fitting)
+    return MismatchError(
+        f"The adapter is for {what}, but {here}: {shared}.",
+        hint="Choose a checkpoint of the kind that the adapter was trained on.",
+    )

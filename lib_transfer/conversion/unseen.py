@@ -30,20 +30,20 @@ def lacking(base: Base) -> dict[str, Layout]:
     return {layout.part: layout for layout in base.architecture.text_encoders if layout.part not in there}
 
 
-def need_encoder(base: Base, layout: Layout, option: str) -> str:
+def need_encoder(base: Base, layout: Layout, *options: str) -> str:
     """That a file holds no text encoder, and what to do about it; a part of a sentence. As :func:`advice`."""
-    return f"{no_encoder(base, layout)}; {advice(layout, option)}"
+    return f"{no_encoder(base, layout)}; {advice(layout, *options)}"
 
 
-def advice(layout: Layout, option: str) -> str:
+def advice(layout: Layout, *options: str) -> str:
     """How to name the file of a text encoder; a part of a sentence.
 
     Args:
         layout: the text encoder.
-        option: the option of the command line that its checkpoint was named with.
+        options: the options of the command line that the checkpoints were named with that lack it.
     """
-    file = FILES[layout.model][1]
-    return f"name its file too: on the command line add {option} {file}, in Forge choose it as VAE / Text Encoder"
+    named = " and ".join(f"{option} {FILES[layout.model][1]}" for option in options)
+    return f"name its file too: on the command line add {named}, in Forge choose it as VAE / Text Encoder"
 
 
 def no_encoder(base: Base, layout: Layout) -> str:
@@ -78,6 +78,8 @@ def unseen(group: Group, module: Module, told: tuple[int, int] | None) -> Module
             shape = update.shape if update.changes_weight else (len(update.bias), *module.shape[1:])  # type: ignore[arg-type]
     if math.prod(shape) == math.prod(module.shape):
         shape = module.shape
+    if any(own > full for own, full in zip(shape, module.shape, strict=False)):
+        return None  # No encoder of this model is as wide.
     return None if len(shape) != len(module.shape) else dataclasses.replace(module, weight="", shape=shape)
 
 

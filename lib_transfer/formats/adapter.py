@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lib_transfer.errors import BadFileError, NumericError, UnsupportedError
 from lib_transfer.formats.algorithms import algorithm_for, lora
-from lib_transfer.formats.algorithms.algorithm import SCALES, Algorithm, checked, vector
+from lib_transfer.formats.algorithms.algorithm import BIAS, SCALES, Algorithm, checked, vector
 from lib_transfer.formats.algorithms.dora import MAGNITUDES
 from lib_transfer.formats.algorithms.full import NormDifference
 from lib_transfer.formats.algorithms.peft_oft import PeftOft
@@ -43,9 +43,6 @@ from lib_transfer.spelling import usual
 from lib_transfer.update import Update
 
 MAX_TENSORS = 20_000
-
-BIAS = "diff_b"
-"""The difference of the layer's bias. ComfyUI's trainer and tools that extract a LoRA write it beside any algorithm."""
 
 
 @dataclass(frozen=True, eq=False)

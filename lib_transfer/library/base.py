@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lib_transfer.architecture import Architecture, modules, name_index, recognise
 from lib_transfer.architecture.architecture import key_layout_in
-from lib_transfer.architecture.encoders import Encoder, encoder_in
+from lib_transfer.architecture.encoders import Encoder, encoders_in
 from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.errors import TransferError, UnsupportedError
 from lib_transfer.formats.checkpoint import Store, open_checkpoint
@@ -54,7 +54,7 @@ def open_base(path: Path, sha256: str, encoders: Sequence[tuple[Path, str]] = ()
     Args:
         path: the checkpoint.
         sha256: the SHA-256 of its contents.
-        encoders: files with a text encoder each, and their SHA-256. They stand for those of the checkpoint.
+        encoders: files with a text encoder or several, and their SHA-256. They stand for those of the checkpoint.
 
     Raises:
         BadFileError, StorageError: a file cannot be read.
@@ -70,16 +70,17 @@ def open_base(path: Path, sha256: str, encoders: Sequence[tuple[Path, str]] = ()
         others: list[tuple[Store, dict[str, str]]] = []
         for file, digest in encoders:
             store = stack.enter_context(open_checkpoint(file))
-            encoder = _need_encoder(architecture, store, file)
-            names = {
-                encoder.key_layout.prefix + key.removeprefix(encoder.found.prefix): key
-                for key in store.shapes
-                if key.startswith(encoder.found.prefix)
-            }
+            names: dict[str, str] = {}
+            for encoder in _need_encoders(architecture, store, file):
+                names |= {
+                    encoder.key_layout.prefix + key.removeprefix(encoder.found.prefix): key
+                    for key in store.shapes
+                    if key.startswith(encoder.found.prefix)
+                }
+                if (key_layout := key_layout_in(encoder.layout, checkpoint.shapes)) is not None:
+                    hidden |= {key for key in checkpoint.shapes if key.startswith(key_layout.prefix)}
             others.append((store, names))
             identities |= dict.fromkeys(names, digest)
-            if (key_layout := key_layout_in(encoder.layout, checkpoint.shapes)) is not None:
-                hidden |= {key for key in checkpoint.shapes if key.startswith(key_layout.prefix)}
         joined = JoinedStore(checkpoint, others, hidden) if others else checkpoint
         with _naming(path):
             found = modules(architecture, joined.shapes)
@@ -114,17 +115,17 @@ def _encoders_among(checkpoint: FileStamp, files: tuple[FileStamp, ...]) -> tupl
     found = []
     for file in files:
         with suppress(TransferError), open_checkpoint(file.path) as store:
-            if encoder_in(architecture, store.shapes) is not None:
+            if encoders_in(architecture, store.shapes):
                 found.append(Path(file.path))
     return tuple(found)
 
 
-def _need_encoder(architecture: Architecture, store: Store, path: Path) -> Encoder:
+def _need_encoders(architecture: Architecture, store: Store, path: Path) -> tuple[Encoder, ...]:
     with _naming(path):
-        encoder = encoder_in(architecture, store.shapes)
-        if encoder is None:
+        encoders = encoders_in(architecture, store.shapes)
+        if not encoders:
             wanted = " or ".join(layout.model for layout in architecture.text_encoders)
             raise UnsupportedError(
                 f"it is no text encoder of {architecture.title}.", hint=f"Name the checkpoint first, then {wanted}."
             )
-        return encoder
+        return encoders

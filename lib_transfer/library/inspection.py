@@ -12,7 +12,6 @@ from lib_transfer.architecture.unsupported_checkpoints import unsupported
 from lib_transfer.architecture.variant import variant
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.formats.adapter import Adapter, describe, open_adapter
-from lib_transfer.formats.algorithms.lora import DOWN, UP
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.matrix_shapes import matrix_shapes
 from lib_transfer.formats.metadata import PREFIX, source_hints
@@ -103,17 +102,30 @@ def _adapter(path: Path) -> dict[str, Any]:
         },
         "trigger_words": list(hints.trigger_words),
         "transferred_from": adapter.metadata.get(f"{PREFIX}parent_name"),
-        "notes": [*adapter.header.notes, *([found.doubt] if found.doubt else []), *([CHANGES_NOTHING] if idle else [])],
+        "notes": [
+            *adapter.header.notes,
+            *filter(None, (found.doubt, _strange(found), CHANGES_NOTHING if idle else "")),
+        ],
     }
 
 
-CHANGES_NOTHING = "All of its factors are zero: it changes nothing."
+CHANGES_NOTHING = "Every update in it is zero: it changes nothing."
 
 
 def _changes_nothing(adapter: Adapter) -> bool:
-    """Whether an adapter of low rank was never trained; one that makes an update from a weight is not asked."""
-    tensors = [group.tensors for group in adapter.groups.values() if group.algorithm.id == "lora"]
-    return 0 < len(tensors) == len(adapter.groups) and not any(t[UP].any() and t[DOWN].any() for t in tensors)
+    """Whether an adapter was never trained; one that makes an update from a weight, or is not read in part, is not asked."""
+    groups = adapter.groups.values()
+    if not groups or adapter.unsupported or any(group.algorithm.needs_base for group in groups):
+        return False
+    return all(group.update().norm() == 0 for group in groups)
+
+
+def _strange(found: Identity) -> str:
+    """A sentence about the modules whose names are not known; "" where all are."""
+    if not found.strange:
+        return ""
+    count, title = len(found.strange), " or ".join(found.titles)
+    return f"The names of {count} of its modules are not those of {title} (first: {found.strange[0]})."
 
 
 def identify(adapter: Adapter) -> Identity:

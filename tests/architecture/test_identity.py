@@ -31,7 +31,10 @@ def _each(pattern: str, count: int, shape: tuple[int, int], *leaves: str) -> Sha
 
 QKV = ("to_q", "to_k", "to_v")
 ADDED = (*QKV, "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-ANIMA_OR_COSMOS, SHARED = "Anima or Cosmos-Predict2", "PixArt or Sana or LTX-Video or CogVideoX or Cosmos-Predict2"
+ANIMA_OR_COSMOS, SHARED = (
+    "Anima or Cosmos-Predict2",
+    "PixArt or Sana or LTX-Video or CogVideoX or Anima or Cosmos-Predict2",
+)
 
 UNSUPPORTED: list[tuple[str, Shapes, str]] = [
     ("Flux.2", _flux_2(3072, 5, 20), ""),
@@ -49,14 +52,24 @@ UNSUPPORTED: list[tuple[str, Shapes, str]] = [
     (ANIMA_OR_COSMOS, _each("lora_unet_blocks_{}_self_attn_{}_proj", 28, (2048, 2048), "q", "k", "output"), ""),
     (ANIMA_OR_COSMOS, _each("net.blocks.{}.mlp.{}", 28, (8192, 2048), "layer1"), ""),
     ("Krea 2", _each("diffusion_model.blocks.{}.attn.{}", 28, (6144, 6144), "wq", "wo", "gate"), ""),
-    ("Lumina 2 or Z-Image", _each("diffusion_model.layers.{}.attention.{}", 30, (3840, 3840), *QKV), ""),
-    ("Lumina 2 or Z-Image", _each("lora_unet_layers_{}_feed_forward_{}", 26, (9216, 2304), "w1", "w3"), ""),
+    ("Lumina 2 or Z-Image or OmniGen2", _each("diffusion_model.layers.{}.attention.{}", 30, (3840, 3840), *QKV), ""),
+    ("Lumina 2 or Z-Image or OmniGen2", _each("lora_unet_layers_{}_feed_forward_{}", 26, (9216, 2304), "w1", "w3"), ""),
     ("Ernie-Image", _each("transformer.layers.{}.self_attention.{}", 36, (4096, 4096), *QKV), ""),
     ("AuraFlow or Pony V7", _each("transformer.joint_transformer_blocks.{}.attn.{}", 4, (3072, 3072), *QKV), ""),
-    ("HunyuanVideo", _each("diffusion_model.double_blocks.{}.img_mlp.{}", 20, (12288, 3072), "fc1"), ""),
-    ("HunyuanVideo", _each("lora_unet_single_blocks_{}_{}", 40, (21504, 3072), "linear1"), ""),
+    (
+        "HunyuanVideo or HunyuanImage",
+        _each("diffusion_model.double_blocks.{}.img_mlp.{}", 20, (12288, 3072), "fc1"),
+        "",
+    ),
+    ("HunyuanVideo or HunyuanImage", _each("lora_unet_single_blocks_{}_{}", 40, (21504, 3072), "linear1"), ""),
     ("HiDream", _each("diffusion_model.double_stream_blocks.{}.block.attn1.{}", 16, (2560, 2560), *QKV), ""),
     ("Stable Cascade", _each("lora_prior_unet_down_blocks_{}_{}", 4, (2048, 2048), "0_attention_attn_out_proj"), ""),
+    ("HunyuanVideo or HunyuanImage", _each("lora_unet_double_blocks_{}_{}", 20, (10752, 3584), "img_attn_qkv"), ""),
+    ("HunyuanVideo or HunyuanImage", _each("transformer.double_blocks.{}.{}", 8, (3072, 3072), "img_attn_qkv.0"), ""),
+    ("HunyuanVideo or Qwen-Image", _each("transformer.transformer_blocks.{}.attn.{}", 20, (3072, 3072), *ADDED), ""),
+    ("Qwen-Image", _each("transformer.transformer_blocks.{}.attn.{}", 20, (3072, 3072), *ADDED), "qwen-image"),
+    ("AuraFlow or Pony V7", _each("transformer.single_transformer_blocks.{}.attn.to_out.0", 32, (3072, 3072), ""), ""),
+    ("Chroma Radiance", _each("diffusion_model.nerf_blocks.{}.{}", 4, (64, 64), "param_generator"), ""),
     (SHARED, _each("transformer.transformer_blocks.{}.attn1.{}", 28, (1152, 1152), *QKV), ""),
     (SHARED, _each("base_model.model.transformer_blocks.{}.{}", 28, (1152, 1152), "attn1.to_q", "attn2.to_q"), ""),
 ]
@@ -127,3 +140,35 @@ def test_names_that_are_not_known_are_said_with_the_nearest() -> None:
 def test_a_module_is_of_the_models_size_or_of_a_smaller_one_of_its_proportions(out: int, into: int, fits: bool) -> None:
     shapes = dict.fromkeys(SDXL, (out, into))
     assert bool(identity(list(shapes), shapes, []).fitting) == fits
+
+
+def test_two_texts_of_metadata_that_disagree() -> None:
+    """Each text counts; one that agrees with the modules chooses, and the other is told."""
+    found = identity(list(SDXL), SDXL, ["sd_v2", "stable-diffusion-xl-v1-base/lora"])
+    assert found.titles == ("Stable Diffusion XL",)
+    assert found.doubt.startswith("Its metadata call it Stable Diffusion 2.x and Stable Diffusion XL, but")
+    found = identity(list(CHROMA), CHROMA, ["flux1", "flux-1-schnell/lora"])
+    assert found.titles == ("Flux.1 schnell",) and not found.doubt
+    found = identity(list(CHROMA), CHROMA, ["flux-1-dev/lora", "chroma"])
+    assert found.titles == ("Flux.1 dev",) and "Flux.1 dev and Chroma" in found.doubt
+
+
+@pytest.mark.parametrize("word", ["animagine-xl-3.1", "wani-anime"])
+def test_a_word_within_another_means_nothing(word: str) -> None:
+    found = identity(list(SDXL), SDXL, [word])
+    assert found.titles == ("Stable Diffusion XL",) and not found.doubt
+
+
+def test_a_model_among_several_is_the_one_that_the_metadata_name() -> None:
+    names = _each("transformer.transformer_blocks.{}.{}", 28, (1152, 1152), "attn1.to_q", "attn2.to_q")
+    assert identity(list(names), names, ["pixart-sigma"]).titles == ("PixArt",)
+    assert not identity(list(names), names, ["pixart-sigma"]).doubt
+
+
+def test_modules_with_names_that_are_not_known_are_counted() -> None:
+    names = [*SDXL, *(f"warp.{n}" for n in range(2))]
+    found = identity(names, SDXL, [])
+    assert found.titles == ("Stable Diffusion XL",) and found.strange == ("warp.0", "warp.1")
+    names = [*SDXL, *(f"warp.{n}" for n in range(9))]
+    found = identity(names, SDXL, [])
+    assert found.doubt == "6 of its 15 modules have names of Stable Diffusion XL, the others not: warp.0, warp.1."

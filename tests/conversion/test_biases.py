@@ -60,13 +60,18 @@ def inner(algorithm: str, n: int) -> Tensors:
         "lokr": {"lokr_w1": torch.randn(4, 4), "lokr_w2": torch.randn(n // 4, n // 4)},
         "ia3": {"weight": torch.randn(n), "on_input": torch.tensor(0)},
         "full": {"diff": torch.randn(n, n)},
+        "oft": {"oft_blocks": 0.1 * torch.randn(2, n // 2, n // 2), "alpha": torch.tensor(0.0)},
+        "peft oft": {"oft_R.weight": 0.1 * torch.randn(2, n // 2 * (n // 2 - 1) // 2)},
+        "set": {"set_weight": torch.randn(n, n)},
         "alone": {},
     }
     return made[algorithm]
 
 
 @pytest.mark.parametrize("method", ["reuse", "rotation"])
-@pytest.mark.parametrize("algorithm", ["lora", "dora", "loha", "lokr", "ia3", "full", "alone"])
+@pytest.mark.parametrize(
+    "algorithm", ["lora", "dora", "loha", "lokr", "ia3", "full", "oft", "peft oft", "set", "alone"]
+)
 def test_it_is_carried_beside_every_algorithm(
     algorithm: str, method: str, flux: dict[str, Path], width: int, tmp_path: Path
 ) -> None:

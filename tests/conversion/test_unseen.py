@@ -70,14 +70,13 @@ def run(bases: dict[str, Path], tmp_path: Path) -> Callable[..., TransferResult]
     runtime = lib_transfer.Runtime(device="cpu", cache_folder=tmp_path / "cache", workers=1)
 
     def transfer(
-        tensors: tiny.Weights, source: str | None, target: str, method: str, **settings: Any
+        tensors: tiny.Weights, source: str | None, target: str | list[str], method: str, **settings: Any
     ) -> TransferResult:
         (tmp_path / "out").mkdir(exist_ok=True)
         adapter = tiny.save(tmp_path / "style.safetensors", tensors)
         given = None if source is None else bases[source]
-        request = lib_transfer.request(
-            adapter, source=given, target=bases[target], method=method, runtime=runtime, **settings
-        )
+        there = [bases[name] for name in ([target] if isinstance(target, str) else target)]
+        request = lib_transfer.request(adapter, source=given, target=there, method=method, runtime=runtime, **settings)
         return lib_transfer.transfer(request, lib_transfer.Destination(folder=tmp_path / "out"), runtime=runtime)
 
     return transfer
@@ -276,3 +275,26 @@ def test_blocks_that_a_relative_lacks_are_no_misfits(bases: dict[str, Path], tmp
     assert report.totals.energy_kept is not None and 0.2 < report.totals.energy_kept < 0.6
     reason = "ssd.safetensors lacks this module of Stable Diffusion XL"
     assert {m.reason for m in report.modules if not m.written} == {reason}
+
+
+def test_a_checkpoint_may_stand_for_all_its_text_encoders(bases: dict[str, Path], run: Any) -> None:
+    result = run(lora("sdxl", bases), None, ["sdxl-target-core", "sdxl-target"], "reuse")
+    assert result.report.accounts.words == ""
+    assert not any("unseen" in m.reason for m in result.report.modules)
+
+
+def test_no_encoder_is_wider_than_its_model(bases: dict[str, Path], run: Any) -> None:
+    wide = f"lora_te1_{LAYER}mlp_fc2"
+    tensors = {key: t for key, t in lora("sdxl", bases).items() if not key.startswith(wide)}
+    result = run(tensors | tiny.factors(wide, (1280, 5120)), None, "sdxl-target-core", "reuse")
+    assert {m.name for m in result.report.modules if not m.written} == {wide}
+
+
+def test_an_encoder_that_the_targets_kind_does_not_have_is_called_so(bases: dict[str, Path], tmp_path: Path) -> None:
+    runtime = lib_transfer.Runtime(device="cpu", cache_folder=tmp_path / "cache", workers=1)
+    chroma = tiny.save(tmp_path / "chroma.safetensors", tiny.weights("chroma"), torch.float16)
+    adapter = tiny.save(tmp_path / "style.safetensors", lora("flux-dev", bases))
+    request = lib_transfer.request(adapter, source=bases["flux-dev-source"], target=chroma, runtime=runtime)
+    report = lib_transfer.analyse(request, runtime=runtime)
+    (module,) = [m for m in report.modules if m.name.startswith("lora_te1_")]
+    assert module.reason == "Chroma has no such text encoder"

@@ -258,7 +258,7 @@ def test_factors_for_a_widened_weight_fit_no_other(tmp_path: Path) -> None:
     save(tmp_path / "a.safetensors", {f"img_in.{key}": value for key, value in tensors.items()})
     group = read_adapter(tmp_path / "a.safetensors").groups["img_in"]
     assert group.misfit((6, 128)) is None
-    assert "padded to 6x128, and the source's is 6x64" in str(group.misfit((6, 64)))
+    assert "padded to 6x128, and the checkpoint's is 6x64" in str(group.misfit((6, 64)))
 
 
 @pytest.mark.parametrize("module", ["networks.lora", "networks.lora_fa", "networks.dylora", "lycoris.kohya"])

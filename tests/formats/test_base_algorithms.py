@@ -256,7 +256,7 @@ def test_a_weight_in_the_place_of_the_bases(suffix: str, tmp_path: Path) -> None
     assert not adapter.unsupported
     group = adapter.groups[name]
     assert group.misfit((8,)) is None
-    assert group.misfit((9,)) == "its shape 8 does not fit the source's 9"
+    assert group.misfit((9,)) == "its shape 8 does not fit the checkpoint's 9"
     update = group.update(base)
     assert update.bias is None
     assert update.weight is not None
@@ -294,7 +294,7 @@ MISFITS: dict[str, dict[str, Tensor]] = {
 def test_what_does_not_fit_the_weight_is_told(tensors: dict[str, Tensor], tmp_path: Path) -> None:
     group = group_of(tensors, tmp_path)
     for shape in ((36, 24), (36,), (36, 24, 3, 3)):
-        assert "fit the source's 36" in str(group.misfit(shape))
+        assert "fit the checkpoint's 36" in str(group.misfit(shape))
 
 
 def test_a_weight_of_zeros_under_a_dora_stays_zero(tmp_path: Path) -> None:

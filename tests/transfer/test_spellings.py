@@ -34,6 +34,8 @@ SDXL = {
     "module.unet.down_blocks.2.attentions.1.proj_out": ["lora_unet_input_blocks_8_1_proj_out"],
     "lora_unet__orig_mod_down_blocks_2_attentions_0_proj_in": ["lora_unet_input_blocks_7_1_proj_in"],
     "lora_unet__down_blocks_2_attentions_0_proj_out": ["lora_unet_input_blocks_7_1_proj_out"],
+    "lora_unet_module__orig_mod_up_blocks_0_attentions_0_proj_in": ["lora_unet_output_blocks_0_1_proj_in"],
+    "lora_unet_up_blocks_0_attentions_1__orig_mod_proj_in": ["lora_unet_output_blocks_1_1_proj_in"],
     # ai-toolkit: a dot behind kohya's prefix.
     "lora_te1.text_model.encoder.layers.7.self_attn.v_proj": ["lora_te1_text_model_encoder_layers_7_self_attn_v_proj"],
     # diffusers' fuse_qkv_projections.

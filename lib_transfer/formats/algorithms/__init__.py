@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lib_transfer.formats.algorithms.algorithm import Algorithm
+from lib_transfer.formats.algorithms.algorithm import BIAS, Algorithm
 from lib_transfer.formats.algorithms.dora import Dora
 from lib_transfer.formats.algorithms.full import Full, NormDifference, Replacement
 from lib_transfer.formats.algorithms.glora import Glora
@@ -38,4 +38,6 @@ ALGORITHMS: tuple[Algorithm, ...] = (
 
 def algorithm_for(infos: Mapping[str, TensorInfo]) -> Algorithm | None:
     """The algorithm that a module with these tensors (by suffix) is written in, or None."""
-    return next((algorithm for algorithm in ALGORITHMS if algorithm.claims(infos)), None)
+    # A difference of the bias goes with every algorithm; only where it is alone is it one itself.
+    rest = {suffix: info for suffix, info in infos.items() if suffix != BIAS}
+    return next((algorithm for given in (rest, infos) for algorithm in ALGORITHMS if algorithm.claims(given)), None)

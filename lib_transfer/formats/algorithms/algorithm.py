@@ -18,6 +18,8 @@ from lib_transfer.update import Update
 MAX_RANK = 4096
 #: What the product of factors is multiplied by.
 SCALES = ("alpha", "scale", "scalar")
+#: The difference of a layer's bias. ComfyUI's trainer and tools that extract a LoRA write it beside any algorithm.
+BIAS = "diff_b"
 
 
 class Shaped(Protocol):
@@ -116,7 +118,7 @@ def wrong_size(own: tuple[int, int], shape: tuple[int, ...]) -> str | None:
     """Why a matrix of the size ``own`` is not the change of a weight of this shape; None when it can be."""
     if own == (shape[0], math.prod(shape[1:])):
         return None
-    return f"its shape {by(own)} does not fit the source's {by(shape)}"
+    return f"its shape {by(own)} does not fit the checkpoint's {by(shape)}"
 
 
 def by(shape: tuple[int, ...]) -> str:

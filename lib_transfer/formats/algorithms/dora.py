@@ -67,7 +67,7 @@ class Dora(Algorithm):
     def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
         magnitude, axis = _magnitude(tensors, shape)
         if len(shape) < 2 or magnitude.numel() != shape[axis]:
-            return f"its magnitude of shape {by(tuple(magnitude.shape))} does not fit the source's {by(shape)}"
+            return f"its magnitude of shape {by(tuple(magnitude.shape))} does not fit the checkpoint's {by(shape)}"
         return self.inner.misfit(self._inside(tensors), shape)
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:

@@ -81,7 +81,7 @@ class Replacement(Algorithm):
 
     def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
         own = tuple(_value(tensors).shape)
-        return None if own == shape else f"its shape {by(own)} does not fit the source's {by(shape)}"
+        return None if own == shape else f"its shape {by(own)} does not fit the checkpoint's {by(shape)}"
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         assert base_weight is not None

@@ -59,7 +59,7 @@ class Glora(Algorithm):
         if (left_b.shape[0], left_a.shape[0]) == shape[:2] and math.prod(kernel) == math.prod(shape[2:]):
             return None
         own = (left_b.shape[0], left_a.shape[0], *kernel)
-        return f"its shape {by(own)} does not fit the source's {by(shape)}"
+        return f"its shape {by(own)} does not fit the checkpoint's {by(shape)}"
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         assert base_weight is not None

@@ -41,7 +41,7 @@ class Ia3(Algorithm):
         length, axis = tensors[WEIGHT].numel(), _axis(tensors)
         if len(shape) > axis and shape[axis] == length:
             return None
-        return f"its {length} factors for {'inputs' if axis else 'outputs'} do not fit the source's {by(shape)}"
+        return f"its {length} factors for {'inputs' if axis else 'outputs'} do not fit the checkpoint's {by(shape)}"
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         assert base_weight is not None

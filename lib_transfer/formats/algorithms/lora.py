@@ -77,7 +77,7 @@ class Lora(Algorithm):
 
     def misfit(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str | None:
         if RESHAPE in tensors and (wider := tuple(map(int, tensors[RESHAPE].tolist()))) != shape:
-            return f"it was made for a weight that is padded to {by(wider)}, and the source's is {by(shape)}"
+            return f"it was made for a weight that is padded to {by(wider)}, and the checkpoint's is {by(shape)}"
         core = tensors.get(MID, tensors[DOWN])
         own = (tensors[UP].shape[0], tensors[DOWN].shape[1] * math.prod(core.shape[2:]))
         return wrong_size(own, shape) or _sparse_misfit(tensors, shape)
@@ -119,7 +119,7 @@ def _sparse_misfit(tensors: Mapping[str, Tensor], shape: tuple[int, ...]) -> str
     inside = bool(((indices >= 0) & (indices < tensors[SIZE].long()[:, None])).all())
     if inside and size[:1] == shape[:1] and math.prod(size) == math.prod(shape):
         return None
-    return f"its sparse correction of shape {by(size)} does not fit the source's {by(shape)}"
+    return f"its sparse correction of shape {by(size)} does not fit the checkpoint's {by(shape)}"
 
 
 def _sparse_correction(tensors: Mapping[str, Tensor]) -> Tensor:

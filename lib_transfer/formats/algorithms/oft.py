@@ -60,7 +60,7 @@ class Oft(Algorithm):
         blocks = tensors[BLOCKS] if BLOCKS in tensors else tensors[DIAGONAL]
         if len(shape) > 1 and math.prod(blocks.shape[-3:-1]) == shape[0]:
             return None
-        return f"its blocks of shape {by(tuple(blocks.shape))} do not fit the source's {by(shape)}"
+        return f"its blocks of shape {by(tuple(blocks.shape))} do not fit the checkpoint's {by(shape)}"
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         assert base_weight is not None

@@ -58,7 +58,7 @@ class PeftOft(Algorithm):
         needed, rest = divmod(math.prod(shape[1:]), _size(length))
         if len(shape) > 1 and rest == 0 and blocks in (1, needed):
             return None
-        return f"its {blocks} blocks of {_size(length)} inputs do not fit the source's {by(shape)}"
+        return f"its {blocks} blocks of {_size(length)} inputs do not fit the checkpoint's {by(shape)}"
 
     def update(self, tensors: Mapping[str, Tensor], base_weight: Tensor | None = None) -> Update:
         assert base_weight is not None
