@@ -320,10 +320,12 @@ def _verdict(report: TransferReport) -> list[str]:
         better = "; plain reuse may well do better" if report.source_architecture is not None else ""
         sentences.append(f"More than half of the update was lost{better}.")
     if report.change is not None:
+        # Reuse itself differs where an update is written in a form that the WebUIs load, such as a LoRA of some rank.
+        other = "plain reuse" if report.source_architecture is not None else "the LoRA's own update"
         sentences.append(
-            "What was carried is the same as plain reuse."
+            f"What was carried is the same as {other}."
             if report.change < 1e-3
-            else f"What was carried differs from plain reuse by {percent(report.change)} of its size."
+            else f"What was carried differs from {other} by {percent(report.change)} of its size."
         )
     sentences += report.notes
     sentences.append(
