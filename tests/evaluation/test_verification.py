@@ -68,18 +68,23 @@ class Networks:
 
     def __init__(self) -> None:
         self.opened: list[str] = []
+        self.skips: list[int] = []
         self.sizes: list[tuple[int, int]] = []
 
     def latent_space(self, base: Base) -> str:
         return ""
 
+    def clip_skip(self, base: Base, asked: int | None) -> int:
+        return asked or 1
+
     @contextmanager
-    def opener(self, size: tuple[int, int]) -> Iterator[Callable[[Base], AbstractContextManager[Model]]]:
+    def opener(self, size: tuple[int, int]) -> Iterator[Callable[[Base, int], AbstractContextManager[Model]]]:
         self.sizes.append(size)
         yield self._open
 
     @contextmanager
-    def _open(self, base: Base) -> Iterator[Model]:
+    def _open(self, base: Base, clip_skip: int) -> Iterator[Model]:
+        self.skips.append(clip_skip)
         self.opened.append(base.path.stem)
         yield network(base)
 

@@ -25,7 +25,7 @@ from tests.webui.programs import Program
 @contextmanager
 def opened(path: Path, size: tuple[int, int] = (0, 0)):
     """One checkpoint in the program's memory, and afterwards the person's again."""
-    with open_base(path, "") as base, running.borrowed(size) as open_model, open_model(base) as model:
+    with open_base(path, "") as base, running.borrowed(size) as open_model, open_model(base, 1) as model:
         yield model
 
 
@@ -99,7 +99,7 @@ def test_the_persons_checkpoint_and_options_come_back_whatever_happens(
     def use() -> None:
         with running.borrowed() as open_model:
             for name in (models.VARIED, models.BASE):
-                with open_base(checkpoints / name, "") as base, open_model(base):
+                with open_base(checkpoints / name, "") as base, open_model(base, 1):
                     assert Path(machine.data.sd_model.sd_checkpoint_info.filename).name == name
                     if problem is not None and name == models.BASE:
                         raise problem
@@ -131,7 +131,7 @@ def test_one_model_is_in_memory_at_a_time_although_somebody_still_knows_the_last
     machine.before_read = lambda: alive.append(sum(reference() is not None for reference in seen))
     with running.borrowed() as open_model:
         for name in (models.BASE, models.VARIED):
-            with open_base(checkpoints / name, "") as base, open_model(base) as model:
+            with open_base(checkpoints / name, "") as base, open_model(base, 1) as model:
                 known.append(model)
                 seen.append(weakref.ref(next(iter(model.places.values())).module))
     assert alive == [0, 0, 0]
