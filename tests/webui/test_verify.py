@@ -143,13 +143,16 @@ def test_what_cannot_be_verified_is_said(window: Window, server: Server) -> None
 @pytest.mark.parametrize(
     "values",
     [
-        ("", 0, 0, False),
-        ("", 65, 0, False),
-        ("", "many", 0, False),
-        (None, 8, 0, False),
-        ("", 8, -1, False),
-        ("", 8, None, False),
-        ("", 8, 0, None),
+        ("", 0, 0, False, 0),
+        ("", 65, 0, False, 0),
+        ("", "many", 0, False, 0),
+        (None, 8, 0, False, 0),
+        ("", 8, -1, False, 0),
+        ("", 8, None, False, 0),
+        ("", 8, 0, None, 0),
+        ("", 8, 0, False, 13),
+        ("", 8, 0, False, -1),
+        ("", 8, 0, False, "x"),
     ],
 )
 def test_values_out_of_their_range_are_refused(values: tuple[object, ...]) -> None:
@@ -158,5 +161,5 @@ def test_values_out_of_their_range_are_refused(values: tuple[object, ...]) -> No
 
 
 def test_prompts_are_lines() -> None:
-    values = dict(zip(CONTROLS, (" a cat \n\n a dog\n", 4.0, 512, True), strict=True))
-    assert verify_order(values) == VerifyOrder(("a cat", "a dog"), 4, 512, True)
+    values = dict(zip(CONTROLS, (" a cat \n\n a dog\n", 4.0, 512, True, 2), strict=True))
+    assert verify_order(values) == VerifyOrder(("a cat", "a dog"), 4, 512, True, 2)
