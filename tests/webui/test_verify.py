@@ -80,6 +80,46 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     cost.get_by_text("80 for sampling the inputs, about").wait_for()
 
 
+def verify(tab: Tab, **numbers: int) -> None:
+    """Verify with these numbers, and wait for the result."""
+    for name, number in {"inputs": 1, **numbers}.items():
+        tab.part(f"verify_{name}").locator("input").fill(str(number))
+        tab.part(f"verify_{name}").locator("input").blur()
+    tab.begin("verify")
+    tab.until("done")
+
+
+def test_verifications_under_two_clip_skips_are_both_kept_and_come_back_with_the_lora(
+    window: Window, server: Server
+) -> None:
+    models.lora(server.models, "never", seed=35)
+    tab, _ = transferred(window, server, "twice", 34)
+    verify(tab)
+    shown = tab.part("verified")
+    shown.get_by_text(
+        "This holds for Clip skip 1, pictures of 512 pixels, seed 0, and 1 input of 4 prompts."
+    ).wait_for()
+    verify(tab, clip_skip=2)
+    last = shown.get_by_text("This holds for Clip skip 2,")
+    last.wait_for()
+    assert shown.locator("details.transfer-lora-earlier").count() == 1
+    # After another job they are there still, and in a window that knows nothing of the jobs, once the LoRA is chosen.
+    tab.run("analyse")
+    last.wait_for()
+    again = window(server.url).ready()
+    again.part("verification").locator(".label-wrap").click()
+    again.choose("never", target=models.TUNED)
+    assert again.page.locator("#transfer_lora_verdicts").count() == 0
+    again.part("adapters").locator(".token-remove, .token [role=button]").first.click()
+    again.choose("twice")
+    shown = again.part("verified")
+    shown.get_by_text("This holds for Clip skip 2,").wait_for()
+    earlier = shown.locator("summary", has_text="Verified before under Clip skip 1, seed 0")
+    earlier.click()
+    shown.get_by_text("This holds for Clip skip 1,").wait_for()
+    keep(again, "verified-before")
+
+
 def test_a_better_one_is_looked_for_and_saved(window: Window, server: Server, tmp_path: Path) -> None:
     tab, copy = transferred(window, server, "bettered", 33)
     tab.part("verify_inputs").locator("input").fill("2")
