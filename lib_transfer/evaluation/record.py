@@ -45,7 +45,8 @@ def noted(metadata: Mapping[str, str], facts: Mapping[str, Any]) -> str:
     """
     others = [each for each in _noted_in(metadata) if each.get("conditions") != facts.get("conditions")]
     earlier = {EARLIER: others[: KEPT - 1]} if others else {}
-    return json.dumps({**facts, **earlier}, sort_keys=True)
+    # Not sorted: the adapters are shown in this order.
+    return json.dumps({**facts, **earlier})
 
 
 def records_in(metadata: Mapping[str, str]) -> tuple[Record, ...]:

@@ -107,7 +107,6 @@ def test_verifications_under_two_clip_skips_are_both_kept_and_come_back_with_the
     tab.run("analyse")
     last.wait_for()
     again = window(server.url).ready()
-    again.part("verification").locator(".label-wrap").click()
     again.choose("never", target=models.TUNED)
     assert again.page.locator("#transfer_lora_verdicts").count() == 0
     again.part("adapters").locator(".token-remove, .token [role=button]").first.click()

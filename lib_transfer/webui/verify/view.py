@@ -36,7 +36,8 @@ def panel(form: Form, host: Host) -> None:
         form.add(gr.Checkbox, "verify_improve", label="Look for a better LoRA", info=IMPROVE, value=False)
         form.add(gr.HTML, "verify_cost", value=note(FIRST))
         form.add(gr.Button, "verify", value="Verify")
-        form.add(gr.HTML, "verified", value="")
+    # Outside of what is folded, because it comes back by itself with a LoRA that was verified before.
+    form.add(gr.HTML, "verified", value="", visible=visible)
 
 
 def wire(form: Form, events: Any) -> None:
