@@ -42,6 +42,8 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of all noise (default 0)")
     text = "width and height of the pictures in pixels (default: as the model was trained: 512, 768 or 1024)"
     parser.add_argument("--size", type=_positive, default=0, metavar="PIXELS", help=text)
+    text = "Clip skip for the prompts, 1 to 12 (default: what the LoRA was trained with, else as the checkpoint was)"
+    parser.add_argument("--clip-skip", type=_positive, default=0, metavar="N", help=text)
     text = (
         "also make better LoRAs (pursuit, reconstruct, distil) and write the best to FILE; this takes many times longer"
     )
@@ -76,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
         inputs=options.inputs,
         size=options.size,
         seed=options.seed,
+        clip_skip=options.clip_skip,
         improve=None if options.improve is None else Destination(file=options.improve, overwrite=options.overwrite),
         rank=options.rank,
         runtime=terminal.runtime(options),

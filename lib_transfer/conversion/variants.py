@@ -34,6 +34,15 @@ def usual_size(base: Base) -> int:
     return 1024 if base.architecture.family == "sdxl" else 512
 
 
+def usual_clip_skip(base: Base) -> int:
+    """The Clip skip that a checkpoint was trained with, which is also the least that programs run it with.
+
+    XL takes the last layer but one of its text encoders (Podell et al. 2023, section 2.1). So does Stable Diffusion 2, but there
+    programs and trainers count without the last layer, which is never used.
+    """
+    return 2 if base.architecture.family == "sdxl" else 1
+
+
 def differences(source: Base, target: Base) -> tuple[str, ...]:
     """A sentence for everything that differs: the architecture, what is predicted, what is seen beside the noisy image."""
     one, other = (variant_of(base.architecture, base.checkpoint) for base in (source, target))

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from lib_transfer.architecture.module import Module
 from lib_transfer.architecture.variant import EPSILON, V
-from lib_transfer.conversion.variants import usual_size, variant_of
+from lib_transfer.conversion.variants import usual_clip_skip, usual_size, variant_of
 from lib_transfer.conversion.weights import read_weight
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.evaluation.prompts import tokens
@@ -33,7 +33,7 @@ class Encoder:
 
     Attributes:
         path: the path of its layers in a single-file checkpoint.
-        skip: the number of its last layers that the context leaves out.
+        skip: the number of its last layers that the context leaves out at the usual Clip skip.
         normalised: whether the context goes through the last normalisation.
         pooled: whether it gives a vector too.
     """
@@ -81,10 +81,14 @@ class OwnModels:
         family_of(base)
         return LATENT_SPACES[base.architecture.family]
 
+    def clip_skip(self, base: Base, asked: int | None) -> int:
+        """As :class:`Runner` says; without a wish, the one that the checkpoint was trained with."""
+        return max(asked or 0, usual_clip_skip(base))
+
     @contextmanager
-    def opener(self, size: tuple[int, int]) -> Iterator[Callable[[Base], AbstractContextManager[Model]]]:
+    def opener(self, size: tuple[int, int]) -> Iterator[Callable[[Base, int], AbstractContextManager[Model]]]:
         """As :class:`Runner` says; the pictures are as high as they are wide."""
-        yield lambda base: loaded(base, self._device, size[0] // 8 or None)
+        yield lambda base, clip_skip: loaded(base, self._device, size[0] // 8 or None, clip_skip)
 
 
 def family_of(base: Base) -> Family:
@@ -109,19 +113,21 @@ def family_of(base: Base) -> Family:
 
 
 @contextmanager
-def loaded(base: Base, device: torch.device, side: int | None = None) -> Iterator[Model]:
+def loaded(base: Base, device: torch.device, side: int | None = None, clip_skip: int | None = None) -> Iterator[Model]:
     """The model of a base, in memory for as long as the context lasts: float32 on the CPU, half precision elsewhere.
 
     Args:
         base: the checkpoint, with its text encoders.
         device: the device that it runs on.
         side: width and height of its latents; those that it was trained on when not given.
+        clip_skip: the Clip skip that prompts are encoded with, no less than the one that it was trained with; that one when
+            not given.
 
     Raises:
         UnsupportedError: it cannot be run here; the message says what is missing.
         BadFileError, StorageError: a weight cannot be read.
     """
-    model = _built(base, family_of(base), device, side)
+    model = _built(base, family_of(base), device, side, clip_skip or usual_clip_skip(base))
     try:
         yield model
     finally:
@@ -131,12 +137,13 @@ def loaded(base: Base, device: torch.device, side: int | None = None) -> Iterato
             torch.cuda.empty_cache()
 
 
-def _built(base: Base, family: Family, device: torch.device, side: int | None) -> TorchModel:
+def _built(base: Base, family: Family, device: torch.device, side: int | None, clip_skip: int) -> TorchModel:
     side = side or usual_size(base) // 8
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     layers = {module.name: _layer(base, module, device, dtype) for module in base.modules}
     network = UNet(Leaves(layers).below(UNET.rstrip(".")), family.heads).eval()
-    encoders = [_encoder(base, Leaves(layers), each) for each in family.encoders]
+    more = clip_skip - usual_clip_skip(base)
+    encoders = [_encoder(base, Leaves(layers), each, more) for each in family.encoders]
 
     def forward(x: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
         context, vector = conditioning(encoders, prompts, (8 * side, 8 * side), network.vector)
@@ -193,7 +200,7 @@ def _layer(base: Base, module: Module, device: torch.device, dtype: torch.dtype)
     return layer(module.kind, weight.to(device, dtype), bias)
 
 
-def _encoder(base: Base, layers: Leaves, given: Encoder) -> TextEncoder:
+def _encoder(base: Base, layers: Leaves, given: Encoder, more: int) -> TextEncoder:
     if given.path.rstrip(".") not in layers:
         raise UnsupportedError(
             f"{base.path.name} has no text encoder at {given.path.rstrip('.')}, so the model cannot be run.",
@@ -201,4 +208,4 @@ def _encoder(base: Base, layers: Leaves, given: Encoder) -> TextEncoder:
         )
     own = layers.below(given.path.rstrip("."))
     projection = own.linear("text_projection") if given.pooled else None
-    return TextEncoder(own, projection, skip=given.skip, normalised=given.normalised).eval()
+    return TextEncoder(own, projection, skip=given.skip + more, normalised=given.normalised).eval()

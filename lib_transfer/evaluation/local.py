@@ -10,6 +10,7 @@ from pathlib import Path
 from lib_transfer.conversion.jobs import transfer
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import RequestError
+from lib_transfer.evaluation.conditions import MOST_CLIP_SKIP
 from lib_transfer.evaluation.improvements.reconstruction import RANK
 from lib_transfer.evaluation.loading import OwnModels
 from lib_transfer.evaluation.result import Evaluation
@@ -30,6 +31,7 @@ def verify(
     inputs: int = INPUTS,
     size: int = 0,
     seed: int = 0,
+    clip_skip: int = 0,
     improve: Destination | None = None,
     rank: int = RANK,
     runtime: Runtime | None = None,
@@ -49,6 +51,8 @@ def verify(
         inputs: the number of inputs that the match is taken on.
         size: width and height of the pictures in pixels; 0 for the size that the target was trained on.
         seed: the seed of all noise.
+        clip_skip: the Clip skip that prompts are encoded with, 1 to 12; 0 for what the LoRA was trained with where its
+            metadata say so, else for what the checkpoint was. It is never less than that (XL: 2).
         improve: where a better LoRA is written; none is looked for when not given, which takes many times less.
         rank: the rank of a reconstruction, which is one of those that are looked for.
         runtime: the device, and the cache folder that remembers hashes.
@@ -69,6 +73,7 @@ def verify(
     """
     runtime, progress = runtime or Runtime(), progress or Silent()
     _check_size(size)
+    _check_clip_skip(clip_skip)
     job = make_job(adapter, target=target, source=source, settings={}, hashes=runtime.hashes, destination=improve)
     if improve is not None:
         check_place(job)
@@ -77,7 +82,9 @@ def verify(
         of_source, of_target = (stack.enter_context(_opened(paths)) for paths in (job.files.source, job.files.target))
         _check_pair(models, of_source, of_target)
         made = [Path(path) for path in transferred] or [stack.enter_context(_transferred(job, runtime, progress))]
-        question = Question(job.files.adapter, {path.name: path for path in made}, prompts, inputs, size, seed)
+        question = Question(
+            job.files.adapter, {path.name: path for path in made}, prompts, inputs, size, seed, clip_skip=clip_skip
+        )
         better = None if improve is None else Better(job, rank)
         return evaluate(question, of_source, of_target, models, progress, better=better, announce=announce)
 
@@ -95,6 +102,12 @@ def _check_size(size: int) -> None:
     # Halved three times in the UNet, and once in the autoencoder for each of three levels.
     if size % 64:
         raise RequestError(f"Pictures of {size} pixels cannot be made.", hint="Choose a multiple of 64.")
+
+
+def _check_clip_skip(clip_skip: int) -> None:
+    """Raise unless prompts can be encoded with this Clip skip."""
+    if not 0 <= clip_skip <= MOST_CLIP_SKIP:
+        raise RequestError(f"There is no Clip skip {clip_skip}.", hint=f"Choose one from 1 to {MOST_CLIP_SKIP}.")
 
 
 def _check_pair(models: OwnModels, source: Base, target: Base) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib_transfer.evaluation.conditions import Conditions
 from lib_transfer.evaluation.movement import Choice, Match
+from lib_transfer.evaluation.record import noted
 from lib_transfer.formats.metadata import MATCH
-from lib_transfer.formats.writer import annotate
+from lib_transfer.formats.writer import annotate, of_ours
 from lib_transfer.update import Updates
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of :meth:`Evaluation.facts`."""
 
 
@@ -30,6 +31,7 @@ class Evaluation:
         choice: the adapter to keep, and why.
         notes: a sentence for everything that was left out.
         written: the file that the chosen adapter was written to; None where none was written.
+        conditions: what it holds for; None where models were compared that are no files.
     """
 
     matches: Mapping[str, Match]
@@ -38,6 +40,7 @@ class Evaluation:
     choice: Choice
     notes: tuple[str, ...] = ()
     written: Path | None = None
+    conditions: Conditions | None = None
 
     def facts(self) -> dict[str, Any]:
         """Everything in it but the adapters themselves, for JSON, where numbers that are not finite are None."""
@@ -45,6 +48,7 @@ class Evaluation:
             name: {"explained": _number(match.explained), "each": [*map(_number, match.each)], "verdict": match.verdict}
             for name, match in self.matches.items()
         }
+        held = {} if self.conditions is None else {"conditions": self.conditions.facts()}
         return {
             "schema": SCHEMA,
             "matches": matches,
@@ -52,6 +56,7 @@ class Evaluation:
             "best": self.choice.name,
             "reason": self.choice.reason,
             "notes": list(self.notes),
+            **held,
         }
 
     @property
@@ -64,16 +69,18 @@ class Evaluation:
         """Everything for a person, an adapter a line."""
         width = max(map(len, self.matches))
         lines = [f"{name:<{width}}  {match.text}" for name, match in self.matches.items()]
-        return "\n".join([*lines, *self.notes, self.choice.reason])
+        held = [] if self.conditions is None else [self.conditions.text]
+        return "\n".join([*lines, *held, *self.notes, self.choice.reason])
 
     def note_in(self, path: Path) -> None:
-        """Put the facts into the metadata of an output of ours.
+        """Put the facts into the metadata of an output of ours, beside those of earlier ones under other conditions.
 
         Raises:
             RequestError: the file was not made by Transfer LoRA.
             BadFileError, StorageError: it cannot be read or written.
         """
-        annotate(path, {MATCH: json.dumps(self.facts(), sort_keys=True)})
+        written = {} if self.written is None else {"written": self.written.stem}
+        annotate(path, {MATCH: noted(of_ours(path), {**self.facts(), **written})})
 
 
 def _number(value: float) -> float | None:

@@ -15,6 +15,7 @@ import torch
 from lib_transfer.conversion.output import output_dtype
 from lib_transfer.conversion.variants import usual_size
 from lib_transfer.evaluation.comparison import Adapters, Pair, Setup, compare, runs_of
+from lib_transfer.evaluation.conditions import Conditions, trained_clip_skip
 from lib_transfer.evaluation.files import reused, updates_of, write
 from lib_transfer.evaluation.improvements import improvements
 from lib_transfer.evaluation.improvements.improvement import groups
@@ -40,6 +41,13 @@ METHOD = "auto"
 INPUTS = 8
 
 
+class Opener(Protocol):
+    """Brings the model of a base into memory for as long as the context lasts."""
+
+    def __call__(self, base: Base, clip_skip: int) -> AbstractContextManager[Model]:
+        """The model of ``base``, which encodes prompts with ``clip_skip``, one of those that :meth:`Runner.clip_skip` gives."""
+
+
 class Runner(Protocol):
     """What runs the models: networks of this package, or a program that has its own."""
 
@@ -50,8 +58,17 @@ class Runner(Protocol):
             UnsupportedError: models of this kind cannot be run.
         """
 
-    def opener(self, size: tuple[int, int]) -> AbstractContextManager[Callable[[Base], AbstractContextManager[Model]]]:
-        """A function that brings the model of a base into memory for as long as its context lasts.
+    def clip_skip(self, base: Base, asked: int | None) -> int:
+        """The Clip skip that prompts for a base are encoded with.
+
+        Args:
+            base: the checkpoint.
+            asked: the wanted one; None for the one that holds without a wish. Checkpoints that were trained with a larger
+                one are never run with less.
+        """
+
+    def opener(self, size: tuple[int, int]) -> AbstractContextManager[Opener]:
+        """A function that brings models into memory.
 
         Args:
             size: width and height of the pictures in pixels; zeros for the size that each checkpoint was trained on.
@@ -70,6 +87,8 @@ class Question:
         size: width and height of the pictures in pixels; 0 for the size that the target was trained on.
         seed: the seed of all noise.
         steps: the steps of the sampling of each input.
+        clip_skip: the Clip skip that prompts are encoded with; 0 for what the original was trained with where its metadata
+            say so, else for the runner's own.
     """
 
     original: Path
@@ -79,6 +98,7 @@ class Question:
     size: int = 0
     seed: int = 0
     steps: int = STEPS
+    clip_skip: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,19 +149,27 @@ def evaluate(
     prompts = tuple(question.prompts) or prompts_of(metadata)
     setup = Setup(prompts, question.inputs, question.inputs, question.seed, question.steps)
     side = (question.size or usual_size(target)) // 8
-    job = None if better is None else job_of(better, adapters, setup, side)
+    asked = question.clip_skip or _trained(metadata, source)
+    clip_skip = (runner.clip_skip(source, asked), runner.clip_skip(target, asked))
+    job = None if better is None else job_of(better, adapters, setup, side, clip_skip)
     if job is not None:
         check_place(job)
     listed = () if better is None else improvements(better.rank)
     # Latents that both models have are of one size; with different autoencoders each works at its own.
     size = 8 * side if question.size or latent_space == target_space else 0
+    sides = (size or usual_size(source), 8 * side)
+    conditions = Conditions(clip_skip, sides, question.seed, question.inputs, prompts)
     with runner.opener((size, size)) as open_model:
         blocks = {module.position.unit for module in target.modules if module.position.role.startswith("attn1.")}
         pair = Pair(
-            lambda: open_model(source), lambda: open_model(target), target_space, groups(target.modules), len(blocks)
+            lambda: open_model(source, clip_skip[0]),
+            lambda: open_model(target, clip_skip[1]),
+            target_space,
+            groups(target.modules),
+            len(blocks),
         )
         announce(runs_of(pair, adapters, setup, listed).text())
-        found = compare(pair, adapters, setup, progress, listed)
+        found = dataclasses.replace(compare(pair, adapters, setup, progress, listed), conditions=conditions)
     name = found.choice.name
     if better is None or job is None or name is None or (better.only_new and name in adapters.candidates):
         return found
@@ -149,6 +177,14 @@ def evaluate(
     over = to_replace(path, job.destination) == path
     written = write(updates, job.request, metadata, target, found.facts(), path, dtype, overwrite=over)
     return dataclasses.replace(found, written=written.path)
+
+
+def _trained(metadata: Mapping[str, str], source: Base) -> int | None:
+    """The Clip skip that an adapter was trained with; None where it is not known.
+
+    Trainers for XL write what they were told, but always train with XL's own (sd-scripts, library/sdxl_train_util.py).
+    """
+    return None if source.architecture.family == "sdxl" else trained_clip_skip(metadata)
 
 
 def check_place(job: Job) -> None:
@@ -162,7 +198,7 @@ def check_place(job: Job) -> None:
     need_folder(job.output.parent)
 
 
-def job_of(better: Better, adapters: Adapters, setup: Setup, side: int) -> Job:
+def job_of(better: Better, adapters: Adapters, setup: Setup, side: int, clip_skip: tuple[int, int]) -> Job:
     """The job of an improved adapter, whose request holds everything that the result depends on.
 
     Args:
@@ -170,9 +206,11 @@ def job_of(better: Better, adapters: Adapters, setup: Setup, side: int) -> Job:
         adapters: the adapters that are compared.
         setup: the inputs.
         side: width and height of the target's latents.
+        clip_skip: the Clip skip on the source and on the target.
     """
     settings: dict[str, Value] = {
         **dict(better.transfer.request.settings),
+        "clip_skip": ", ".join(map(str, clip_skip)),
         "from": adapters.given or "",
         "inputs": setup.inputs,
         "latents": side,

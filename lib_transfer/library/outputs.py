@@ -104,6 +104,11 @@ class Outputs:
         """Whether there is an output that was made from an adapter of this name."""
         return adapter in self._by_adapter
 
+    def of_adapter(self, adapter: str) -> list[tuple[Path, str]]:
+        """Every output that was made from an adapter of this name, each with its request as JSON."""
+        with self._lock:
+            return [(seen.path, seen.request) for seen in self._by_adapter.get(adapter, ())]
+
     @property
     def stems(self) -> Set[str]:
         """Every file name in the folders without its ending, casefolded."""

@@ -71,6 +71,17 @@ def test_what_was_found_is_noted_in_an_output_of_ours_alone(
     with safe_open(str(ours), "pt") as file:
         noted = json.loads(file.metadata()["transfer_lora.match"])
     assert noted == json.loads((tmp_path / "found.json").read_text())
+    assert noted["conditions"]["clip_skip"] == {"source": 1, "target": 1}
+    assert (noted["conditions"]["size"], noted["conditions"]["seed"]) == ({"source": 128, "target": 128}, 0)
+    assert len(noted["conditions"]["prompts"]) == 4
+
+    # Under another Clip skip, another match: both are kept, and the last one comes first.
+    done = cli("verify", style, *pair, "--transferred", ours, "--note", *FEW, "--clip-skip", 2)
+    assert "This holds for Clip skip 2, pictures of 128 pixels, seed 0, and 1 input of 4 prompts." in done.out
+    with safe_open(str(ours), "pt") as file:
+        last = json.loads(file.metadata()["transfer_lora.match"])
+    assert last["conditions"]["clip_skip"] == {"source": 2, "target": 2}
+    assert last["earlier"] == [noted]
     assert all(torch.equal(tensor, before[name]) for name, tensor in load_file(ours).items())
 
     content = style.read_bytes()
@@ -90,6 +101,7 @@ def test_what_cannot_be_verified_is_said_before_anything_runs(
         "flux": (*source, "--target", flux, *FEW),
         "autoencoders": (*source, "--target", files["sdxl-source"], *FEW),
         "size": (*source, "--target", files["sd1-target"], "--size", 100),
+        "skip": (*source, "--target", files["sd1-target"], "--clip-skip", 13),
         "inputs": (*source, "--target", files["sd1-target"], "--inputs", 0),
         "other": ("verify", style, "--source", files["sdxl-source"], "--target", files["sdxl-target"], *FEW),
     })  # fmt: skip
@@ -97,6 +109,7 @@ def test_what_cannot_be_verified_is_said_before_anything_runs(
     assert "cannot be run without a WebUI" in done["flux"].err
     assert "different autoencoders" in done["autoencoders"].err
     assert "Pictures of 100 pixels cannot be made." in done["size"].err
+    assert "There is no Clip skip 13. Choose one from 1 to 12." in " ".join(done["skip"].err.split())
     assert "it has to be 1 or more" in done["inputs"].err
     assert not any("Traceback" in it.err for it in done.values())
 

@@ -142,18 +142,23 @@ def hugging_face(weights: tiny.Weights, prefix: str, act: str) -> nn.Module:
     return model
 
 
-def test_text_encoders_say_what_transformers_says(name: str, weights: tiny.Weights, path: Path) -> None:
+@pytest.mark.parametrize("more", [0, 1])
+def test_text_encoders_say_what_transformers_says(name: str, weights: tiny.Weights, path: Path, more: int) -> None:
+    """With ``more`` layers left out than usual, as Clip skip does: the hidden states count from the end."""
     acts = {"sd1": ["quick_gelu"], "sdxl": ["quick_gelu", "gelu"]}[name]
     with torch.no_grad(), open_base(path, "") as base:
         layers = {m.name: loading._layer(base, m, CPU, torch.float32) for m in base.modules}
         for given, act in zip(loading.family_of(base).encoders, acts, strict=True):
-            ours = loading._encoder(base, loading.Leaves(layers), given)
+            ours = loading._encoder(base, loading.Leaves(layers), given, more)
             vocabulary = ours.token.num_embeddings
             numbers = torch.randint(0, vocabulary - 1, (2, 77), generator=torch.Generator().manual_seed(2))
             numbers[0, 9] = numbers[1, 40] = vocabulary - 1
-            theirs = hugging_face(weights, given.path, act)(numbers, output_hidden_states=True)
+            model = hugging_face(weights, given.path, act)
+            theirs = model(numbers, output_hidden_states=True)
             context, vector = ours(numbers)
-            expected = theirs.last_hidden_state if name == "sd1" else theirs.hidden_states[-2]
+            expected = theirs.hidden_states[-1 - given.skip - more]
+            if name == "sd1":
+                expected = last_norm(model)(expected) if more else theirs.last_hidden_state
             torch.testing.assert_close(context, expected, rtol=1e-3, atol=1e-4)
             if given.pooled:
                 last = theirs.last_hidden_state[[0, 1], [9, 40]]
@@ -161,6 +166,26 @@ def test_text_encoders_say_what_transformers_says(name: str, weights: tiny.Weigh
                 torch.testing.assert_close(vector, wanted, rtol=1e-3, atol=1e-4)
             else:
                 assert vector is None
+
+
+def last_norm(model: torch.nn.Module) -> torch.nn.Module:
+    """The last normalisation of an encoder of transformers."""
+    [norm] = [module for name, module in model.named_modules() if name.endswith("final_layer_norm")]
+    return norm
+
+
+def test_prompts_are_encoded_with_the_clip_skip_that_was_asked_for(path: Path, name: str) -> None:
+    inputs, own = nets.inputs(2), loading.OwnModels(CPU)
+    usual = {"sd1": 1, "sdxl": 2}[name]
+    with open_base(path, "") as base:
+        assert [own.clip_skip(base, asked) for asked in (None, 1, 2, 3)] == [usual, usual, 2, 3]
+        said = {}
+        for skip in (usual, usual + 1):
+            with own.opener((64, 64)) as open_model, open_model(base, skip) as model:
+                said[skip] = predict(model, inputs)
+        with loading.loaded(base, CPU, 8) as model:
+            assert torch.equal(predict(model, inputs), said[usual])
+    assert not torch.allclose(said[usual], said[usual + 1], atol=1e-4)
 
 
 def test_a_loaded_model_answers_and_follows_its_prompts(path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import lib_transfer
 from lib_transfer.conversion.runtime import Runtime
+from lib_transfer.evaluation.conditions import Conditions
 from lib_transfer.evaluation.prompts import PLAIN, prompts_of
 from lib_transfer.evaluation.runs import expected_cost
 from lib_transfer.evaluation.verification import REUSE, Better, Question, evaluate
@@ -68,18 +69,23 @@ class Networks:
 
     def __init__(self) -> None:
         self.opened: list[str] = []
+        self.skips: list[int] = []
         self.sizes: list[tuple[int, int]] = []
 
     def latent_space(self, base: Base) -> str:
         return ""
 
+    def clip_skip(self, base: Base, asked: int | None) -> int:
+        return asked or 1
+
     @contextmanager
-    def opener(self, size: tuple[int, int]) -> Iterator[Callable[[Base], AbstractContextManager[Model]]]:
+    def opener(self, size: tuple[int, int]) -> Iterator[Callable[[Base, int], AbstractContextManager[Model]]]:
         self.sizes.append(size)
         yield self._open
 
     @contextmanager
-    def _open(self, base: Base) -> Iterator[Model]:
+    def _open(self, base: Base, clip_skip: int) -> Iterator[Model]:
+        self.skips.append(clip_skip)
         self.opened.append(base.path.stem)
         yield network(base)
 
@@ -131,7 +137,38 @@ def test_a_request_has_the_side_of_the_latents_that_are_run(tmp_path: Path, size
     assert found.written is not None
     request = json.loads(read_header(found.written).metadata["transfer_lora.request"])
     assert request["settings"]["latents"] == pixels // 8
+    assert request["settings"]["clip_skip"] == "1, 1"
     assert (request["method"], request["settings"]["from"]) == ("auto", REUSE)
+
+
+@pytest.mark.parametrize(
+    ("family", "metadata", "asked", "skip"),
+    [
+        ("sd1", {"ss_clip_skip": "2"}, 0, 2),
+        ("sd1", {"ss_clip_skip": "2"}, 3, 3),
+        ("sd1", {"ss_clip_skip": "None"}, 0, 1),
+        ("sd1", {}, 0, 1),
+        ("sd1", {}, 4, 4),
+        # Trainers of XL write it, but do not follow it.
+        ("sdxl", {"ss_clip_skip": "3"}, 0, 1),
+        ("sdxl", {"ss_clip_skip": "3"}, 2, 2),
+    ],
+)
+def test_clip_skip_is_what_was_asked_for_else_the_loras_own_else_the_runners(
+    tmp_path: Path, family: str, metadata: dict[str, str], asked: int, skip: int
+) -> None:
+    path = tiny.save(tmp_path / "base.safetensors", tiny.weights(family), torch.float32)
+    with open_base(path, "") as base:
+        module = next(m for m in base.modules if m.position.role == "attn1.to_q")
+        lora = tmp_path / "lora.safetensors"
+        save_file(tiny.factors(str(module.output_name), module.shape), lora, metadata)
+        runner = Networks()
+        question = Question(lora, {}, PROMPTS, 1, 64, seed=7, steps=1, clip_skip=asked)
+        found = evaluate(question, base, base, runner, Count())
+    assert runner.skips == [skip, skip]
+    assert found.conditions == Conditions((skip, skip), (64, 64), 7, 1, PROMPTS)
+    assert found.facts()["conditions"]["clip_skip"] == {"source": skip, "target": skip}
+    assert f"Clip skip {skip}," in found.text
 
 
 def test_the_cost_is_what_is_run() -> None:

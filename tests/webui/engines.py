@@ -196,9 +196,11 @@ class _A1111Model(nn.Module):
     """``LatentDiffusion``, as the program extends it."""
 
     parameterization = "eps"
+    encoded_with = ()
     alphas_cumprod = torch.linspace(0.999, 0.005, 1000)
 
     def get_learned_conditioning(self, prompts: _Prompts) -> Tensor:
+        self.encoded_with = [*self.encoded_with, sys.modules["modules.shared"].opts.CLIP_stop_at_last_layers]
         return said(self.cond_stage_model, torch.zeros(1))
 
     def apply_model(self, x: Tensor, steps: Tensor, conditioning: Tensor) -> Tensor:
@@ -240,9 +242,11 @@ class _ForgeModel:
         self.forge_objects = _Objects(patcher, SimpleNamespace(cond_stage_model=encoders))
         self.forge_objects_original = self.forge_objects.shallow_copy()
         self.sd_checkpoint_info, self.clip_skip = info, 0
+        self.encoded_with: list[int] = []
 
     def set_clip_skip(self, number: int) -> None:
         self.clip_skip = number
 
     def get_learned_conditioning(self, prompts: _Prompts) -> Tensor:
+        self.encoded_with.append(self.clip_skip)
         return said(self.forge_objects.clip.cond_stage_model.clip_l, torch.zeros(1))

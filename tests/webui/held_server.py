@@ -58,10 +58,13 @@ class Runner:
     def latent_space(self, base):
         return "held"
 
+    def clip_skip(self, base, asked):
+        return asked or 1
+
     @contextmanager
     def opener(self, size):
         @contextmanager
-        def open_model(base):
+        def open_model(base, clip_skip):
             self._log(base.path.name)
             yield self._model(base.path)
 

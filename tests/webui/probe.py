@@ -76,7 +76,7 @@ def adapters(body):
     """The adapter by our hooks and by the program's own loader, on the same input."""
     path, lora = Path(body["checkpoint"]), Path(body["lora"])
     before = state()
-    with call_queue.queue_lock, open_base(path, "") as base, borrowed(SIZE) as open_model, open_model(base) as model:
+    with call_queue.queue_lock, open_base(path, "") as base, borrowed(SIZE) as open_model, open_model(base, 1) as model:
         with open_adapter(lora) as adapter:
             changes = updates_of(adapter, base)
         generator = torch.Generator().manual_seed(5)
@@ -120,7 +120,7 @@ def gradients(body):
     """The slope of a prediction along an adapter's strength, by gradients and by a difference of two runs."""
     path, lora = Path(body["checkpoint"]), Path(body["lora"])
     before = state()
-    with call_queue.queue_lock, open_base(path, "") as base, borrowed(SIZE) as open_model, open_model(base) as model:
+    with call_queue.queue_lock, open_base(path, "") as base, borrowed(SIZE) as open_model, open_model(base, 1) as model:
         with open_adapter(lora) as adapter:
             # Forge runs text encoders without gradients.
             changes = {

@@ -66,6 +66,35 @@ def test_three_pictures_differ_in_the_lora_alone(tab: Tab, server: Server) -> No
     ]
 
 
+def test_pictures_come_back_with_their_lora(window: Callable[..., Tab], server: Server) -> None:
+    """After another job, and in a window that knows nothing of the jobs; with the settings that they were made with."""
+    models.lora(server.models, "returning", seed=24)
+    models.lora(server.models, "strange", seed=25)
+    tab = window(server.url).ready()
+    tab.choose("returning", target=models.TUNED)
+    compare(tab, "a dog at sea", seed=11, width=64, height=64)
+    tab.until("done")
+    figures = tab.part("pictures").locator("figure")
+    figures.nth(2).locator("img").wait_for()
+    drawn = len(server.drawn)
+    addresses = [picture.get_attribute("src") for picture in figures.locator("img").all()]
+    tab.run("analyse")
+    figures.nth(2).locator("img").wait_for()
+    again = window(server.url).ready()
+    again.choose("strange", target=models.TUNED)
+    assert again.part("pictures").locator("figure").count() == 0
+    again.part("adapters").locator(".token-remove, .token [role=button]").first.click()
+    again.choose("returning")
+    figures = again.part("pictures").locator("figure")
+    figures.nth(2).locator("img").wait_for()
+    assert [picture.get_attribute("src") for picture in figures.locator("img").all()] == addresses
+    again.part("pictures").get_by_text("Seed 11").wait_for()
+    again.part("pictures").locator("summary", has_text="Settings").click()
+    again.part("pictures").get_by_text("Prompt: a dog at sea", exact=True).wait_for()
+    again.part("pictures").get_by_text("Euler, 20 steps, CFG scale 7, 64 x 64").wait_for()
+    assert len(server.drawn) == drawn
+
+
 def test_interrupt_stops_between_pictures(tab: Tab, server: Server) -> None:
     models.lora(server.models, "halted", seed=21)
     tab.press("refresh")

@@ -17,6 +17,7 @@ from lib_transfer.library.base import open_base
 from lib_transfer.models import applied
 from lib_transfer.webui.hosts import running
 from lib_transfer.webui.hosts.program import Program as Host
+from lib_transfer.webui.hosts.running.kinds import clip_skip_set
 from tests.webui import models
 from tests.webui.engines import Machine
 from tests.webui.programs import Program
@@ -25,7 +26,7 @@ from tests.webui.programs import Program
 @contextmanager
 def opened(path: Path, size: tuple[int, int] = (0, 0)):
     """One checkpoint in the program's memory, and afterwards the person's again."""
-    with open_base(path, "") as base, running.borrowed(size) as open_model, open_model(base) as model:
+    with open_base(path, "") as base, running.borrowed(size) as open_model, open_model(base, 1) as model:
         yield model
 
 
@@ -82,6 +83,51 @@ def test_every_module_of_a_checkpoint_is_found_and_an_adapter_does_something_the
     assert machine.loads == [models.BASE, models.TUNED]
 
 
+def test_prompts_are_encoded_with_the_clip_skip_and_the_persons_own_stays(machine: Machine, checkpoints: Path) -> None:
+    machine.start(info(machine, models.TUNED))
+    settings = machine.program.opts.data
+    settings["CLIP_stop_at_last_layers"] = 3
+    before = state(machine)
+    x, time = torch.ones((1, 4, 8, 8)), torch.tensor([0.5])
+    with open_base(checkpoints / models.BASE, "") as base, running.borrowed((64, 64)) as open_model:
+        assert [running.clip_skip_of(base, asked) for asked in (None, 1, 2)] == [3, 1, 2]
+        with open_model(base, 2) as model:
+            loaded = machine.data.sd_model
+            model.noise(x, time, ["a cat"])
+            # Whoever saves the settings between two runs saves the person's.
+            assert settings["CLIP_stop_at_last_layers"] == 3
+            loaded.get_learned_conditioning = fails
+            with pytest.raises(ZeroDivisionError):
+                model.noise(x, time, ["a cat"])
+            del loaded.get_learned_conditioning
+            assert settings["CLIP_stop_at_last_layers"] == 3
+        assert list(loaded.encoded_with) == [2]
+        assert getattr(loaded, "clip_skip", 3) == 3
+    assert state(machine) == before
+
+
+def test_programs_do_not_follow_every_clip_skip(machine: Machine, checkpoints: Path) -> None:
+    """XL is never run with less than 2; A1111 does not look at the setting for it at all."""
+    with open_base(checkpoints / models.OTHER, "") as base:
+        found = [running.clip_skip_of(base, asked) for asked in (1, 2, 3)]
+    assert found == ([2, 2, 3] if machine.program.forge else [2, 2, 2])
+
+
+def test_a_setting_that_was_not_there_is_not_there_afterwards_and_one_chosen_meanwhile_stays(machine: Machine) -> None:
+    settings = machine.program.opts.data
+    del settings["CLIP_stop_at_last_layers"]
+    with pytest.raises(ZeroDivisionError), clip_skip_set(2):
+        raise ZeroDivisionError
+    assert "CLIP_stop_at_last_layers" not in settings
+    with clip_skip_set(2):
+        settings["CLIP_stop_at_last_layers"] = 5
+    assert settings["CLIP_stop_at_last_layers"] == 5
+
+
+def fails(_: object) -> None:
+    raise ZeroDivisionError
+
+
 def models_part(changes, unet: bool):
     """Those of the UNet, or those of the text encoder."""
     found = {name: change for name, change in changes.items() if name.startswith("model.") == unet}
@@ -99,7 +145,7 @@ def test_the_persons_checkpoint_and_options_come_back_whatever_happens(
     def use() -> None:
         with running.borrowed() as open_model:
             for name in (models.VARIED, models.BASE):
-                with open_base(checkpoints / name, "") as base, open_model(base):
+                with open_base(checkpoints / name, "") as base, open_model(base, 1):
                     assert Path(machine.data.sd_model.sd_checkpoint_info.filename).name == name
                     if problem is not None and name == models.BASE:
                         raise problem
@@ -131,7 +177,7 @@ def test_one_model_is_in_memory_at_a_time_although_somebody_still_knows_the_last
     machine.before_read = lambda: alive.append(sum(reference() is not None for reference in seen))
     with running.borrowed() as open_model:
         for name in (models.BASE, models.VARIED):
-            with open_base(checkpoints / name, "") as base, open_model(base) as model:
+            with open_base(checkpoints / name, "") as base, open_model(base, 1) as model:
                 known.append(model)
                 seen.append(weakref.ref(next(iter(model.places.values())).module))
     assert alive == [0, 0, 0]

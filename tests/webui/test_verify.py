@@ -80,6 +80,45 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     cost.get_by_text("80 for sampling the inputs, about").wait_for()
 
 
+def verify(tab: Tab, **numbers: int) -> None:
+    """Verify with these numbers, and wait for the result."""
+    for name, number in {"inputs": 1, **numbers}.items():
+        tab.part(f"verify_{name}").locator("input").fill(str(number))
+        tab.part(f"verify_{name}").locator("input").blur()
+    tab.begin("verify")
+    tab.until("done")
+
+
+def test_verifications_under_two_clip_skips_are_both_kept_and_come_back_with_the_lora(
+    window: Window, server: Server
+) -> None:
+    models.lora(server.models, "never", seed=35)
+    tab, _ = transferred(window, server, "twice", 34)
+    verify(tab)
+    shown = tab.part("verified")
+    shown.get_by_text(
+        "This holds for Clip skip 1, pictures of 512 pixels, seed 0, and 1 input of 4 prompts."
+    ).wait_for()
+    verify(tab, clip_skip=2)
+    last = shown.get_by_text("This holds for Clip skip 2,")
+    last.wait_for()
+    assert shown.locator("details.transfer-lora-earlier").count() == 1
+    # After another job they are there still, and in a window that knows nothing of the jobs, once the LoRA is chosen.
+    tab.run("analyse")
+    last.wait_for()
+    again = window(server.url).ready()
+    again.choose("never", target=models.TUNED)
+    assert again.page.locator("#transfer_lora_verdicts").count() == 0
+    again.part("adapters").locator(".token-remove, .token [role=button]").first.click()
+    again.choose("twice")
+    shown = again.part("verified")
+    shown.get_by_text("This holds for Clip skip 2,").wait_for()
+    earlier = shown.locator("summary", has_text="Verified before under Clip skip 1, seed 0")
+    earlier.click()
+    shown.get_by_text("This holds for Clip skip 1,").wait_for()
+    keep(again, "verified-before")
+
+
 def test_a_better_one_is_looked_for_and_saved(window: Window, server: Server, tmp_path: Path) -> None:
     tab, copy = transferred(window, server, "bettered", 33)
     tab.part("verify_inputs").locator("input").fill("2")
@@ -143,13 +182,16 @@ def test_what_cannot_be_verified_is_said(window: Window, server: Server) -> None
 @pytest.mark.parametrize(
     "values",
     [
-        ("", 0, 0, False),
-        ("", 65, 0, False),
-        ("", "many", 0, False),
-        (None, 8, 0, False),
-        ("", 8, -1, False),
-        ("", 8, None, False),
-        ("", 8, 0, None),
+        ("", 0, 0, False, 0),
+        ("", 65, 0, False, 0),
+        ("", "many", 0, False, 0),
+        (None, 8, 0, False, 0),
+        ("", 8, -1, False, 0),
+        ("", 8, None, False, 0),
+        ("", 8, 0, None, 0),
+        ("", 8, 0, False, 13),
+        ("", 8, 0, False, -1),
+        ("", 8, 0, False, "x"),
     ],
 )
 def test_values_out_of_their_range_are_refused(values: tuple[object, ...]) -> None:
@@ -158,5 +200,5 @@ def test_values_out_of_their_range_are_refused(values: tuple[object, ...]) -> No
 
 
 def test_prompts_are_lines() -> None:
-    values = dict(zip(CONTROLS, (" a cat \n\n a dog\n", 4.0, 512, True), strict=True))
-    assert verify_order(values) == VerifyOrder(("a cat", "a dog"), 4, 512, True)
+    values = dict(zip(CONTROLS, (" a cat \n\n a dog\n", 4.0, 512, True, 2), strict=True))
+    assert verify_order(values) == VerifyOrder(("a cat", "a dog"), 4, 512, True, 2)

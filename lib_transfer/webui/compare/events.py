@@ -6,21 +6,29 @@ import contextlib
 import json
 from typing import Any
 
+from markupsafe import Markup
+
 from lib_transfer import methods
 from lib_transfer.errors import RequestError
 from lib_transfer.webui.compare.form import Field, fields, scene
 from lib_transfer.webui.compare.html import gallery
+from lib_transfer.webui.compare.kept import KeptComparisons
 from lib_transfer.webui.compare.work import CompareJob, Comparison
-from lib_transfer.webui.shell.events import Start, ViewEvents
+from lib_transfer.webui.host import files
+from lib_transfer.webui.shell.events import Start, TabEvents, ViewEvents
 from lib_transfer.webui.shell.form import FormValues
 from lib_transfer.webui.shell.html import guarded
 from lib_transfer.webui.transfer.events import emptied
-from lib_transfer.webui.transfer.form import order
+from lib_transfer.webui.transfer.form import chosen_names, order, target_of
 from lib_transfer.webui.transfer.work import Work
 
 
 class CompareEvents(ViewEvents):
     """The events of the panel."""
+
+    def __init__(self, tab: TabEvents) -> None:
+        super().__init__(tab)
+        self._kept = KeptComparisons(self.host)
 
     def start(self, values: FormValues) -> dict[str, Any]:
         """Start a comparison."""
@@ -31,7 +39,7 @@ class CompareEvents(ViewEvents):
                 raise RequestError("No pictures can be made here.", hint="Open the tab in a WebUI.")
             look, wanted = scene(values, pictures), order(values, self.host)
             work = Work(wanted, self.host, self.tab.index, self.tab.once)
-            comparison = Comparison(wanted, look, self.host, pictures, work)
+            comparison = Comparison(wanted, look, self.host, pictures, work, self._kept)
             # The program makes the pictures, so the job needs its queue on every device.
             return Start(CompareJob(tuple(wanted.adapters)), comparison, in_queue=True)
 
@@ -39,9 +47,25 @@ class CompareEvents(ViewEvents):
         return {**updates, **emptied(), "pictures": ""} if self.job_name in updates else updates
 
     def pictures(self, values: FormValues) -> dict[str, Any]:
-        """The pictures that the job has made so far."""
+        """The pictures that the job has made so far; after other jobs those that are kept of the chosen LoRA."""
         job = self.job(values)
-        return {"pictures": guarded(gallery)(list(job.pictures) if isinstance(job, CompareJob) else [])}
+        if not isinstance(job, CompareJob):
+            return self.chosen(values)
+        return {"pictures": guarded(gallery)(list(job.pictures), job.scene)}
+
+    def chosen(self, values: FormValues) -> dict[str, Any]:
+        """The pictures that are kept of the chosen LoRA on the target."""
+        return {"pictures": guarded(self._gallery)(values)}
+
+    def _gallery(self, values: FormValues) -> Markup | str:
+        names = files.adapters(self.host.adapter_folders())
+        chosen = {name: names[name] for name in chosen_names(values["adapters"], names)}
+        try:
+            found = self._kept.first(chosen, target_of(values["target"], self.host)) if chosen else None
+        except RequestError:
+            # What is wrong with the target is said where it is chosen.
+            found = None
+        return "" if found is None else gallery(found.pictures, found.scene)
 
     def take(self, values: FormValues) -> dict[str, Any]:
         """The settings of txt2img that our JavaScript has read; values that are not valid change nothing.

@@ -11,17 +11,18 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from lib_transfer.webui.compare.work import Shown
+from lib_transfer.webui.compare.form import Scene
+from lib_transfer.webui.compare.pictures import Shown
 from lib_transfer.webui.shell.html import render
 
 
-def gallery(pictures: Sequence[Shown]) -> Markup | str:
-    """The pictures of every LoRA side by side."""
-    if not pictures:
+def gallery(pictures: Sequence[Shown], scene: Scene | None) -> Markup | str:
+    """The pictures of every LoRA side by side, and what they have in common."""
+    if not pictures or scene is None:
         return ""
     loras = dict.fromkeys(picture.lora for picture in pictures)
     rows = [[picture for picture in pictures if picture.lora == lora] for lora in loras]
-    return render("comparison", seed=pictures[0].seed, rows=[[_figure(p, row) for p in row] for row in rows])
+    return render("comparison", scene=scene, rows=[[_figure(p, row) for p in row] for row in rows])
 
 
 def _figure(picture: Shown, row: Sequence[Shown]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.form import Form
 from lib_transfer.webui.shell.gradio_compat import HIDDEN, elem_id
 from lib_transfer.webui.shell.html import render
-from lib_transfer.webui.transfer.form import RESULTS, order_controls
+from lib_transfer.webui.transfer.form import CHOICE, RESULTS, order_controls
 
 
 def panel(form: Form, host: Host) -> None:
@@ -55,5 +55,8 @@ def wire(form: Form, events: Any) -> None:
     """Connect the events of the panel."""
     inputs, outputs = ("job", *order_controls(), *scene_controls()), ("job", "status", *RESULTS, "pictures")
     form.on(form["compare"].click, events.start, inputs, outputs)
-    form.on(form["show"].click, events.pictures, ("job",), ("pictures",))
+    form.on(form["show"].click, events.pictures, ("job", *CHOICE), ("pictures",))
+    # They come back with the LoRA, also after another job, a reload of the page and a restart of the server.
+    for trigger in (form["adapters"].change, form["target"].change, form["look"].click):
+        form.on(trigger, events.chosen, CHOICE, ("pictures",))
     form.on(form["take"].click, events.take, ("taken",), scene_controls())

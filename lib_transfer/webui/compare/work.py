@@ -9,6 +9,8 @@ from pathlib import Path
 
 from lib_transfer.errors import CancelledError
 from lib_transfer.webui.compare.form import Scene
+from lib_transfer.webui.compare.kept import KeptComparisons, Subject
+from lib_transfer.webui.compare.pictures import Shown
 from lib_transfer.webui.host.abilities import Pictures
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.jobs import Job
@@ -16,27 +18,6 @@ from lib_transfer.webui.transfer.form import Order
 from lib_transfer.webui.transfer.work import Work
 
 logger = logging.getLogger("transfer_lora")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One picture of a comparison.
-
-    Attributes:
-        lora: the name of the LoRA that the picture is about.
-        title: what the picture shows.
-        use: the name that stands in the prompt in place of the LoRA; "" where it is left out.
-        seed: the seed of the picture.
-        jpeg: the picture as a file.
-        problem: why there is no picture.
-    """
-
-    lora: str
-    title: str
-    use: str
-    seed: int
-    jpeg: bytes = b""
-    problem: str = ""
 
 
 class CompareJob(Job):
@@ -47,12 +28,14 @@ class CompareJob(Job):
 
     Attributes:
         pictures: the pictures that have been made.
+        scene: what they have in common, once the seed is known.
     """
 
     def __init__(self, loras: tuple[str, ...]) -> None:
         pictures = (f"{name} {part}" for name in loras for part in ("without", "original", "transferred"))
         super().__init__("compare", (*loras, *pictures))
         self.pictures: list[Shown] = []
+        self.scene: Scene | None = None
 
     @property
     def parts(self) -> int:
@@ -74,6 +57,7 @@ class Comparison:
         scene: what the pictures have in common.
         host, pictures: the program, and its ability to make pictures.
         work: makes the transferred LoRAs that are missing.
+        kept: keeps the pictures of every LoRA that all were made of.
     """
 
     order: Order
@@ -81,6 +65,7 @@ class Comparison:
     host: Host
     pictures: Pictures
     work: Work
+    kept: KeptComparisons
 
     def __call__(self, job: CompareJob) -> None:
         """Transfer what is missing, then make the pictures.
@@ -89,9 +74,10 @@ class Comparison:
             CancelledError: the job was stopped.
         """
         self.work(job)
-        scene = self.scene.seeded()
+        job.scene = scene = self.scene.seeded()
         done: dict[str, Shown] = {}
-        for number, shown in enumerate(self._wanted(job, scene), start=len(self.order.adapters)):
+        wanted = list(self._wanted(job, scene))
+        for number, shown in enumerate(wanted, start=len(self.order.adapters)):
             job.begin(number)
             job.start(1, f"the picture {shown.title}")
             used = scene.using(self._naming(shown.lora, job), shown.use)
@@ -101,6 +87,12 @@ class Comparison:
             if job.interrupted:
                 raise CancelledError
             job.pictures.append(replace(shown, jpeg=done[used.prompt].jpeg, problem=done[used.prompt].problem))
+            if shown.lora not in (later.lora for later in wanted[len(job.pictures) :]):
+                self._keep(shown.lora, scene, job)
+
+    def _keep(self, lora: str, scene: Scene, job: CompareJob) -> None:
+        subject = Subject(self.order.adapters[lora], self.order.target, self._transferred(job).get(lora))
+        self.kept.put(subject, scene, [picture for picture in job.pictures if picture.lora == lora])
 
     def _wanted(self, job: Job, scene: Scene) -> Iterator[Shown]:
         transferred = self._transferred(job)

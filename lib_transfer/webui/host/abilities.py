@@ -64,7 +64,7 @@ class QueueSlot(Protocol):
 class Opener(Protocol):
     """Loads a checkpoint, in place of the one that is loaded, for as long as the context lasts."""
 
-    def __call__(self, base: Base) -> AbstractContextManager[Model]: ...
+    def __call__(self, base: Base, clip_skip: int) -> AbstractContextManager[Model]: ...
 
 
 class Models(Protocol):
@@ -76,6 +76,9 @@ class Models(Protocol):
         Raises:
             UnsupportedError: models of this kind cannot be run.
         """
+
+    def clip_skip(self, base: Base, asked: int | None) -> int:
+        """The Clip skip that prompts for a checkpoint are encoded with; ``asked`` is None for the person's own."""
 
     def opener(self, size: tuple[int, int]) -> AbstractContextManager[Opener]:
         """A function that loads one checkpoint after another; at the end the person's own checkpoint is loaded again.

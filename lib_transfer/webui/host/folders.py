@@ -11,9 +11,14 @@ from lib_transfer.storage.cache import KINDS
 
 _CHOOSE = "Choose another under Settings, Transfer LoRA."
 
-# What a cache folder of ours holds: entries, what is remembered of files, and the settings of the standalone server.
+COMPARISONS = "comparisons"
+"""The folder in a cache folder that holds the pictures of comparisons."""
+
+# What a cache folder of ours holds: entries, what is remembered of files, comparisons, and the settings of the standalone server.
 _INDEX = re.compile(r"files-\d+\.sqlite3")
-_OURS = re.compile(rf"{'|'.join(KINDS)}|files|settings\.json|file-index\.json|files-\d+\.sqlite3(-\w+)?|\..+\.part")
+_OURS = re.compile(
+    rf"{'|'.join(KINDS)}|files|{COMPARISONS}|settings\.json|file-index\.json|files-\d+\.sqlite3(-\w+)?|\..+\.part"
+)
 
 
 def cache_folder(text: str) -> Path | None:

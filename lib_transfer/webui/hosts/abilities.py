@@ -77,6 +77,11 @@ class ProgramModels:
         """
         return _running().latent_space_of(base)
 
+    def clip_skip(self, base: Base, asked: int | None) -> int:
+        """The Clip skip that the WebUI encodes prompts with; see :func:`running.clip_skip_of`."""
+        skip: int = _running().clip_skip_of(base, asked)
+        return skip
+
     def opener(self, size: tuple[int, int]) -> AbstractContextManager[Opener]:
         """A function that loads checkpoints one after another; see :func:`running.borrowed`."""
         return _running().borrowed(size)

@@ -8,12 +8,15 @@ from markupsafe import Markup
 
 from lib_transfer.errors import RequestError
 from lib_transfer.evaluation.runs import expected_cost
+from lib_transfer.webui.host import files
 from lib_transfer.webui.shell.events import Start, TabEvents, ViewEvents
 from lib_transfer.webui.shell.form import FormValues
 from lib_transfer.webui.shell.html import guarded, note
+from lib_transfer.webui.transfer.form import chosen_names, target_of
 from lib_transfer.webui.verify.form import verify_order
 from lib_transfer.webui.verify.html import verdicts
 from lib_transfer.webui.verify.job import VerifyJob
+from lib_transfer.webui.verify.kept import KeptVerifications, with_kept
 from lib_transfer.webui.verify.work import Verification, subject_of
 
 
@@ -27,6 +30,7 @@ class VerifyEvents(ViewEvents):
     def __init__(self, tab: TabEvents) -> None:
         super().__init__(tab)
         self.seconds: dict[int, float] = {}
+        self._kept = KeptVerifications(self.host, tab.index)
 
     def start(self, values: FormValues) -> dict[str, Any]:
         """Start a verification of the LoRA whose details are shown."""
@@ -43,23 +47,56 @@ class VerifyEvents(ViewEvents):
             def took(seconds: float) -> None:
                 self.seconds[asked.size] = seconds
 
-            work = Verification(subject, asked.prompts, asked.inputs, asked.size, asked.improve, self.host, took)
+            work = Verification(
+                subject, asked.prompts, asked.inputs, asked.size, asked.clip_skip, asked.improve, self.host, took
+            )
             # The program runs the models, so the job needs its queue on every device.
-            return Start(VerifyJob(subject.lora, outcomes), work, in_queue=True)
+            return Start(VerifyJob(subject.lora, subject.transferred, outcomes), work, in_queue=True)
 
         updates = self.begin(values, prepare)
         # Where no job was started, the results of the last one stay.
         return {name: value for name, value in updates.items() if value}
 
     def shown(self, values: FormValues) -> dict[str, Any]:
-        """The result of a verification; nothing for other jobs."""
+        """What a verification came to, and what is kept of the LoRA's earlier ones; after other jobs these alone."""
         job = self.job(values)
-        return {"verified": guarded(verdicts)(job.verified if isinstance(job, VerifyJob) else None)}
+        if isinstance(job, VerifyJob) and job.verified is not None:
+            kept = self._kept.of(job.verified.lora, job.output, job.verified.target)
+            return {"verified": guarded(verdicts)(with_kept(job.verified, kept))}
+        return {"verified": guarded(self._of_details)(values) or guarded(self._of_choice)(values)}
+
+    def picked(self, values: FormValues) -> dict[str, Any]:
+        """What is kept of the verifications of the LoRA whose details are shown."""
+        return {"verified": guarded(self._of_details)(values)}
+
+    def chosen(self, values: FormValues) -> dict[str, Any]:
+        """What is kept of the verifications of the chosen LoRA for the target."""
+        return {"verified": guarded(self._of_choice)(values)}
+
+    def _of_details(self, values: FormValues) -> Markup | str:
+        job = self.job(values)
+        for outcome in job.outcomes if job is not None else ():
+            if outcome.name == values["picker"] and outcome.path is not None:
+                return verdicts(self._kept.of(outcome.name, outcome.path, outcome.target))
+        return ""
+
+    def _of_choice(self, values: FormValues) -> Markup | str:
+        if self.host.models is None:
+            return ""
+        names = files.adapters(self.host.adapter_folders())
+        chosen = {name: names[name] for name in chosen_names(values["adapters"], names)}
+        try:
+            target = target_of(values["target"], self.host)
+        except RequestError:
+            # What is wrong with the target is said where it is chosen.
+            return ""
+        return verdicts(self._kept.first(chosen, target))
 
     def cost(self, values: FormValues) -> dict[str, Any]:
         """What a verification will cost."""
         return {"verify_cost": guarded(self._cost)(values)}
 
     def _cost(self, values: FormValues) -> Markup:
-        asked = verify_order(values)
+        # What a run costs does not depend on the others.
+        asked = verify_order({"verify_prompts": "", "verify_clip_skip": 0, **values})
         return note(expected_cost(asked.inputs, seconds_per_run=self.seconds.get(asked.size), improve=asked.improve))

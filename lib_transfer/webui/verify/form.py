@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lib_transfer import methods
 from lib_transfer.errors import RequestError
+from lib_transfer.evaluation.conditions import MOST_CLIP_SKIP
 from lib_transfer.methods import Parameter
 from lib_transfer.webui.shell.form import FormValues
 
@@ -15,10 +16,19 @@ LONGEST, MOST_PROMPTS = 2000, 32
 INPUTS = Parameter("inputs", "whole", 8, "More give a surer result and take longer.", minimum=1, maximum=64)
 SIZE = Parameter("size", "whole", 0, "Pixels; 0: the size the checkpoints were trained on.", minimum=0, maximum=2048)
 
+CLIP_SKIP = Parameter(
+    "clip_skip",
+    "whole",
+    0,
+    "0: what the LoRA was trained with, if its metadata say so, else the WebUI's. Not less than XL's 2.",
+    minimum=0,
+    maximum=MOST_CLIP_SKIP,
+)
+
 NUMBERS = ("verify_inputs", "verify_size", "verify_improve")
 """The names of the controls that the cost depends on."""
 
-CONTROLS = ("verify_prompts", *NUMBERS)
+CONTROLS = ("verify_prompts", *NUMBERS, "verify_clip_skip")
 """The names of all controls."""
 
 
@@ -31,21 +41,23 @@ class VerifyOrder:
         inputs: the number of inputs.
         size: the side of the pictures in pixels; 0 for the size that the checkpoints were trained on.
         improve: whether to look for a better LoRA.
+        clip_skip: the Clip skip; 0 for what the LoRA was trained with, else the WebUI's own.
     """
 
     prompts: tuple[str, ...]
     inputs: int
     size: int
     improve: bool
+    clip_skip: int = 0
 
 
 def verify_order(values: FormValues) -> VerifyOrder:
-    """What the controls ask for; without the control for prompts, there are none.
+    """What the controls of :data:`CONTROLS` ask for.
 
     Raises:
         RequestError: a value is of the wrong type or out of its range.
     """
-    prompts = values.get("verify_prompts", "")
+    prompts = values["verify_prompts"]
     if not isinstance(prompts, str) or len(prompts) > LONGEST * MOST_PROMPTS:
         raise RequestError("The prompts are not a text, or they are too long.")
     lines = tuple(line.strip()[:LONGEST] for line in prompts.splitlines() if line.strip())[:MOST_PROMPTS]
@@ -53,4 +65,5 @@ def verify_order(values: FormValues) -> VerifyOrder:
     size = int(methods.checked(SIZE, values["verify_size"]))
     if not isinstance(values["verify_improve"], bool):
         raise RequestError("Whether to look for a better LoRA is neither yes nor no.")
-    return VerifyOrder(lines, inputs, size, values["verify_improve"])
+    clip_skip = int(methods.checked(CLIP_SKIP, values["verify_clip_skip"]))
+    return VerifyOrder(lines, inputs, size, values["verify_improve"], clip_skip)

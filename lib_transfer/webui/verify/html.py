@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from markupsafe import Markup
 
 from lib_transfer.webui.shell.html import render
-from lib_transfer.webui.verify.job import Verified
+from lib_transfer.webui.verify.kept import Verified
 
 
-def verdicts(verified: Verified | None) -> Markup | str:
-    """The LoRAs one below the other, each with its match and its verdict."""
-    if verified is None:
-        return ""
-    return render(
-        "verdicts",
-        lora=verified.lora,
-        matches=verified.matches,
-        advice=verified.advice,
-        written=verified.written,
-    )
+def verdicts(verified: Sequence[Verified]) -> Markup | str:
+    """The first verification: the LoRAs one below the other, each with its match and its verdict. The others folded."""
+    return render("verdicts", verified=verified) if verified else ""

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.evaluation.movement import Match
 from lib_transfer.webui.shell.jobs import Job
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What came out.
-
-    Attributes:
-        lora: the name of the LoRA.
-        matches: the match of every adapter by name, in the order to show.
-        advice: which one to use, and what was left out.
-        written: the name of a better LoRA that was written; None for none.
-    """
-
-    lora: str
-    matches: Mapping[str, Match]
-    advice: str
-    written: str | None = None
+from lib_transfer.webui.verify.kept import Verified
 
 
 class VerifyJob(Job):
@@ -32,15 +15,16 @@ class VerifyJob(Job):
 
     Args:
         lora: the name of the LoRA.
+        output: the transferred LoRA that is verified.
         before: what the page shows of earlier jobs, which stays.
 
     Attributes:
         verified: what came out, once it did.
     """
 
-    def __init__(self, lora: str, before: Sequence[Outcome]) -> None:
+    def __init__(self, lora: str, output: Path, before: Sequence[Outcome]) -> None:
         super().__init__("verify", (lora,))
-        self.outcomes = list(before)
+        self.output, self.outcomes = output, list(before)
         self.verified: Verified | None = None
 
     def step(self, what: str) -> None:
@@ -68,7 +52,7 @@ class VerifyJob(Job):
         """The sentence to show at the end."""
         if self.problem is not None:
             return ()
-        written = None if self.verified is None else self.verified.written
+        written = None if self.verified is None else self.verified.record.written
         said = "" if written is None else f" Written: {written}."
         return (f"Done: verified, and your checkpoint is loaded again.{said}",)
 

@@ -10,7 +10,8 @@ from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.form import Form
 from lib_transfer.webui.shell.gradio_compat import elem_id
 from lib_transfer.webui.shell.html import note
-from lib_transfer.webui.verify.form import CONTROLS, INPUTS, NUMBERS, SIZE
+from lib_transfer.webui.transfer.form import CHOICE
+from lib_transfer.webui.verify.form import CLIP_SKIP, CONTROLS, INPUTS, NUMBERS, SIZE
 
 ABOUT = (
     "Runs both checkpoints to measure whether the transferred LoRA does on the target what the original does on its own "
@@ -30,18 +31,23 @@ def panel(form: Form, host: Host) -> None:
         info = "One per line. Empty: the trigger words and tags in the LoRA's metadata."
         form.add(gr.Textbox, "verify_prompts", label="Prompts", info=info, lines=2)
         with gr.Row():
-            for label, of in (("Inputs", INPUTS), ("Size", SIZE)):
+            for label, of in (("Inputs", INPUTS), ("Size", SIZE), ("Clip skip", CLIP_SKIP)):
                 form.add(gr.Number, f"verify_{of.name}", label=label, info=of.help, value=of.default, precision=0)
         form.add(gr.Checkbox, "verify_improve", label="Look for a better LoRA", info=IMPROVE, value=False)
         form.add(gr.HTML, "verify_cost", value=note(FIRST))
         form.add(gr.Button, "verify", value="Verify")
-        form.add(gr.HTML, "verified", value="")
+    # Outside of what is folded, because it comes back by itself with a LoRA that was verified before.
+    form.add(gr.HTML, "verified", value="", visible=visible)
 
 
 def wire(form: Form, events: Any) -> None:
     """Connect the events of the panel."""
     form.on(form["verify"].click, events.start, ("job", "picker", *CONTROLS), ("job", "status"))
-    form.on(form["show"].click, events.shown, ("job",), ("verified",))
+    form.on(form["show"].click, events.shown, ("job", "picker", *CHOICE), ("verified",))
+    form.on(form["picker"].input, events.picked, ("job", "picker"), ("verified",))
+    # A LoRA's verifications come back with it, also after another job, a reload of the page and a restart of the server.
+    for trigger in (form["adapters"].change, form["target"].change, form["look"].click):
+        form.on(trigger, events.chosen, CHOICE, ("verified",))
     for name in NUMBERS:
         form.on(form[name].change, events.cost, NUMBERS, ("verify_cost",))
     # Before a transfer there is nothing to verify, so the cost is not shown when the tab is opened.

@@ -11,6 +11,7 @@ from pathlib import Path
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, RequestError, TransferError
 from lib_transfer.evaluation import Better, Evaluation, Question, evaluate
+from lib_transfer.evaluation.record import Record
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.checkpoints import Checkpoint, find
 from lib_transfer.library.destination import Destination
@@ -20,7 +21,8 @@ from lib_transfer.webui.host import files
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.transfer.form import output_folder
 from lib_transfer.webui.transfer.work import files_of, runtime
-from lib_transfer.webui.verify.job import Verified, VerifyJob
+from lib_transfer.webui.verify.job import VerifyJob
+from lib_transfer.webui.verify.kept import Verified
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Verification:
         prompts: the prompts of the inputs; none for those that the LoRA's metadata suggest.
         number: the number of inputs.
         size: width and height of the pictures in pixels; 0 for the size that the target was trained on.
+        clip_skip: the Clip skip; 0 for what the LoRA was trained with, else the program's own.
         improve: whether better LoRAs are looked for, and the best is written.
         host: the program.
         took: is told the seconds that a run of a model took.
@@ -85,6 +88,7 @@ class Verification:
     prompts: tuple[str, ...]
     number: int
     size: int
+    clip_skip: int
     improve: bool
     host: Host
     took: Callable[[float], None]
@@ -102,7 +106,8 @@ class Verification:
             # Only now is nothing of the transferred file held any more: Windows replaces no file that is mapped.
             advice = " ".join((found.advice, *self._noted(found)))
             written = None if found.written is None else found.written.stem
-            job.verified = Verified(self.subject.lora, found.matches, advice, written)
+            record = Record(found.matches, advice, found.conditions, written)
+            job.verified = Verified(self.subject.lora, self.subject.target.name, record)
         except CancelledError:
             raise
         except TransferError as error:
@@ -115,7 +120,9 @@ class Verification:
         assert models is not None
         better = self._better(job) if self.improve else None
         transferred = {subject.transferred.stem: subject.transferred}
-        question = Question(subject.original, transferred, self.prompts, self.number, self.size)
+        question = Question(
+            subject.original, transferred, self.prompts, self.number, self.size, clip_skip=self.clip_skip
+        )
         with self._base(subject.source) as source, self._base(subject.target) as target:
             return evaluate(question, source, target, models, job, better=better)
 

@@ -14,9 +14,23 @@ from lib_transfer.models import Model
 from lib_transfer.webui.host.abilities import Opener
 from lib_transfer.webui.hosts.modules import way_of_loading
 from lib_transfer.webui.hosts.running import a1111, forge
-from lib_transfer.webui.hosts.running.kinds import Size, kind_of, latent_space_of
+from lib_transfer.webui.hosts.running.kinds import Size, chosen_clip_skip, kind_of, latent_space_of
 
-__all__ = ["borrowed", "latent_space_of"]
+__all__ = ["borrowed", "clip_skip_of", "latent_space_of"]
+
+
+def clip_skip_of(base: Base, asked: int | None) -> int:
+    """The Clip skip that the program encodes prompts for a checkpoint with.
+
+    Args:
+        base: the checkpoint.
+        asked: the wanted one; None for the one in the program's settings.
+
+    Raises:
+        UnsupportedError: the program is none whose models can be run from here.
+    """
+    skip: int = _program().clip_skip(base, asked or chosen_clip_skip())
+    return skip
 
 
 @contextmanager
@@ -35,9 +49,9 @@ def borrowed(size: Size = (0, 0)) -> Iterator[Opener]:
     with program.borrowed() as load:
 
         @contextmanager
-        def open_model(base: Base) -> Iterator[Model]:
+        def open_model(base: Base, clip_skip: int) -> Iterator[Model]:
             kind_of(base, size)
-            model = program.model_of(load(_description(base.path)), base, size)
+            model = program.model_of(load(_description(base.path)), base, size, clip_skip)
             try:
                 yield model
             finally:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from lib_transfer.architecture.layout import Layout
+from lib_transfer.conversion.variants import usual_clip_skip
 from lib_transfer.library.base import Base
 from lib_transfer.models import Schedule, TorchModel
 from lib_transfer.webui.hosts.running.gradients import without_checkpointing
-from lib_transfer.webui.hosts.running.kinds import Size, conditioning, fixed_rng, kind_of
+from lib_transfer.webui.hosts.running.kinds import Size, clip_skip_set, conditioning, fixed_rng, kind_of
 from lib_transfer.webui.hosts.running.places import Part, blocks_of, places_of
 
 
@@ -47,13 +48,19 @@ def _loaded(models: Any, info: Any) -> Any:
         return models.reload_model_weights(info=info)
 
 
-def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
+def clip_skip(base: Base, asked: int) -> int:
+    """The Clip skip that A1111 encodes prompts with: only Stable Diffusion 1 follows the setting (modules/sd_hijack_*clip.py)."""
+    return asked if base.architecture.family == "sd1" else usual_clip_skip(base)
+
+
+def model_of(loaded: Any, base: Base, size: Size, clip_skip: int) -> TorchModel:
     """A1111's model as ours.
 
     Args:
         loaded: ``shared.sd_model``.
         base: the checkpoint that it was made from.
         size: the width and height of pictures in pixels.
+        clip_skip: the Clip skip that prompts are encoded with.
 
     Raises:
         UnsupportedError: it is of no kind that can be run here.
@@ -75,7 +82,7 @@ def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
 
     return TorchModel(
         places_of(base, part_of),
-        _forward(loaded, kind.size, devices),
+        _forward(loaded, kind.size, clip_skip, devices),
         Schedule(loaded.alphas_cumprod.double().cpu(), "velocity" if loaded.parameterization == "v" else "noise"),
         kind.shape,
         blocks=blocks_of(base, part_of),
@@ -86,11 +93,13 @@ def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
     )
 
 
-def _forward(loaded: Any, size: Size, devices: Any) -> Callable[[Tensor, Tensor, Sequence[str]], Tensor]:
+def _forward(
+    loaded: Any, size: Size, clip_skip: int, devices: Any
+) -> Callable[[Tensor, Tensor, Sequence[str]], Tensor]:
     def forward(noised: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
         # Without gradients there is nothing to checkpoint. The autocasts as in `processing.process_images_inner`.
         with without_checkpointing(loaded.model) if torch.is_grad_enabled() else nullcontext():
-            with devices.autocast():
+            with devices.autocast(), clip_skip_set(clip_skip):
                 said = loaded.get_learned_conditioning(conditioning(prompts, size))
             with devices.without_autocast() if devices.unet_needs_upcast else devices.autocast():
                 return _home(loaded.apply_model(noised.to(devices.device), steps.to(devices.device), said))

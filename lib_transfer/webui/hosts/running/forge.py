@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from lib_transfer.architecture.layout import Layout
+from lib_transfer.conversion.variants import usual_clip_skip
 from lib_transfer.library.base import Base
 from lib_transfer.models import Schedule, TorchModel
 from lib_transfer.webui.hosts.running.gradients import with_copied_norm_inputs, without_inference_tensors
-from lib_transfer.webui.hosts.running.kinds import Size, conditioning, fixed_rng, kind_of
+from lib_transfer.webui.hosts.running.kinds import Size, chosen_clip_skip, conditioning, fixed_rng, kind_of
 from lib_transfer.webui.hosts.running.places import Part, blocks_of, places_of
 
 # Where the text encoders are below the model's `clip.cond_stage_model`, by what they are.
@@ -78,13 +79,19 @@ def _loaded(models: Any) -> Any:
     return model
 
 
-def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
+def clip_skip(base: Base, asked: int) -> int:
+    """The Clip skip that Forge encodes prompts with (``minimal_clip_skip`` in its backend/diffusion_engine)."""
+    return max(asked, usual_clip_skip(base))
+
+
+def model_of(loaded: Any, base: Base, size: Size, clip_skip: int) -> TorchModel:
     """Forge's model as ours.
 
     Args:
         loaded: ``backend.diffusion_engine``'s object.
         base: the checkpoint that it was made from.
         size: the width and height of pictures in pixels.
+        clip_skip: the Clip skip that prompts are encoded with.
 
     Raises:
         UnsupportedError: it is of no kind that can be run here.
@@ -104,7 +111,7 @@ def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
 
     return TorchModel(
         places_of(base, part_of),
-        _forward(loaded, kind.size),
+        _forward(loaded, kind.size, clip_skip),
         Schedule(
             # Not the predictor's own products: where the sigmas were replaced (zero terminal SNR), these stayed.
             1 / (predictor.sigmas.double().cpu() ** 2 + 1),
@@ -119,16 +126,14 @@ def model_of(loaded: Any, base: Base, size: Size) -> TorchModel:
     )
 
 
-def _forward(loaded: Any, size: Size) -> Callable[[Tensor, Tensor, Sequence[str]], Tensor]:
+def _forward(loaded: Any, size: Size, clip_skip: int) -> Callable[[Tensor, Tensor, Sequence[str]], Tensor]:
     memory = importlib.import_module("backend.memory_management")
-    options = importlib.import_module("modules.shared").opts
 
     def forward(noised: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
         with_grad = torch.is_grad_enabled()
         with torch.inference_mode():
-            # As before every picture.
-            loaded.set_clip_skip(int(options.CLIP_stop_at_last_layers))
-            said = loaded.get_learned_conditioning(conditioning(prompts, size))
+            with _clip_skip_set(loaded, clip_skip):
+                said = loaded.get_learned_conditioning(conditioning(prompts, size))
             unet = loaded.forge_objects.unet
             memory.load_models_gpu([unet], memory_required=unet.memory_required(list(noised.shape)))
         # The text encoders are always run without gradients.
@@ -149,6 +154,16 @@ def _forward(loaded: Any, size: Size) -> Callable[[Tensor, Tensor, Sequence[str]
         return _outside(predicted)
 
     return forward
+
+
+@contextmanager
+def _clip_skip_set(loaded: Any, clip_skip: int) -> Iterator[None]:
+    """A model with another Clip skip, and afterwards with the person's, which Forge sets before every picture."""
+    loaded.set_clip_skip(clip_skip)
+    try:
+        yield
+    finally:
+        loaded.set_clip_skip(chosen_clip_skip())
 
 
 @contextmanager

@@ -17,6 +17,9 @@ from lib_transfer.models.latents import LATENT_SPACES
 CHANNELS, FACTOR = 4, 8
 """The channels of the latents of all models that can be run, and the width in pixels of one latent."""
 
+CLIP_SKIP = "CLIP_stop_at_last_layers"
+"""The programs' name for the setting Clip skip."""
+
 Size = tuple[int, int]
 """Width and height in pixels; zeros for the size that the checkpoint was trained on."""
 
@@ -66,6 +69,29 @@ def kind_of(base: Base, size: Size) -> Kind:
         )
     width, height = (max(side // FACTOR * FACTOR, FACTOR) if side else usual_size(base) for side in size)
     return Kind(space, (width, height))
+
+
+def chosen_clip_skip() -> int:
+    """The Clip skip in the program's settings, where Forge keeps that of its own bar too."""
+    return int(getattr(importlib.import_module("modules.shared").opts, CLIP_SKIP, 1))
+
+
+@contextmanager
+def clip_skip_set(clip_skip: int) -> Iterator[None]:
+    """The program's settings with another Clip skip, and afterwards exactly as they were.
+
+    It is to last for as long as prompts are encoded, and no longer: what is saved meanwhile is saved with it. A value that
+    the person chose meanwhile stays.
+    """
+    settings = importlib.import_module("modules.shared").opts.data
+    before = {CLIP_SKIP: settings[CLIP_SKIP]} if CLIP_SKIP in settings else {}
+    settings[CLIP_SKIP] = clip_skip
+    try:
+        yield
+    finally:
+        if settings.get(CLIP_SKIP) == clip_skip:
+            settings.pop(CLIP_SKIP)
+            settings.update(before)
 
 
 def conditioning(prompts: Sequence[str], size: Size) -> Any:

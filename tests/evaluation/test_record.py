@@ -1,0 +1,146 @@
+"""What verifications leave in the metadata of an output: the last first, one for each conditions, and nothing believed."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from lib_transfer.evaluation.conditions import Conditions, conditions_in, trained_clip_skip
+from lib_transfer.evaluation.movement import Choice, Match
+from lib_transfer.evaluation.record import KEPT, noted, records_in
+from lib_transfer.evaluation.result import Evaluation
+
+NONE = -math.inf
+
+
+def conditions(clip_skip: int = 1, seed: int = 0) -> Conditions:
+    return Conditions((clip_skip, clip_skip), (512, 512), seed, 2, ("a cat", "a dog"))
+
+
+def found(explained: float, under: Conditions | None) -> Evaluation:
+    matches = {"copy": Match(explained, (explained, explained)), "reuse": Match(NONE, (NONE, 1.0))}
+    return Evaluation(matches, {}, 0.1, Choice("copy", "It is best."), ("Left out.",), conditions=under)
+
+
+def after(*made: Evaluation) -> dict[str, str]:
+    """The metadata of an output after these verifications."""
+    metadata: dict[str, str] = {}
+    for each in made:
+        metadata["transfer_lora.match"] = noted(metadata, each.facts())
+    return metadata
+
+
+def test_what_is_noted_is_read_back() -> None:
+    made = replace(found(-0.7, conditions(2)), matches={"reuse": Match(0.5, (0.5,)), "copy": Match(NONE, (NONE, 1.0))})
+    [record] = records_in(after(made))
+    assert list(record.matches.items()) == list(made.matches.items())
+    assert record.advice == "Left out. It is best."
+    assert record.conditions == conditions(2)
+    assert record.written is None
+
+
+def test_those_under_other_conditions_stay_and_the_last_comes_first() -> None:
+    metadata = after(found(-10.99, conditions(2)), found(-0.7, conditions(1)), found(0.4, conditions(1, seed=5)))
+    read = records_in(metadata)
+    assert [each.matches["copy"].explained for each in read] == [0.4, -0.7, -10.99]
+    assert [each.conditions for each in read] == [conditions(1, seed=5), conditions(1), conditions(2)]
+    # Again under conditions that were there: it takes the place of the old one, at the front.
+    metadata["transfer_lora.match"] = noted(metadata, found(-10.5, conditions(2)).facts())
+    assert [each.matches["copy"].explained for each in records_in(metadata)] == [-10.5, 0.4, -0.7]
+    # The facts of the last one stand where they stood before there were several.
+    assert json.loads(metadata["transfer_lora.match"])["matches"]["copy"]["explained"] == -10.5
+
+
+def test_their_number_is_bounded() -> None:
+    read = records_in(after(*(found(0.1, conditions(seed=seed)) for seed in range(KEPT + 5))))
+    assert [each.conditions.seed for each in read if each.conditions] == list(range(KEPT + 4, 4, -1))
+
+
+def test_one_of_an_older_version_stays_without_conditions() -> None:
+    metadata = after(found(0.2, None), found(0.3, conditions()))
+    assert [each.conditions for each in records_in(metadata)] == [conditions(), None]
+
+
+GOOD = {"matches": {"copy": {"explained": 0.5, "each": [0.5]}}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no JSON",
+        "[" * 100_000,
+        "[]",
+        "3",
+        "{}",
+        json.dumps({"matches": {}}),
+        json.dumps({"matches": []}),
+        json.dumps({"matches": {"copy": 3}}),
+        json.dumps({"matches": {"copy": {"explained": "1", "each": [1]}}}),
+        json.dumps({"matches": {"copy": {"explained": 1, "each": []}}}),
+        json.dumps({"matches": {"copy": {"explained": 1, "each": 7}}}),
+        json.dumps({**GOOD, "earlier": [3, {"matches": 1}], "matches": {"copy": {"explained": 1, "each": ["x"]}}}),
+    ],
+)
+def test_what_is_no_verification_is_not_shown(text: str) -> None:
+    assert records_in({"transfer_lora.match": text}) == ()
+
+
+@pytest.mark.parametrize("change", [{"notes": 3}, {"reason": [1]}, {"written": 7}, {"conditions": 3}, {"earlier": "x"}])
+def test_odd_entries_of_a_verification_are_left_out(change: dict[str, object]) -> None:
+    [record] = records_in({"transfer_lora.match": json.dumps({**GOOD, **change})})
+    assert (record.matches["copy"].explained, record.advice) == (0.5, "")
+    assert (record.written, record.conditions) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"clip_skip": 1},
+        {"clip_skip": {"source": 1}},
+        {"size": {"source": 1, "target": "x"}},
+        {"seed": None},
+        {"inputs": 0.5},
+        {"prompts": "a"},
+        {"prompts": [1]},
+    ],
+)
+def test_what_are_no_conditions_are_none(change: dict[str, object]) -> None:
+    facts = conditions().facts()
+    assert conditions_in(facts) == conditions()
+    assert conditions_in({**facts, **change}) is None
+
+
+def test_conditions_in_words() -> None:
+    assert (
+        conditions(2).text == "This holds for Clip skip 2, pictures of 512 pixels, seed 0, and 2 inputs of 2 prompts."
+    )
+    other = Conditions((1, 2), (512, 1024), 7, 1, ("a cat",))
+    assert other.text == (
+        "This holds for Clip skip 1 on the source and 2 on the target, pictures of 512 on the source and 1024 on the target "
+        "pixels, seed 7, and 1 input of 1 prompt."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("2", 2),
+        (" 1 ", 1),
+        ("12", 12),
+        ("None", None),
+        ("", None),
+        ("0", None),
+        ("13", None),
+        ("-2", None),
+        ("2.0", None),
+        ("²", None),
+        ("9" * 5000, None),
+    ],
+)
+def test_the_clip_skip_that_metadata_tell(text: str, number: int | None) -> None:
+    assert trained_clip_skip({"ss_clip_skip": text}) == number
+    assert trained_clip_skip({}) is None
