@@ -222,7 +222,7 @@ def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
 def test_of_eight_racing_writers_one_wins(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not links:
         monkeypatch.setattr(module, "os", installed("new without links", -1, lambda *_: None))
-    for turn in range(25):
+    for turn in range(8):
         path, children = tmp_path / f"{turn}", {}
         waits, begins = os.pipe()
         for writer in range(8):
