@@ -61,14 +61,11 @@ class TransferEvents(ViewEvents):
         self.host.rescan_checkpoints()
         names = self._names()
         checkpoints = self.host.checkpoints()
-        target, source = values["target"], values["source"]
         kept = [self._line(name, names[name]) for name in chosen_names(values["adapters"], names)]
         lists = {
             "adapters": gr.update(choices=[self._line(name, path) for name, path in names.items()], value=kept),
-            "target": gr.update(choices=[ACTIVE, *checkpoints], value=target if target in checkpoints else ACTIVE),
-            "source": gr.update(
-                choices=[AUTOMATIC, *checkpoints], value=source if source in checkpoints else AUTOMATIC
-            ),
+            "target": _list([ACTIVE, *checkpoints], values["target"]),
+            "source": _list([AUTOMATIC, *checkpoints], values["source"]),
         }
         self.tab.index.scan(names.values(), [checkpoint.path for checkpoint in checkpoints.values()])
         return {**lists, **self.looked(values)}
@@ -263,6 +260,11 @@ class TransferEvents(ViewEvents):
 def on_gpu(run: Runtime) -> bool:
     """Whether a transfer computes on the GPU."""
     return run.torch_device.type == "cuda"
+
+
+def _list(choices: list[str], chosen: object) -> Any:
+    """An update with these choices. What is chosen stays as it is, maybe something else by now, unless it is gone."""
+    return gr.update(choices=choices) if chosen in choices else gr.update(choices=choices, value=choices[0])
 
 
 def _with(decision: Decision, values: Mapping[str, Value]) -> Decision:
