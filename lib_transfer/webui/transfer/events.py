@@ -107,12 +107,12 @@ class TransferEvents(ViewEvents):
             # The target's own line says what is the matter with it, and so does whoever starts the job.
             table = guarded(self._unfinished)(values, chosen)
             return {"chosen": table, "output": "", "cost": "", "transfer": gr.update(interactive=True)}
-        idle = bool(found) and not any(prospect.item for prospect in found)
+        first = next((prospect.name for prospect in found if prospect.item is not None), "")
         return {
             "chosen": guarded(self._table)(found, values, settings),
-            "output": guarded(self._output)(found[0].name, values, settings.source) if found and not idle else "",
+            "output": guarded(self._output)(first, values, settings.source) if first else "",
             "cost": guarded(self._cost)(found, values, target, settings),
-            "transfer": gr.update(interactive=not idle),
+            "transfer": gr.update(interactive=bool(first) or not found),
         }
 
     def target(self, values: FormValues) -> dict[str, Any]:

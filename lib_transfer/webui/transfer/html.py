@@ -77,7 +77,7 @@ def trouble(found: Sequence[Prospect], offer: str) -> Trouble:
     title = f"{len(bad)} of the {len(found)} chosen LoRAs cannot be transferred as things are."
     if len(found) == 1:
         title = "This LoRA cannot be transferred as things are."
-    others = "" if len(bad) == len(found) else "Transfer passes them over and goes on with the others."
+    others = "" if len(bad) == len(found) else "Transfer leaves them alone and goes on with the others."
     return Trouble(title, tuple(bad[:SHOWN]), len(bad) - SHOWN, tuple(filter(None, (others, offer))))
 
 
@@ -88,7 +88,7 @@ def nothing(found: Sequence[Prospect]) -> str:
         return "Nothing to transfer: what keeps each LoRA from it is said above."
     if len(found) > 1:
         return f"Nothing to transfer: all {len(found)} LoRAs were trained on the target itself. Use them as they are."
-    return f"Nothing to transfer. {found[0].decision.sentence} {found[0].decision.hint}"
+    return f"{found[0].decision.sentence} {found[0].decision.hint}"
 
 
 def target(name: str, facts: str, problem: tuple[str, str] | None = None) -> Markup:
