@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,19 @@ def shows(tab: Tab, checkpoint: str) -> None:
 
 @pytest.mark.parametrize("bar", BARS)
 def test_the_target_follows_the_bar_of_every_program(tab: Tab, bar: str) -> None:
-    script = """([id, classes]) => {
+    # Before our JavaScript has seen it.
+    script = """([id, classes]) => new MutationObserver((_, observer) => {
         const list = document.querySelector("#setting_sd_model_checkpoint");
+        if (!list) return;
+        observer.disconnect();
         list.dataset.bar = "yes";
         id ? list.id = id : list.removeAttribute("id");
         list.classList.add(...classes.split(" ").filter(Boolean));
-    }"""
-    tab.page.evaluate(script, BARS[bar])
+    }).observe(document, {childList: true, subtree: true})"""
+    tab.page.add_init_script(f"({script})({json.dumps(BARS[bar])})")
+    tab.page.reload(wait_until="domcontentloaded")
+    tab.ready()
+    assert tab.page.locator("#setting_sd_model_checkpoint").count() == (0 if bar == "forge" else 1)
     shows(tab, models.BASE)
     switch(tab, models.TUNED)
     shows(tab, models.TUNED)
