@@ -1,4 +1,4 @@
-// What the server cannot do: poll the status of jobs, follow the WebUI's checkpoint list, put a tag into the prompt,
+// What the server cannot do: poll the status of jobs, follow what is chosen, also in the WebUI's own bar, put a tag into the prompt,
 // read the settings of txt2img, and add a button to the LoRA cards. All requests go through hidden buttons of our own.
 (function() {
     "use strict";
@@ -97,19 +97,64 @@
     // The table of a batch may be long, so it is not updated for every LoRA.
     const batch = follower("batch_", 1500);
 
-    // The WebUI's own checkpoint list. Its event and ours race on the server, so ask several times.
-    let checkpoint = null;
+    // What the tab says of the choice: the target, the LoRAs, the cost. Answers may arrive in any order, and gradio 4 drops
+    // a question while the one before is under way. So questions are numbered, and the last one is asked again until the page
+    // shows the answer to it.
 
-    function look() {
-        press("look");
+    // The WebUIs have their list of checkpoints above the tabs, under other ids or none (Forge), beside other settings.
+    const FIELDS = ["input", "textarea", "select"];
+    const BAR = [
+        ...FIELDS.map((field) => field + ":not(#tabs *)"),
+        ...FIELDS.map((field) => "#setting_sd_model_checkpoint " + field),
+        "input[aria-label*=checkpoint i]",
+    ].join(", ");
+    const CHOICE = ["target", "source", "method", "rank", "dtype"];
+    // The WebUI's own event and ours race on the server.
+    const AGAIN_MS = [1500, 4000, 10000];
+    const asking = {number: 0, at: 0, tries: 0, bar: null, choice: null};
+
+    function ask(button = "look") {
+        asking.number += 1;
+        asking.tries = 0;
+        write("question", String(asking.number));
+        setTimeout(() => repeat(button), 100);
     }
 
-    function followCheckpoint() {
-        const input = app().querySelector("#setting_sd_model_checkpoint input, #setting_sd_model_checkpoint select");
-        const now = (input ? input.value : "") + "|" + (window.opts?.sd_model_checkpoint || "");
-        if (checkpoint !== null && now !== checkpoint) [200, 1500, 4000].forEach((ms) => setTimeout(look, ms));
-        checkpoint = now;
+    function repeat(button = "look") {
+        asking.at = Date.now();
+        asking.tries += 1;
+        press(button);
     }
+
+    const values = (fields) => fields.map((it) => ["radio", "checkbox"].includes(it.type) ? it.checked : it.value);
+    const within = (name) => Array.from(part(name)?.querySelectorAll(FIELDS.join(", ")) || []);
+
+    function bar() {
+        const fields = Array.from(app().querySelectorAll(BAR)).filter((field) => !part("root").contains(field));
+        return JSON.stringify([window.opts?.sd_model_checkpoint, ...values(fields)]);
+    }
+
+    function chosen() {
+        const tokens = Array.from(part("adapters")?.querySelectorAll(".token") || [], (token) => token.textContent);
+        return JSON.stringify([tokens, ...values(CHOICE.flatMap(within))]);
+    }
+
+    function followChoice() {
+        const now = {bar: bar(), choice: chosen()};
+        const first = asking.bar === null;
+        const switched = now.bar !== asking.bar;
+        const changed = switched || now.choice !== asking.choice;
+        Object.assign(asking, now);
+        if (first) return;
+        if (switched) AGAIN_MS.forEach((ms) => setTimeout(ask, ms));
+        if (changed) return ask();
+        const answers = ["target_line", "chosen"].map((name) => part(name)?.querySelector("[data-question]"));
+        const answered = answers.every((answer) => answer?.dataset.question === String(asking.number));
+        if (!answered && Date.now() - asking.at > Math.min(700 * asking.tries, 5000)) repeat();
+    }
+
+    // Something else may have changed the checkpoint while the person was in another window.
+    window.addEventListener("focus", () => visible(part("root")) && opened && ask());
 
     // Which view is open; our style sheet hides what belongs to the other one.
     function view() {
@@ -124,6 +169,7 @@
     }
 
     let opened = false;
+    let seen = false;
     let batchOpened = false;
 
     function tick() {
@@ -131,6 +177,7 @@
         if (!root) return;
         addCardButtons();
         if (!visible(root)) {
+            seen = false;
             for (const job of [one, batch]) if (job.active) job.follow();
             return;
         }
@@ -138,10 +185,13 @@
             opened = true;
             // The buttons that send a tag need a prompt on the page.
             if (app().querySelector("#txt2img_prompt")) root.dataset.prompt = "yes";
-            press("open");
+            ask("open");
             one.resume();
             batch.resume();
+        } else if (!seen) {
+            ask();
         }
+        seen = true;
         view();
         // While it waits for the server, gradio 3 writes the seconds into the line.
         if (!root.dataset.ready && part("target_line")?.querySelector("[class^=transfer-lora]")) root.dataset.ready = "yes";
@@ -150,7 +200,7 @@
         batch.settle(part("batch_rows")?.querySelector("[data-parts]")?.dataset.parts);
         rows();
         save();
-        followCheckpoint();
+        followChoice();
     }
 
     // Sorts and filters the table of a batch.

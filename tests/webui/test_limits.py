@@ -116,7 +116,8 @@ def test_a_broken_file_with_a_hostile_name_is_text_too(tab: Tab, server: Server)
     (server.loras / f"{name}.safetensors").write_bytes(b"{" * 100)
     tab.press("refresh")
     tab.choose(name, target=models.TUNED)
-    tab.run("transfer")
+    assert name in tab.part("chosen").locator("[role=alert]").inner_text()
+    tab.run("analyse")
     assert name in tab.rows()[0][1]
     assert tab.page.evaluate("window.hit") is None
 

@@ -52,7 +52,7 @@ def _inputs(form: Form, events: LateEvents) -> None:
 def _signals(form: Form) -> None:
     """The controls that our JavaScript writes into and presses."""
     with gr.Column(elem_classes=[HIDDEN]):
-        for name in ("job", "card"):
+        for name in ("job", "card", "question"):
             form.add(gr.Textbox, name, label=name, value="")
         for name in ("open", "poll", "show", "look", "from_card"):
             form.add(gr.Button, name, value=name)

@@ -20,6 +20,7 @@ from lib_transfer.webui.batch.form import BatchOrder
 from lib_transfer.webui.batch.job import BatchJob
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.jobs import Job
+from lib_transfer.webui.transfer.growth import growth_told
 from lib_transfer.webui.transfer.work import gpu_memory, library_of, runtime
 
 logger = logging.getLogger("transfer_lora")
@@ -43,7 +44,8 @@ class BatchWork:
         assert isinstance(job, BatchJob)
         job.begin(0)
         try:
-            self._run(job)
+            with growth_told(runtime(self.host).cache, job):
+                self._run(job)
         except CancelledError:
             raise
         except TransferError as error:

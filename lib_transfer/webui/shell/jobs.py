@@ -39,6 +39,7 @@ class Job:
 
     Attributes:
         problem: why there is no result: a message, and what to do about it.
+        remarks: sentences to show at the end, however it ends.
     """
 
     def __init__(self, kind: Kind, names: tuple[str, ...]) -> None:
@@ -50,6 +51,7 @@ class Job:
         self.on_gpu = False
         self.outcomes: list[Outcome] = []
         self.problem: tuple[str, str] | None = None
+        self.remarks: list[str] = []
         self.current = 0
         self._lock = threading.Lock()
         self._text, self._step, self._steps = "", 0, 0

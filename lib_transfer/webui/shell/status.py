@@ -51,12 +51,12 @@ def status(job: Job | None) -> Markup:
         **({"task": job.id} if job.on_gpu else {}),
     }
     if job.state == "failed":
-        return _html(marks, problem=job.problem)
+        return _html(marks, problem=job.problem, lines=tuple(job.remarks))
     if job.state == "done":
         lines = job.done() or (() if job.problem else (_done(job),))
-        return _html(marks, problem=job.problem, lines=lines)
+        return _html(marks, problem=job.problem, lines=(*lines, *job.remarks))
     if job.state == "stopped":
-        return _html(marks, lines=job.halted() or (_stopped(job),))
+        return _html(marks, lines=(*(job.halted() or (_stopped(job),)), *job.remarks))
     if job.state == "waiting":
         return _html(marks, lines=("Waiting for another job to finish ...",))
     return _html(marks, bar=share, lines=(_running(job, text, left),))

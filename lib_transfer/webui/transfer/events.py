@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,31 @@ import gradio as gr
 from markupsafe import Markup
 
 from lib_transfer.conversion.runtime import Runtime
-from lib_transfer.errors import RequestError, TransferError
+from lib_transfer.errors import TransferError
 from lib_transfer.formats.naming import fill_template
 from lib_transfer.library.checkpoints import Checkpoint, find
-from lib_transfer.library.index import AdapterFacts
+from lib_transfer.library.decide import Convert, Decision, TransferSettings
+from lib_transfer.library.library import Library
+from lib_transfer.methods import Value
 from lib_transfer.webui.host import files
 from lib_transfer.webui.shell import controls
 from lib_transfer.webui.shell.events import Start, ViewEvents
 from lib_transfer.webui.shell.form import FormValues
-from lib_transfer.webui.shell.html import error, guarded, note
+from lib_transfer.webui.shell.html import guarded, note
 from lib_transfer.webui.shell.jobs import Job, Kind
 from lib_transfer.webui.transfer import html
-from lib_transfer.webui.transfer.form import ACTIVE, AUTOMATIC, chosen_names, method_of, order, target_of
-from lib_transfer.webui.transfer.work import Work, runtime
+from lib_transfer.webui.transfer.form import (
+    ACTIVE,
+    AUTOMATIC,
+    chosen_names,
+    method_of,
+    order,
+    settings_of,
+    source_of,
+    target_of,
+)
+from lib_transfer.webui.transfer.outlook import Prospect, outlook, takes
+from lib_transfer.webui.transfer.work import Work, library_of, runtime
 
 HASH8 = "········"
 """Stands for the hash in a name, which is known only when the files have been read."""
@@ -48,14 +61,11 @@ class TransferEvents(ViewEvents):
         self.host.rescan_checkpoints()
         names = self._names()
         checkpoints = self.host.checkpoints()
-        target, source = values["target"], values["source"]
         kept = [self._line(name, names[name]) for name in chosen_names(values["adapters"], names)]
         lists = {
             "adapters": gr.update(choices=[self._line(name, path) for name, path in names.items()], value=kept),
-            "target": gr.update(choices=[ACTIVE, *checkpoints], value=target if target in checkpoints else ACTIVE),
-            "source": gr.update(
-                choices=[AUTOMATIC, *checkpoints], value=source if source in checkpoints else AUTOMATIC
-            ),
+            "target": _list([ACTIVE, *checkpoints], values["target"]),
+            "source": _list([AUTOMATIC, *checkpoints], values["source"]),
         }
         self.tab.index.scan(names.values(), [checkpoint.path for checkpoint in checkpoints.values()])
         return {**lists, **self.looked(values)}
@@ -78,26 +88,36 @@ class TransferEvents(ViewEvents):
     # Texts about the choice.
 
     def looked(self, values: FormValues) -> dict[str, Any]:
-        """What is known of the target and the LoRAs, when the page is looked at or the active checkpoint changed."""
+        """What is known of the target and the LoRAs, and what a transfer would come to.
+
+        The page numbers its questions, and asks again until it shows the answer to the last one: answers may arrive in any
+        order, and one to an earlier question may tell of another target.
+        """
         return {**self.target(values), **self.about(values)}
 
-    def chosen(self, values: FormValues) -> dict[str, Any]:
-        """What is known of the chosen LoRAs, and the sources that can be offered for them."""
-        return {**self.about(values), "source": self._sources(values)}
-
     def about(self, values: FormValues) -> dict[str, Any]:
-        """What is known of the chosen LoRAs, and the name that the first one's output would get."""
+        """What is known of the chosen LoRAs, the name that the first one's output would get, and what the job takes."""
         names = self._names()
         chosen = {name: names[name] for name in chosen_names(values["adapters"], names)}
-        source = values["source"]
-        picked = self.host.checkpoints().get(source) if isinstance(source, str) else None
-        table = guarded(self._table)(chosen, values, picked)
-        output = guarded(self._output)(next(iter(chosen)), values, picked) if chosen else ""
-        return {"chosen": table, "output": output}
+        try:
+            target = target_of(values["target"], self.host)
+            settings = self._settings(values)
+            found = outlook(chosen, target, settings, self._library())
+        except TransferError:
+            # The target's own line says what is the matter with it, and so does whoever starts the job.
+            table = guarded(self._unfinished)(values, chosen)
+            return {"chosen": table, "output": "", "cost": "", "transfer": gr.update(interactive=True)}
+        first = next((prospect.name for prospect in found if prospect.item is not None), "")
+        return {
+            "chosen": guarded(self._table)(found, values, settings),
+            "output": guarded(self._output)(first, values, settings.source) if first else "",
+            "cost": guarded(self._cost)(found, values, target, settings),
+            "transfer": gr.update(interactive=bool(first) or not found),
+        }
 
     def target(self, values: FormValues) -> dict[str, Any]:
         """What is known of the target."""
-        return {"target_line": guarded(self._target)(values["target"])}
+        return {"target_line": html.answer(values["question"], guarded(self._target)(values["target"]))}
 
     def method(self, values: FormValues) -> dict[str, Any]:
         """The controls of the method shown, and those of the others hidden."""
@@ -106,7 +126,7 @@ class TransferEvents(ViewEvents):
         except TransferError:
             return {}
 
-    def _sources(self, values: FormValues) -> Any:
+    def sources(self, values: FormValues) -> dict[str, Any]:
         """Sources of the architectures of the chosen LoRAs; every checkpoint where these are not known."""
         names = self._names()
         facts = [self.tab.index.adapter(names[name]) for name in chosen_names(values["adapters"], names)]
@@ -116,7 +136,16 @@ class TransferEvents(ViewEvents):
             known = self.tab.index.checkpoint(checkpoint.path, known_only=not wanted)
             if not wanted or known is None or known.architecture in wanted or name == values["source"]:
                 fitting.append(name)
-        return gr.update(choices=[AUTOMATIC, *fitting])
+        return {"source": gr.update(choices=[AUTOMATIC, *fitting])}
+
+    def _settings(self, values: FormValues) -> TransferSettings:
+        """What the job's settings have to do with the outlook: those of the method are looked at where costs are told."""
+        picked = source_of(values["source"], self.host)
+        return TransferSettings(method_of(values["method"]).id, {}, source=picked, across_families=True)
+
+    def _library(self) -> Library:
+        """What the program's person has, without outputs and text encoders: these have no say in what can be transferred."""
+        return dataclasses.replace(library_of(self.host, self.tab.index, lambda: False, None), beside=())
 
     def _target(self, name: object) -> Markup:
         checkpoint = target_of(name, self.host)
@@ -144,68 +173,67 @@ class TransferEvents(ViewEvents):
         )
         return html.output_name("Writes", stem)
 
-    def _table(self, chosen: Mapping[str, Path], values: FormValues, picked: Checkpoint | None) -> Markup | str:
-        needed = method_of(values["method"]).needs_source
+    def _cost(
+        self, found: Sequence[Prospect], values: FormValues, target: Checkpoint, settings: TransferSettings
+    ) -> Markup | str:
+        """What the job takes; where there is nothing to do, that."""
+        items = sum(prospect.item is not None for prospect in found)
+        if not items:
+            return note(html.nothing(found)) if found else ""
+        given = settings_of(settings.how, values)
+        of = "" if items == len(found) else f"{items} of the {len(found)} LoRAs: "
+        priced = [dataclasses.replace(p, decision=_with(p.decision, given)) for p in found]
+        return note(f"{of}{takes(priced, target, dataclasses.replace(settings, values=given), runtime(self.host))}")
+
+    def _unfinished(self, values: FormValues, chosen: Mapping[str, Path]) -> Markup:
+        """The chosen LoRAs by themselves, where there is no target for them."""
+        facts = {name: self.tab.index.adapter(path) for name, path in list(chosen.items())[: html.SHOWN]}
+        rows = [html.Chosen(name, f.base, f.kind, "") for name, f in facts.items() if f and not f.problem]
+        return html.answer(values["question"], html.chosen(rows, len(chosen) - len(rows), None, ()))
+
+    def _table(self, found: Sequence[Prospect], values: FormValues, settings: TransferSettings) -> Markup:
+        architecture = self._architecture(values["target"])
         installed = list(self.host.checkpoints().values())
-        target = self._architecture(values["target"])
-        rows: list[html.Chosen] = []
-        warnings: list[Markup] = []
-        for name, path in list(chosen.items())[: html.SHOWN]:
-            facts = self.tab.index.adapter(path) or AdapterFacts(problem="The file is gone.")
-            if facts.problem:
-                rows.append(html.Chosen(name, problem=facts.problem))
-                continue
-            source, warning = "not needed by this method", None
-            if needed:
-                source, warning = self._source(facts, installed, picked)
-            rows.append(html.Chosen(name, f"{facts.base}{_fits(facts, target)}", facts.kind, source))
-            warnings += [warning] if warning is not None else []
-        return html.chosen(rows, len(chosen) - html.SHOWN, warnings)
+        rows = [
+            html.Chosen(p.name, *_kind(p, architecture), p.short or _source(p, settings, installed), bool(p.short))
+            for p in found[: html.SHOWN]
+        ]
+        trouble = html.trouble(found, self._offer(found, installed)) if any(p.reason for p in found) else None
+        notes = [f"{p.name}: {p.facts.doubt}" for p in found[: html.SHOWN] if p.facts.doubt and not p.reason]
+        notes += _guesses(found[: html.SHOWN], settings, installed)
+        return html.answer(values["question"], html.chosen(rows, len(found) - html.SHOWN, trouble, notes))
 
     def _architecture(self, target: object) -> str:
-        try:
-            facts = self.tab.index.checkpoint(target_of(target, self.host).path)
-        except RequestError:
-            return ""
+        facts = self.tab.index.checkpoint(target_of(target, self.host).path)
         return facts.architecture if facts else ""
 
-    def _source(
-        self, facts: AdapterFacts, installed: Sequence[Checkpoint], picked: Checkpoint | None
-    ) -> tuple[str, Markup | None]:
-        """The source of a LoRA in words, and a warning where it is a guess or missing."""
-        match = find(facts, installed)
-        if picked is not None and (match.checkpoint is None or match.checkpoint.path != picked.path):
-            asked = match.asks_for or "no checkpoint"
-            warning = note(f"{picked.name} is a guess: the metadata asks for {asked}. {GUESSING}")
-            return f"{picked.name}, picked by you", warning
-        if match.checkpoint is not None:
-            return f"{match.checkpoint.name}, found by {match.by}", None
-        relatives = [checkpoint.name for checkpoint in installed if self._related(checkpoint, facts)]
+    def _offer(self, found: Sequence[Prospect], installed: Sequence[Checkpoint]) -> str:
+        """What to do about sources that were not found; "" where none is missing."""
+        missing = [prospect.facts for prospect in found if prospect.lacks_source]
+        if not missing:
+            return ""
+        wanted = {title for facts in missing for title in facts.architectures}
+        relatives = [checkpoint.name for checkpoint in installed if self._is_one_of(checkpoint, wanted)]
         offer = "None of the same architecture is installed."
         if relatives:
             offer = f"Installed ones of the same architecture: {', '.join(relatives[:12])}."
-        hint = f"Pick one under Source checkpoint. {offer} {GUESSING}"
-        if match.asks_for:
-            found = "The source checkpoint was not found. It asks for {}, which is not installed."
-            return f"not found; asks for {match.asks_for}", error(found.format(match.asks_for), hint)
-        found = "The source checkpoint was not found. Its metadata does not say what it was trained on."
-        return "not found; the metadata does not say", error(found, hint)
+        return f"Where the source was not found, pick one under Source checkpoint. {offer} {GUESSING}"
 
-    def _related(self, checkpoint: Checkpoint, facts: AdapterFacts) -> bool:
+    def _is_one_of(self, checkpoint: Checkpoint, titles: Collection[str]) -> bool:
         known = self.tab.index.checkpoint(checkpoint.path)
-        return known is not None and known.architecture in facts.architectures
+        return known is not None and known.architecture in titles
 
     # Jobs.
 
     def start(self, kind: Kind, values: FormValues) -> dict[str, Any]:
-        """Start a job on the chosen LoRAs."""
+        """Start a job on the chosen LoRAs; the target's line tells which one it is for."""
 
         def prepare() -> Start:
             wanted = order(values, self.host)
             work = Work(wanted, self.host, self.tab.index, self.tab.once)
             return Start(Job(kind, tuple(wanted.adapters)), work, in_queue=on_gpu(runtime(self.host)))
 
-        updates = self.begin(values, prepare)
+        updates = {**self.begin(values, prepare), **self.target(values)}
         return {**updates, **emptied()} if self.job_name in updates else updates
 
     def results(self, values: FormValues) -> dict[str, Any]:
@@ -234,8 +262,50 @@ def on_gpu(run: Runtime) -> bool:
     return run.torch_device.type == "cuda"
 
 
-def _fits(facts: AdapterFacts, target: str) -> str:
-    """Whether a LoRA fits a target of the architecture ``target``, in words."""
+def _list(choices: list[str], chosen: object) -> Any:
+    """An update with these choices. What is chosen stays as it is, maybe something else by now, unless it is gone."""
+    return gr.update(choices=choices) if chosen in choices else gr.update(choices=choices, value=choices[0])
+
+
+def _with(decision: Decision, values: Mapping[str, Value]) -> Decision:
+    """A decision to convert, with the settings of the method; others as they are."""
+    if not isinstance(decision, Convert):
+        return decision
+    return dataclasses.replace(decision, settings=dataclasses.replace(decision.settings, values=values))
+
+
+def _kind(prospect: Prospect, target: str) -> tuple[str, str]:
+    """Base and kind of a LoRA in words, and whether it fits a target of the architecture ``target``."""
+    facts = prospect.facts
+    if facts.problem:
+        return "", ""
     if not target or not facts.architectures:
-        return ""
-    return ", fits the target" if target in facts.architectures else f", does not fit: the target is {target}"
+        return facts.base, facts.kind
+    fits = "fits the target" if target in facts.architectures else f"does not fit: the target is {target}"
+    return f"{facts.base}, {fits}", facts.kind
+
+
+def _source(prospect: Prospect, settings: TransferSettings, installed: Sequence[Checkpoint]) -> str:
+    """The source of a LoRA that can be transferred, in words."""
+    if prospect.on_target:
+        return "the target itself: nothing to transfer"
+    if not settings.how.needs_source:
+        return "not needed by this method"
+    match = find(prospect.facts, installed)
+    if settings.source is not None and (match.checkpoint is None or match.checkpoint.path != settings.source.path):
+        return f"{settings.source.name}, picked by you"
+    return f"{match.checkpoint.name}, found by {match.by}" if match.checkpoint is not None else ""
+
+
+def _guesses(found: Iterable[Prospect], settings: TransferSettings, installed: Sequence[Checkpoint]) -> list[str]:
+    """What speaks against a source that was picked, for each LoRA, and once what that means."""
+    picked = settings.source
+    if picked is None or not settings.how.needs_source:
+        return []
+    matches = {p.name: find(p.facts, installed) for p in found if p.item is not None}
+    guessed = {n: m for n, m in matches.items() if m.checkpoint is None or m.checkpoint.path != picked.path}
+    said = [
+        f"{picked.name} is a guess: the metadata of {name} asks for {match.asks_for or 'no checkpoint'}."
+        for name, match in guessed.items()
+    ]
+    return [*said, GUESSING] if said else []

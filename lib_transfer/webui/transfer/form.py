@@ -25,7 +25,10 @@ AUTOMATIC = "Found automatically"
 """The source that the metadata of each LoRA names."""
 
 CHOICE = ("adapters", "target", "source", "method")
-"""The controls that the texts about the choice depend on."""
+"""The controls that say which LoRAs go where, and how."""
+
+ANSWERS = ("target_line", "chosen", "output", "cost", "transfer")
+"""The controls that tell what is known of the choice, and whether there is anything to transfer."""
 
 RESULTS = ("overview", "picker", "details")
 """The controls that show the results of a job."""

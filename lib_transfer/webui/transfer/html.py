@@ -18,6 +18,7 @@ from lib_transfer.formatting import for_spreadsheet
 from lib_transfer.webui.shell import status
 from lib_transfer.webui.shell.html import kept, number, percent, render
 from lib_transfer.webui.transfer.heat_map import heat_maps
+from lib_transfer.webui.transfer.outlook import Prospect
 
 SHOWN = 20
 """How many chosen LoRAs are listed one by one."""
@@ -33,19 +34,61 @@ class Chosen:
     Attributes:
         name: its name.
         base, kind, source: its base model, its kind and its source checkpoint, in words.
-        problem: why the file cannot be used.
+        bad: whether it cannot be transferred as things are; ``source`` says why in a word or two then.
     """
 
     name: str
-    base: str = ""
-    kind: str = ""
-    source: str = ""
-    problem: str = ""
+    base: str
+    kind: str
+    source: str
+    bad: bool = False
 
 
-def chosen(rows: Sequence[Chosen], more: int, warnings: Iterable[Markup]) -> Markup | str:
-    """The chosen LoRAs, how many more there are, and warnings about their sources."""
-    return render("chosen", rows=rows, more=more, warnings=list(dict.fromkeys(warnings))) if rows else ""
+@dataclass(frozen=True)
+class Trouble:
+    """The LoRAs that cannot be transferred as things are.
+
+    Attributes:
+        title: how many there are.
+        lines: the name of each, and why.
+        more: how many are not among the lines.
+        advice: sentences that hold for all.
+    """
+
+    title: str
+    lines: tuple[tuple[str, str], ...]
+    more: int
+    advice: tuple[str, ...]
+
+
+def answer(question: object, content: str) -> Markup:
+    """What was asked for, with the number of the question, which the page compares with that of its last one."""
+    return render("answer", question=question if isinstance(question, str) else "", content=content)
+
+
+def chosen(rows: Sequence[Chosen], more: int, trouble: Trouble | None, notes: Sequence[str]) -> Markup | str:
+    """The chosen LoRAs, how many more there are, those that cannot be transferred, and remarks."""
+    return render("chosen", rows=rows, more=more, trouble=trouble, notes=notes) if rows else ""
+
+
+def trouble(found: Sequence[Prospect], offer: str) -> Trouble:
+    """The list of those of ``found`` that cannot be transferred; ``offer`` says what to do about missing sources."""
+    bad = [(prospect.name, prospect.reason) for prospect in found if prospect.reason]
+    title = f"{len(bad)} of the {len(found)} chosen LoRAs cannot be transferred as things are."
+    if len(found) == 1:
+        title = "This LoRA cannot be transferred as things are."
+    others = "" if len(bad) == len(found) else "Transfer leaves them alone and goes on with the others."
+    return Trouble(title, tuple(bad[:SHOWN]), len(bad) - SHOWN, tuple(filter(None, (others, offer))))
+
+
+def nothing(found: Sequence[Prospect]) -> str:
+    """Why a job on ``found``, none of which can be transferred, would do nothing."""
+    there = [prospect for prospect in found if prospect.on_target]
+    if len(there) < len(found):
+        return "Nothing to transfer: what keeps each LoRA from it is said above."
+    if len(found) > 1:
+        return f"Nothing to transfer: all {len(found)} LoRAs were trained on the target itself. Use them as they are."
+    return f"{found[0].decision.sentence} {found[0].decision.hint}"
 
 
 def target(name: str, facts: str, problem: tuple[str, str] | None = None) -> Markup:

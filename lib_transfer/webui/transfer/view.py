@@ -13,7 +13,7 @@ from lib_transfer.webui.shell import controls, status
 from lib_transfer.webui.shell.form import Form
 from lib_transfer.webui.shell.gradio_compat import elem_id
 from lib_transfer.webui.shell.html import render
-from lib_transfer.webui.transfer.form import ACTIVE, AUTOMATIC, CHOICE, RESULTS, order_controls
+from lib_transfer.webui.transfer.form import ACTIVE, ANSWERS, AUTOMATIC, CHOICE, RESULTS, order_controls
 
 
 def adapters(form: Form) -> None:
@@ -65,13 +65,14 @@ def request(form: Form, host: Host) -> None:
 
 
 def buttons(form: Form) -> None:
-    """The name of the output, and what starts and stops a job."""
+    """The name of the output, what starts and stops a job, and what it takes."""
     form.add(gr.HTML, "output", value="")
     with gr.Row(elem_id=elem_id("buttons")):
         form.add(gr.Button, "transfer", value="Transfer", variant="primary")
         form.add(gr.Button, "analyse", value="Analyse")
         form.add(gr.Button, "interrupt", value="Interrupt", variant="stop")
         form.add(gr.Button, "skip", value="Skip this LoRA")
+    form.add(gr.HTML, "cost", value="")
 
 
 def overview(form: Form) -> None:
@@ -96,20 +97,18 @@ def details(form: Form) -> None:
 
 def wire(form: Form, events: Any) -> None:
     """Connect the events of the view."""
-    about = ("chosen", "output")
+    asked = ("question", *order_controls())
     for name in ("refresh", "open"):
-        form.on(form[name].click, events.opened, CHOICE, ("adapters", "target", "source", "target_line", *about))
-    form.on(form["adapters"].change, events.chosen, CHOICE, (*about, "source"))
-    for name in ("target", "source", "method"):
-        form.on(form[name].change, events.about, CHOICE, about)
-    form.on(form["target"].change, events.target, ("target",), ("target_line",))
-    form.on(form["look"].click, events.looked, CHOICE, ("target_line", *about))
+        form.on(form[name].click, events.opened, asked, ("adapters", "target", "source", *ANSWERS))
+    # What the tab says of the choice is asked for by our JavaScript alone, which numbers the questions.
+    form.on(form["look"].click, events.looked, asked, ANSWERS)
+    form.on(form["adapters"].change, events.sources, CHOICE, ("source",))
     form.on(form["from_card"].click, events.from_card, ("card", "adapters"), ("adapters",))
     form.on(form["method"].change, events.method, ("method",), controls.method_names())
 
     for kind in ("transfer", "analyse"):
         start = functools.partial(events.start, kind)
-        form.on(form[kind].click, start, ("job", *order_controls()), ("job", "status", *RESULTS))
+        form.on(form[kind].click, start, ("job", *asked), ("job", "status", "target_line", *RESULTS))
     for name in ("poll", "interrupt", "skip"):
         form.on(form[name].click, getattr(events, name), ("job",), ("status",))
     form.on(form["show"].click, events.results, ("job", "picker"), RESULTS)

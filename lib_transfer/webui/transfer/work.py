@@ -29,6 +29,7 @@ from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.host.settings import KEEP_BOTH, LEAVE, REPLACE
 from lib_transfer.webui.shell.jobs import Job, KeyedLock
 from lib_transfer.webui.transfer.form import Order, output_folder
+from lib_transfer.webui.transfer.growth import growth_told
 
 EXISTING: dict[str, Existing] = {LEAVE: "skip", REPLACE: "overwrite", KEEP_BOTH: "both"}
 
@@ -63,7 +64,7 @@ class Work:
         written = False
         try:
             library.look()
-            with gpu_memory(self.host):
+            with growth_told(runtime(self.host).cache, job), gpu_memory(self.host):
                 for number, (name, path) in enumerate(self.order.adapters.items()):
                     job.begin(number)
                     outcome = self._one(job, Found(name, path), library)
