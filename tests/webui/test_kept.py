@@ -177,3 +177,11 @@ def test_a_comparison_that_cannot_be_written_is_no_error(place: Path) -> None:
     (place / "cache/comparisons").write_text("no folder")
     keep(place)
     assert compared(place) is None
+
+
+def test_emptying_the_cache_takes_comparisons_with_it(place: Path) -> None:
+    keep(place)
+    size = sum(path.stat().st_size for path in (place / "cache/comparisons").iterdir())
+    assert KeptComparisons(host(place)).clear() == size > 0
+    assert compared(place) is None
+    assert KeptComparisons(host(place)).clear() == 0

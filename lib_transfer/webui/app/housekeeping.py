@@ -14,6 +14,7 @@ from lib_transfer.formatting import size as in_bytes
 from lib_transfer.webui.app import trash
 from lib_transfer.webui.app.copies import Copy, copies
 from lib_transfer.webui.app.trash import Discarded
+from lib_transfer.webui.compare.kept import KeptComparisons
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.folders import sub_folder
 from lib_transfer.webui.host.settings import FOLDERS
@@ -59,9 +60,10 @@ class Housekeeping:
         return self._done(trash.delete, ALL, self._trash, "deleted for good")
 
     def clear_cache(self, _: FormValues) -> dict[str, Any]:
-        """Remove every cached decomposition."""
+        """Remove every cached decomposition, and the comparisons that were kept."""
         # What the list says of the files is known from the cache, so it is made first.
-        made, freed = self._account(), runtime(self._host).cache.clear()
+        made = self._account()
+        freed = runtime(self._host).cache.clear() + KeptComparisons(self._host).clear()
         return {**made, "housekeeping": render("freed", size=freed) + self._summary(self._copies(), self._trash())}
 
     def _done(

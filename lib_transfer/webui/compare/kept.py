@@ -99,6 +99,16 @@ class KeptComparisons:
         found = (_read(self._file(original, target)) for original in originals.values())
         return next((each for each in found if each is not None), None)
 
+    def clear(self) -> int:
+        """Remove all of them; returns how many bytes that frees."""
+        freed = 0
+        for path in self._folder.glob(f"*{_ENDING}"):
+            with contextlib.suppress(OSError):
+                size = path.stat().st_size
+                path.unlink()
+                freed += size
+        return freed
+
     @property
     def _folder(self) -> Path:
         return self._host.cache_folder() / COMPARISONS
