@@ -13,7 +13,8 @@ import pytest
 import lib_transfer
 from lib_transfer.errors import TransferError
 from tests import tiny
-from tests.test_kinds import sparse
+from tests.architecture.test_identity import UNSUPPORTED
+from tests.test_kinds import OTHER, sparse
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -116,3 +117,36 @@ def test_the_three_say_the_same(
     assert not list(tmp_path.glob("out/*")) and [it.name for it in tmp_path.iterdir() if it.is_file()] == [
         "case.safetensors"
     ]
+
+
+def test_a_folder_of_everything_else(
+    files: tiny.Files, runtime: lib_transfer.Runtime, tmp_path: Path, transfer: Callable[..., object]
+) -> None:
+    """Every other kind of file, and a LoRA of every model that is not supported: a batch and a transfer say what it is."""
+    told: dict[str, tuple[str, str]] = {}
+    for number, (title, keys) in enumerate(OTHER.values()):
+        path = sparse(tmp_path / f"other-{number:03}.safetensors", keys)
+        sentence = f"{path} is {title}, not a LoRA of an image model."
+        told[path.stem] = (sentence, f"{sentence} Choose a LoRA file.")
+    for number, (title, shapes, said) in enumerate(UNSUPPORTED):
+        # Rank 1 of the real sizes; metadata have tests of their own.
+        keys = {key: shape for name, (out, into) in shapes.items() for key, shape in _rank_1(name, out, into).items()}
+        if not said:
+            path = sparse(tmp_path / f"lora-{number:03}.safetensors", keys)
+            is_for = f"is for {title}, which is not supported; "
+            told[path.stem] = (
+                f"The adapter {is_for}sdxl-target.safetensors is Stable Diffusion XL.",
+                f"It {is_for}the target is Stable Diffusion XL.",
+            )
+    rows = lib_transfer.batch([tmp_path], target=files["sdxl-target"], method="reuse", runtime=runtime).rows()
+    assert {row["name"]: (row["status"], row["message"]) for row in rows} == {
+        name: ("left out", sentence) for name, (_, sentence) in told.items()
+    }
+    for name, (sentence, _) in list(told.items())[::9]:  # The table above has each kind of sentence in full.
+        with pytest.raises(TransferError) as refused:
+            transfer(tmp_path / f"{name}.safetensors", "sdxl-source", "sdxl-target", method="reuse")
+        assert refused.value.message == sentence
+
+
+def _rank_1(name: str, out: int, into: int) -> Shapes:
+    return {f"{name}.lora_A.weight": (1, into), f"{name}.lora_B.weight": (out, 1)}
