@@ -29,6 +29,7 @@ def test_analyse_shows_everything_and_writes_nothing(tab: Tab, server: Server) -
     assert row[:4] == ["looked-at", "analysed, nothing written", f"{models.MODULES} of {models.MODULES}", "100.0 %"]
     details = tab.part("details")
     assert "not whether the LoRA works" in details.inner_text()
+    details.locator(".transfer-lora-maps > summary").click()
     details.locator(".transfer-lora-heat img").first.wait_for()
     assert details.locator("img").first.evaluate("picture => picture.naturalWidth") > 300
     table = list(csv.DictReader(io.StringIO(download(tab))))
