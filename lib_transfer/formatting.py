@@ -31,7 +31,7 @@ def kept(share: float | None, unmeasured: int) -> str:
 
     Args:
         share: the share of all whose size is known; None where nothing can be said.
-        unmeasured: of how much, that was not kept, the size is not known: the share is at most this then.
+        unmeasured: the number of losses whose size is not known; where there are any, the share is at most this.
     """
     if share is None:
         return "not known" if unmeasured else ""

@@ -450,6 +450,20 @@ ODD: dict[str, tuple[Callable[[Path], Path], str, str]] = {
         "stand behind 'ema.' and 'online.'",
         "save the one that is meant",
     ),
+    "two whole models, with their text encoders": (
+        _sparse(
+            **{
+                f"{which}__{key}": (4, 4)
+                for which in ("ema", "model")
+                for key in (
+                    f"{UNET}input_blocks__0__0__weight",
+                    "cond_stage_model__transformer__text_model__encoder__layers__0__mlp__fc1__weight",
+                )
+            }
+        ),
+        "stand behind 'ema.model.diffusion_model.' and 'model.model.diffusion_model.'",
+        "save the one that is meant",
+    ),
     "one tensor twice": (
         _sparse(**{f"{UNET}_orig_mod__a__weight": (4, 4), f"{UNET}a__weight": (4, 4)}),
         "holds model.diffusion_model._orig_mod.a.weight and model.diffusion_model.a.weight",
@@ -531,3 +545,36 @@ def test_what_can_be_transferred_is_not_taken_for_another_kind(files: tiny.Files
         ends = ("A", "B") if "base_model" in form or form.startswith("text") else ("down", "up")
         path = sparse(tmp_path / f"{name}.safetensors", {form.format(end): (4, 4) for end in ends})
         assert lib_transfer.inspect(path)["kind"] == "adapter", name
+
+
+SOME = "lora_unet_down_blocks_0_attentions_0_"
+
+
+@pytest.mark.parametrize("ends", ["up", "alpha", "nothing"])
+def test_inspect_says_that_an_adapter_changes_nothing(ends: str, tmp_path: Path) -> None:
+    made = tiny.factors(f"{SOME}proj_in", (8, 8))
+    zero = {"up": "lora_up.weight", "alpha": "alpha"}.get(ends)
+    tensors = {key: 0 * tensor if zero and key.endswith(zero) else tensor for key, tensor in made.items()}
+    notes = lib_transfer.inspect(tiny.save(tmp_path / "a.safetensors", tensors))["notes"]
+    assert notes == (["Every update in it is zero: it changes nothing."] if zero else [])
+    # What is not read may change something.
+    tensors[f"{SOME}proj_out.lora_up.weight"] = torch.ones(8, 2)
+    assert lib_transfer.inspect(tiny.save(tmp_path / "b.safetensors", tensors))["notes"] == []
+
+
+def test_inspect_counts_modules_with_names_that_are_not_known(tmp_path: Path) -> None:
+    names = (f"{SOME}proj_in", f"{SOME}proj_out", "warp.core")
+    tensors = {key: tensor for name in names for key, tensor in tiny.factors(name, (8, 8)).items()}
+    facts = lib_transfer.inspect(tiny.save(tmp_path / "a.safetensors", tensors))
+    [note] = facts["notes"]
+    assert note.startswith("The names of 1 of its modules are not those of Stable Diffusion 1.x")
+    assert note.endswith("(first: warp.core).")
+
+
+@pytest.mark.parametrize("level", ["text_model.", ""])
+def test_a_text_encoders_folder_of_pefts_is_for_the_models_with_one_encoder(level: str, tmp_path: Path) -> None:
+    name = f"base_model.model.{level}encoder.layers.0.self_attn.q_proj"
+    made = {f"{name}.lora_A.weight": torch.ones(2, 768), f"{name}.lora_B.weight": torch.ones(768, 2)}
+    tiny.save(tmp_path / "adapter_model.safetensors", made)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    assert lib_transfer.inspect(tmp_path)["architecture"] == ["Stable Diffusion 1.x"]

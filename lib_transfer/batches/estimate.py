@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -65,11 +66,13 @@ class Speed:
     eigenvectors: float
 
 
-def estimate(plan: BatchPlan, tasks: list[Task], costs: Costs, runtime: Runtime, *, workers: int) -> Estimate:
-    """What ``plan``, divided into ``tasks``, will take with so many ``workers``."""
+def estimate(
+    plan: BatchPlan, tasks: list[Task], costs: Costs, runtime: Runtime, *, workers: int, speed: Speed | None = None
+) -> Estimate:
+    """What ``plan``, divided into ``tasks``, will take with so many ``workers``; ``speed`` is measured where not given."""
     if not tasks:
         return Estimate(0.0, 0, _free(plan))
-    speed = measured()
+    speed = speed or measured()
     chosen = sample(plan.items)
     # Costs grow with the size of the file: the sample stands for everything.
     scale = sum(item.size for item in plan.items) / max(sum(item.size for item in chosen), 1)
@@ -94,6 +97,12 @@ def measured() -> Speed:
         product = _quickest(lambda: wide @ thin) / (2 * 1280 * 1280 * 16)
         eigenvectors = _quickest(lambda: torch.linalg.eigh(symmetric)) / PROBE**3
     return Speed(product, eigenvectors)
+
+
+@cache
+def remembered() -> Speed:
+    """The same, measured once, for who asks often: measuring takes processor time from a picture or a job that is under way."""
+    return measured()
 
 
 def _quickest(work: Callable[[], object]) -> float:

@@ -99,7 +99,7 @@ class Totals:
 
     Attributes:
         modules, written: how many there are, and how many the output holds.
-        unmeasured: of how many that were not written the size is not known.
+        unmeasured: the number of those that were not written and whose size is not known.
         energy_kept: share of their squared norms that was written. Where ``unmeasured`` is not 0 it is at most this; None
             where it is not known at all: none has a norm, or nothing but the unmeasured was lost.
         lowest, mean: the lowest and the mean smaller similarity; None where none was computed.
@@ -244,7 +244,7 @@ def totals(modules: Iterable[ModuleReport], *, unread: int = 0, lost: float = 0.
         modules: the reports.
         unread: how many further modules could not be read.
         lost: squared norm of what else was not carried.
-        unmeasured: of how much of that the size is not known.
+        unmeasured: the number of further losses whose size is not known.
     """
     modules = list(modules)
     normed = [m for m in modules if m.norm_before is not None]

@@ -75,7 +75,9 @@ def unseen(group: Group, module: Module, told: tuple[int, int] | None) -> Module
         shape = module.shape
         if sum(math.prod(tensor.shape) for tensor in group.tensors.values()) <= _SMALL:
             update = group.update()
-            shape = update.shape if update.changes_weight else (len(update.bias), *module.shape[1:])  # type: ignore[arg-type]
+            shape = (
+                update.shape if update.bias is None or update.changes_weight else (len(update.bias), *module.shape[1:])
+            )
     if math.prod(shape) == math.prod(module.shape):
         shape = module.shape
     if any(own > full for own, full in zip(shape, module.shape, strict=False)):

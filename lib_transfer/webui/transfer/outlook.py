@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_transfer.batches.costs import Costs
-from lib_transfer.batches.estimate import Estimate, estimate
+from lib_transfer.batches.estimate import Estimate, estimate, remembered
 from lib_transfer.batches.plan import BatchPlan
 from lib_transfer.batches.task import Task
 from lib_transfer.conversion.runtime import Runtime
@@ -69,7 +69,8 @@ def takes(prospects: Sequence[Prospect], target: Checkpoint, settings: TransferS
     items = tuple(prospect.item for prospect in prospects if prospect.item is not None)
     plan = BatchPlan(target, settings, {}, items, {}, frozenset(), 0)
     # One after another, each with all threads.
-    return estimate(plan, [Task((item,), run) for item in items], Costs(plan), run, workers=1)
+    tasks = [Task((item,), run) for item in items]
+    return estimate(plan, tasks, Costs(plan), run, workers=1, speed=remembered() if tasks else None)
 
 
 def _prospect(adapter: Found, target: Checkpoint, settings: TransferSettings, library: Library) -> Prospect:
