@@ -1,0 +1,91 @@
+// Follows the jobs of this window: polls their status, shows their results, and finds them again after a reload.
+(function() {
+    "use strict";
+
+    const {app, part, visible, press, write, read, calls} = window.transferLora;
+
+    const ACTIVE = ["waiting", "running", "stopping"];
+
+    // The job of a view. Polls again only when the answer to the last poll is in the page.
+    function follower(prefix, between) {
+        const job = {tick: null, asked: 0, done: "", shownAt: 0, active: false, shown: "", bar: ""};
+        const memory = "transfer_lora_" + prefix + "job";
+        const mark = prefix ? "batchState" : "state";
+
+        const status = () => part(prefix + "status")?.querySelector(".transfer-lora-status");
+
+        job.follow = function() {
+            const now = status();
+            const root = part("root");
+            if (!now || !root) return;
+            const state = now.dataset.state || "idle";
+            if (root.dataset[mark] !== state) root.dataset[mark] = state;
+            const id = read(prefix + "job");
+            job.active = ACTIVE.includes(state);
+            if (job.active) {
+                if (id) sessionStorage.setItem(memory, id);
+                showBar(now, id);
+                const news = now.dataset.done > 0 && now.dataset.done !== job.done;
+                if (news && Date.now() - job.shownAt > between) show(now.dataset.done);
+                const answered = now.dataset.tick !== job.tick;
+                if (answered || Date.now() - job.asked > 5000) {
+                    job.tick = now.dataset.tick;
+                    job.asked = Date.now();
+                    press(prefix + "poll");
+                }
+            } else if (now.dataset.tick && id && job.shown !== id) {
+                // The job is over. A quick one may end before it was ever seen running.
+                job.shown = id;
+                sessionStorage.removeItem(memory);
+                show("");
+                if (Number(now.dataset.written) > 0) refreshCards();
+            }
+        };
+
+        // Answers may arrive out of order, so ask again until the results are those of the job's end.
+        job.settle = function(parts) {
+            const now = status();
+            const stale = now?.dataset.tick && !job.active && parts !== undefined && parts !== now.dataset.done;
+            if (stale && Date.now() - job.shownAt > 2000) show("");
+        };
+
+        function show(done) {
+            job.done = done;
+            job.shownAt = Date.now();
+            press(prefix + "show");
+        }
+
+        // On a GPU the job runs in the WebUI's queue and has the WebUI's own progress bar.
+        function showBar(now, id) {
+            if (!now.dataset.task || typeof window.requestProgress !== "function" || job.bar === id || !id) return;
+            job.bar = id;
+            window.requestProgress(id, part(prefix + "status"), null, function() {});
+        }
+
+        // After a reload, the window continues to follow its job.
+        job.resume = function() {
+            const id = sessionStorage.getItem(memory);
+            if (!id) return;
+            write(prefix + "job", id);
+            setTimeout(() => press(prefix + "poll"), 100);
+        };
+
+        return job;
+    }
+
+    const one = follower("", 0);
+    // The table of a batch may be long, so it is not updated for every LoRA.
+    const batch = follower("batch_", 1500);
+    calls.opened.push(one.resume, batch.resume);
+    calls.always.push(function() {
+        for (const job of [one, batch]) if (job.active || visible(part("root"))) job.follow();
+    });
+    calls.ticks.push(() => batch.settle(part("batch_rows")?.querySelector("[data-parts]")?.dataset.parts));
+
+    // Extra Networks shows the card of a new LoRA.
+    function refreshCards() {
+        for (const where of ["txt2img", "img2img"]) {
+            app().querySelector("#" + where + "_lora_extra_refresh_internal")?.dispatchEvent(new Event("click"));
+        }
+    }
+})();
