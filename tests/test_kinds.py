@@ -13,7 +13,7 @@ import lib_transfer
 from lib_transfer.architecture import recognise
 from lib_transfer.architecture.unsupported_checkpoints import UNSUPPORTED
 from lib_transfer.errors import TransferError, UnsupportedError
-from lib_transfer.formats.adapter import outline_adapter
+from lib_transfer.formats.adapter_file import outline_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.kinds import KINDS
 from tests import tiny

@@ -12,7 +12,8 @@ from lib_transfer.batches.plan import BatchPlan
 from lib_transfer.conversion.compact import LARGEST_RANK
 from lib_transfer.conversion.output import DTYPES
 from lib_transfer.errors import TransferError
-from lib_transfer.formats.adapter import Group, outline_adapter
+from lib_transfer.formats.adapter import Group
+from lib_transfer.formats.adapter_file import outline_adapter
 from lib_transfer.formats.algorithms import LORA, lora
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.decide import Convert

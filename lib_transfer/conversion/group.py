@@ -28,7 +28,8 @@ from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.sketches import Sketches, same_encoders
 from lib_transfer.conversion.variants import differences
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
-from lib_transfer.formats.adapter import Adapter, open_adapter
+from lib_transfer.formats.adapter import Adapter
+from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.formats.regular_file import changed_error
 from lib_transfer.formats.unread import Unread

@@ -13,7 +13,8 @@ from lib_transfer.conversion.carry import ModuleResult, Settings
 from lib_transfer.conversion.compact import LARGEST_RANK
 from lib_transfer.conversion.report import ModuleReport
 from lib_transfer.conversion.unseen import partners
-from lib_transfer.formats.adapter import Adapter, describe
+from lib_transfer.formats.adapter import Adapter
+from lib_transfer.formats.description import describe
 from lib_transfer.formats.identity import legacy_a1111_hash
 from lib_transfer.formats.lora_tensors import lora_tensors
 from lib_transfer.formats.metadata import BaseFacts, ParentFacts, derived_metadata

@@ -22,7 +22,7 @@ from lib_transfer.evaluation.improvements.improvement import groups
 from lib_transfer.evaluation.improvements.reconstruction import RANK
 from lib_transfer.evaluation.prompts import prompts_of
 from lib_transfer.evaluation.result import Evaluation
-from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.library.base import Base
 from lib_transfer.library.destination import need_folder, to_replace
 from lib_transfer.library.job import Job

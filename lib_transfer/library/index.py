@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from lib_transfer.architecture import recognise
 from lib_transfer.errors import StorageError, TransferError, UnsupportedError
-from lib_transfer.formats.adapter import describe, outline_adapter
+from lib_transfer.formats.adapter_file import outline_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
+from lib_transfer.formats.description import describe
 from lib_transfer.formats.identity import addnet_hash, stamp
 from lib_transfer.formats.metadata import DATA_HASH, PREFIX, source_hints
 from lib_transfer.formats.safetensors_file import header_mentions, read_header

@@ -11,8 +11,10 @@ from lib_transfer.architecture import Identity, identity, modules, recognise
 from lib_transfer.architecture.unsupported_checkpoints import unsupported
 from lib_transfer.architecture.variant import variant
 from lib_transfer.errors import UnsupportedError
-from lib_transfer.formats.adapter import Adapter, describe, open_adapter
+from lib_transfer.formats.adapter import Adapter
+from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
+from lib_transfer.formats.description import describe
 from lib_transfer.formats.matrix_shapes import matrix_shapes
 from lib_transfer.formats.metadata import PREFIX, source_hints
 from lib_transfer.formats.peft_folder import adapter_file, adapter_name, config_beside

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lib_transfer.architecture import modules, name_index, reference
-from lib_transfer.formats.adapter import outline_adapter
+from lib_transfer.formats.adapter_file import outline_adapter
 from tests import tiny
 from tests.architecture.known import known
 

@@ -30,7 +30,7 @@ from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.relation import Relations
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.weights import read_weight
-from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.lora_tensors import lora_tensors
 from lib_transfer.formats.writer import write_adapter

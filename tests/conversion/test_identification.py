@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lib_transfer.formats.adapter import outline_adapter
+from lib_transfer.formats.adapter_file import outline_adapter
 from lib_transfer.library.inspection import identify
 from tests import tiny
 

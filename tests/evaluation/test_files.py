@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lib_transfer.errors import MismatchError
 from lib_transfer.evaluation.files import reused, updates_of
-from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.update import Update

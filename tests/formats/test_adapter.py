@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lib_transfer.errors import BadFileError, NumericError, StorageError, TransferError, UnsupportedError
-from lib_transfer.formats.adapter import Adapter, describe, open_adapter, outline_adapter, read_adapter
+from lib_transfer.formats.adapter import Adapter
+from lib_transfer.formats.adapter_file import open_adapter, outline_adapter, read_adapter
 from lib_transfer.formats.checkpoint import Store
+from lib_transfer.formats.description import describe
 from lib_transfer.formats.unread import UNKNOWN
 
 from .builders import accounted, entry, lora, random, raw, save

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.errors import NumericError
-from lib_transfer.formats.adapter import read_adapter
+from lib_transfer.formats.adapter_file import read_adapter
 from lib_transfer.formats.algorithms import ALGORITHMS
 from lib_transfer.update import Update
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib_transfer.formats.adapter import read_adapter
+from lib_transfer.formats.adapter_file import read_adapter
 from lib_transfer.formats.algorithms.dora import PER_OUTPUT
 
 from .builders import accounted, random, save

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lib_transfer.errors import TransferError
-from lib_transfer.formats.adapter import Adapter, describe, read_adapter
+from lib_transfer.formats.adapter import Adapter
+from lib_transfer.formats.adapter_file import read_adapter
+from lib_transfer.formats.description import describe
 
 from .builders import accounted, lora, random, save
 

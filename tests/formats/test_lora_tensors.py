@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib_transfer.errors import NumericError
-from lib_transfer.formats.adapter import read_adapter
+from lib_transfer.formats.adapter_file import read_adapter
 from lib_transfer.formats.lora_tensors import lora_tensors
 from lib_transfer.formats.writer import write_adapter
 

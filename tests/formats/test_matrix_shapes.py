@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lib_transfer.formats.adapter import read_adapter
+from lib_transfer.formats.adapter_file import read_adapter
 from lib_transfer.formats.matrix_shapes import matrix_shapes
 
 from .builders import random, save

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib_transfer.formats.adapter import Adapter, read_adapter
+from lib_transfer.formats.adapter import Adapter
+from lib_transfer.formats.adapter_file import read_adapter
 from lib_transfer.update import Update
 
 from .builders import accounted, random

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lib_transfer.errors import NumericError, OutputExistsError, RequestError, StorageError
 from lib_transfer.formats import writer
-from lib_transfer.formats.adapter import read_adapter
+from lib_transfer.formats.adapter_file import read_adapter
 from lib_transfer.formats.serialise import serialise, sshs_hashes, with_hashes
 from lib_transfer.formats.writer import write_adapter
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_transfer.formats.adapter import Group, read_adapter
+from lib_transfer.formats.adapter import Group
+from lib_transfer.formats.adapter_file import read_adapter
 from lib_transfer.update import Update
 
 from .builders import accounted, save

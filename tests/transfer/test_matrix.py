@@ -21,7 +21,7 @@ from lib_transfer.conversion.pairing import pairing
 from lib_transfer.conversion.plan import plan
 from lib_transfer.conversion.sketches import Sketches
 from lib_transfer.conversion.weights import read_weight
-from lib_transfer.formats.adapter import read_adapter
+from lib_transfer.formats.adapter_file import read_adapter
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.update import place
 from tests import tiny

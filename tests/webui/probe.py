@@ -15,7 +15,7 @@ from modules import call_queue, script_callbacks, sd_models, shared
 from lib_transfer.errors import CancelledError
 from lib_transfer.evaluation import Question, evaluate
 from lib_transfer.evaluation.files import updates_of
-from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.library.base import open_base
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.models import applied

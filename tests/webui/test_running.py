@@ -12,7 +12,7 @@ import torch
 
 from lib_transfer.errors import CancelledError, RequestError, UnsupportedError
 from lib_transfer.evaluation.files import updates_of
-from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.library.base import open_base
 from lib_transfer.models import applied
 from lib_transfer.webui.hosts import running

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import lib_transfer
-from lib_transfer.formats.adapter import open_adapter
+from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.formats.lora_tensors import lora_tensors
 from lib_transfer.formats.writer import write_adapter
 from lib_transfer.update import Update, Updates

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lib_transfer.errors import BadFileError
-from lib_transfer.formats.adapter import read_adapter
+from lib_transfer.formats.adapter_file import read_adapter
 from lib_transfer.formats.checkpoint import checkpoint_files, checkpoint_stamps, model_name, open_checkpoint
 from lib_transfer.storage.hashes import Hashes
 

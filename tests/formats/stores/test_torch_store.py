@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lib_transfer.errors import BadFileError, StorageError, UnsupportedError
-from lib_transfer.formats.adapter import outline_adapter, read_adapter
+from lib_transfer.formats.adapter_file import outline_adapter, read_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 
 from ..builders import CODES, accounted, lora, random

@@ -10,7 +10,7 @@ import torch
 
 from lib_transfer.architecture import recognise, reference
 from lib_transfer.errors import UnsupportedError
-from lib_transfer.formats.adapter import read_adapter
+from lib_transfer.formats.adapter_file import read_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from tests import tiny
 
