@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 from lib_transfer.batches.plan import BatchPlan
 from lib_transfer.conversion.accounts import Loss, accounts_in, lines
+from lib_transfer.conversion.decision import modules_written
 from lib_transfer.conversion.outcome import Outcome, Status
-from lib_transfer.conversion.report import modules_written
 from lib_transfer.formatting import for_spreadsheet
 from lib_transfer.version import SCHEMA
 

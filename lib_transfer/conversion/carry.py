@@ -14,10 +14,11 @@ from torch import Tensor
 from lib_transfer import methods
 from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.conversion.compact import Form, form_of
+from lib_transfer.conversion.decision import Decision
 from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.plan import Obstacle, Pair, whole_shape
 from lib_transfer.conversion.relation import Relation, Relations
-from lib_transfer.conversion.report import Decision, ModuleReport
+from lib_transfer.conversion.report import ModuleReport
 from lib_transfer.errors import NumericError
 from lib_transfer.formats.adapter import Group
 from lib_transfer.formats.algorithms.algorithm import BIAS, by

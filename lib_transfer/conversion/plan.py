@@ -13,9 +13,9 @@ from lib_transfer.architecture.architecture import full_index
 from lib_transfer.architecture.identity import Identity
 from lib_transfer.architecture.layout import Layout
 from lib_transfer.architecture.module import Binding, Module, Position
+from lib_transfer.conversion.decision import Decision
 from lib_transfer.conversion.pairing import Counterpart, How, Pairing
 from lib_transfer.conversion.partly_loaded import A1111_ALONE, MOST_UNKNOWN, TOO_MANY, as_a1111_names_it, bundled
-from lib_transfer.conversion.report import Decision
 from lib_transfer.conversion.unseen import lacking, need_encoder, no_encoder, relative_with, unseen
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.adapter import Adapter, Group

@@ -1,48 +1,25 @@
-"""What came through, module by module, and a verdict a person understands.
-
-The numbers say how much of the update was carried and how alike the weights are. They do not say that the LoRA works on
-the target, and no text here claims it.
-"""
+"""What came through, module by module, and in sums; the sentences about it are in :mod:`~.verdict`."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from lib_transfer.architecture.module import Module, Position
-from lib_transfer.conversion.accounts import Accounts, account, counted
+from lib_transfer.conversion.accounts import Accounts, account
+from lib_transfer.conversion.decision import NOT_READ, WRITTEN, Decision
 from lib_transfer.conversion.relation import Similarity
+from lib_transfer.conversion.verdict import text, verdict
 from lib_transfer.formats.unread import Unread
-from lib_transfer.formatting import kept, percent, rounded
+from lib_transfer.formatting import rounded
 from lib_transfer.version import SCHEMA
-
-Decision = Literal["transferred", "copied", "carried over", "below threshold", "no counterpart", "unsupported"]
-WRITTEN: tuple[Decision, ...] = ("transferred", "copied", "carried over")
 
 NEARLY_ALL = 0.9995
 """A share from which on nothing is known to be lost: it is read as 100 %, or as 99.9 % at the least."""
-
-NOT_READ = "not read"
-"""What stands for a decision where a module could not be read."""
-
-CHANGES_NOTHING = (
-    "Every update in this LoRA is zero: it changes nothing, here or on the checkpoint that it was trained on."
-)
-
-_WITHOUT_SIZE = ("scale", "embedding")
-"""What is no part of the update: a scale without factors does nothing, an embedding changes no weight."""
-
-
-def modules_written(summary: Mapping[str, Any]) -> int | None:
-    """How many modules were written, by the summary of a report; None where it does not say, because it was edited."""
-    decisions = summary.get("decisions")
-    if not isinstance(decisions, dict):
-        return None
-    return sum(n for d, n in decisions.items() if d in WRITTEN and isinstance(n, int) and not isinstance(n, bool))
 
 
 @dataclass(frozen=True)
@@ -143,7 +120,7 @@ class TransferReport:
         """Over all modules, those that could not be read among them."""
         unread = sum(item.noun == "module" for item in self.unread)
         lost = math.fsum(item.size**2 for item in self.unread if item.size is not None)
-        return totals(self.modules, unread=unread, lost=lost, unmeasured=sum(map(_is_unmeasured, self.unread)))
+        return totals(self.modules, unread=unread, lost=lost, unmeasured=sum(item.unmeasured for item in self.unread))
 
     @cached_property
     def accounts(self) -> Accounts:
@@ -187,7 +164,7 @@ class TransferReport:
     @property
     def verdict(self) -> str:
         """How much was carried, how far from plain reuse it is, and what this does not say."""
-        return " ".join(_verdict(self))
+        return " ".join(verdict(self))
 
     @property
     def decisions(self) -> dict[str, int]:
@@ -229,12 +206,7 @@ class TransferReport:
 
     def to_text(self) -> str:
         """For a terminal: verdict, totals per part and stage, reasons."""
-        rows = [("part", "stage", "modules", "written", "similarity (lowest, mean)", "energy kept")]
-        for (part, stage), t in [*self.by_stage().items(), (("all", ""), self.totals)]:
-            similar = "" if t.lowest is None or t.mean is None else f"{t.lowest:.3f}  {t.mean:.3f}"
-            rows.append((part, stage, str(t.modules), str(t.written), similar, kept(t.energy_kept, t.unmeasured)))
-        lines = [*table(rows), "", *reasons(self), "", self.accounts.sentence, *_verdict(self)]
-        return "\n".join(lines)
+        return text(self)
 
 
 def totals(modules: Iterable[ModuleReport], *, unread: int = 0, lost: float = 0.0, unmeasured: int = 0) -> Totals:
@@ -271,91 +243,6 @@ def similarity_dict(similarity: Similarity | None) -> dict[str, Any] | None:
 def module_row(module: Module) -> dict[str, Any]:
     """Where a module sits, for JSON."""
     return {"module": module.name, **asdict(module.position), "shape": list(module.shape)}
-
-
-def reasons(report: TransferReport) -> list[str]:
-    """One line per decision and reason, with how many modules it concerns and an example; then what else was lost."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for module in report.modules:
-        found.setdefault((module.decision, module.reason), []).append(module.name)
-    for item in report.unread:
-        if item.noun == "module":
-            found.setdefault((NOT_READ, item.reason), []).append(item.name)
-    lines = []
-    for (decision, reason), names in found.items():
-        example = "" if decision in ("transferred", "copied") else f" (e.g. {names[0]})"
-        lines.append(f"{len(names):5d}  {decision}: {reason}{example}")
-    for loss in report.accounts.losses:
-        if loss.what != "module":
-            words = counted([(loss.what, loss.count, loss.tensors)]).partition(" ")[2]
-            lines.append(f"{loss.count:5d}  {words} not carried: {loss.reason} (e.g. {loss.example})")
-    return lines
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of text, aligned: the first two columns to the left, the rest to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _verdict(report: TransferReport) -> list[str]:
-    t = report.totals
-    if t.written == 0:
-        return ["Nothing of this adapter can be carried to the target."]
-    sentences = [f"{report.method}: {t.written} of {t.modules} modules were carried{_energy(report)}."]
-    lost = {decision: n for decision, n in report.decisions.items() if decision not in WRITTEN}
-    if lost:
-        sentences.append("Left out: " + ", ".join(f"{n} {decision}" for decision, n in lost.items()) + ".")
-    others = [(loss.what, loss.count, loss.tensors) for loss in report.accounts.losses if loss.what != "module"]
-    if others:
-        sentences.append(f"{'Also not' if lost else 'Not'} carried: {counted(others)}.")
-    if report.changes_nothing:
-        sentences.append(CHANGES_NOTHING)
-    if t.energy_kept is not None and t.energy_kept < 0.5:
-        better = "; plain reuse may well do better" if report.source_architecture is not None else ""
-        sentences.append(f"More than half of the update was lost{better}.")
-    if report.change is not None:
-        # Reuse itself differs where an update is written in a form that the WebUIs load, such as a LoRA of some rank.
-        other = "plain reuse" if report.source_architecture is not None else "the LoRA's own update"
-        sentences.append(
-            f"What was carried is the same as {other}."
-            if report.change < 1e-3
-            else f"What was carried differs from {other} by {percent(report.change)} of its size."
-        )
-    sentences += report.notes
-    sentences.append(
-        "This is how much was carried, not whether the LoRA works on the target: "
-        "compare pictures with the original LoRA at the same seed."
-    )
-    return sentences
-
-
-def _energy(report: TransferReport) -> str:
-    """How much of the update was carried, as far as it is known, as the end of a sentence."""
-    t = report.totals
-    if not t.unmeasured:
-        return "" if t.energy_kept is None else f"; {percent(t.energy_kept)} of the update's energy is in the output"
-    what = _unmeasured(report)
-    if t.energy_kept is None:
-        return f"; how much of the update was lost is not known: {what} of unknown size not carried"
-    lost = percent(1 - t.energy_kept)
-    return f"; at least {lost} of the update's energy is lost: the size of {what} more, not carried, is not known"
-
-
-def _unmeasured(report: TransferReport) -> str:
-    """What was not carried and has no known size, in words."""
-    items = [("module", 1, 1) for m in report.modules if not m.written and m.norm_before is None]
-    items += [(item.noun, 1, 1) for item in report.unread if _is_unmeasured(item)]
-    return counted(items)
-
-
-def _is_unmeasured(item: Unread) -> bool:
-    return item.size is None and item.noun not in _WITHOUT_SIZE
 
 
 def _module_dict(module: ModuleReport) -> dict[str, Any]:

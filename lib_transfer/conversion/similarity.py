@@ -15,9 +15,10 @@ from lib_transfer.conversion.heatmap import Panel
 from lib_transfer.conversion.pairing import pairing
 from lib_transfer.conversion.parallel import over_modules
 from lib_transfer.conversion.relation import Relations, Similarity
-from lib_transfer.conversion.report import module_row, similarity_dict, table
+from lib_transfer.conversion.report import module_row, similarity_dict
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.sketches import Sketches
+from lib_transfer.conversion.verdict import table
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.checkpoint import model_name
 from lib_transfer.library.base import open_base

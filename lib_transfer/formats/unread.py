@@ -28,6 +28,14 @@ class Unread:
     noun: str = "module"
     size: float | None = None
 
+    @property
+    def unmeasured(self) -> bool:
+        """Whether they are a part of the update whose size is not known.
+
+        A scale without factors does nothing, and an embedding changes no weight.
+        """
+        return self.size is None and self.noun not in ("scale", "embedding")
+
 
 @dataclass(frozen=True)
 class Family:

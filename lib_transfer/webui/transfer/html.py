@@ -12,8 +12,10 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from lib_transfer.conversion.decision import modules_written
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.conversion.report import ModuleReport, TransferReport, modules_written, reasons
+from lib_transfer.conversion.report import ModuleReport, TransferReport
+from lib_transfer.conversion.verdict import reasons
 from lib_transfer.formatting import for_spreadsheet
 from lib_transfer.webui.shell import status
 from lib_transfer.webui.shell.html import kept, number, percent, render
