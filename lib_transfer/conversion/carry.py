@@ -227,8 +227,9 @@ def _transfer(
 ) -> tuple[Decision, str, Factors | None]:
     """Apply the method, or say why not."""
     method = settings.method
-    if pair.how == "same encoder":
-        return "copied", "the text encoder is the same in both", given
+    if pair.how == "same encoder" or (relation is not None and relation.equal and pair.how != "forced"):
+        what = "text encoder" if pair.how == "same encoder" else "weight"
+        return "copied", f"the {what} is the same in both", given
     if relation is None:
         return "copied", "as it is", method.transfer(MethodInput(given))
     similarity = relation.similarity

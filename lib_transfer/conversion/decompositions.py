@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lib_transfer.conversion.weights import Weight
 from lib_transfer.linalg import subspace as linalg
-from lib_transfer.linalg.subspace import Decomposition, Subspace
+from lib_transfer.linalg.subspace import Decomposition
 from lib_transfer.storage.cache import Cache, entry_key
 
 
@@ -57,13 +57,6 @@ def decomposition(weight: Weight, wanted: Wanted, cache: Cache, *, hopeful: bool
     known = _singular_values(weight, torch.float64, cache)
     stored = None if known is None else _stored(weight, torch.float64, cache, wanted.of(known))
     return stored or _computed(weight, torch.float64, cache)
-
-
-def whole_subspace(known: Decomposition, weight: Weight, cache: Cache) -> Subspace:
-    """Every direction of ``weight`` whose singular value means something; ``known`` may have only its first ones."""
-    if known.rows.shape[0] < known.singular_values.shape[0]:
-        known = _stored(weight, known.precision, cache, None) or _computed(weight, known.precision, cache)
-    return linalg.subspace(known, weight.matrix, linalg.numerical_rank(known.singular_values))
 
 
 def is_known(weight: Weight, cache: Cache) -> bool:

@@ -1,7 +1,6 @@
 """How the subspaces of two weights lie to each other, computed once and cached.
 
-An entry per pair of weights holds both similarities for every subspace rank ``k``; an entry per pair and ``k`` holds the
-principal vectors.
+There is an entry per pair of weights and subspace rank ``k`` for both similarities, and one for the principal vectors.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.architecture.module import Module
-from lib_transfer.conversion.decompositions import Wanted, decomposition, whole_subspace
+from lib_transfer.conversion.decompositions import Wanted, decomposition
 from lib_transfer.conversion.weights import Weight
 from lib_transfer.library.base import Base
 from lib_transfer.linalg import subspace as linalg
@@ -96,16 +95,22 @@ class Relation:
         return self.source.shape == self.target.shape
 
     @cached_property
+    def equal(self) -> bool:
+        """Whether both weights are the same numbers, so that nothing has to be adapted and nothing decomposed."""
+        return self.same_dimensions and torch.equal(self.source.matrix, self.target.matrix)
+
+    @cached_property
     def similarity(self) -> Similarity:
-        """Both similarities at this rank; zero where a weight is zero and has no directions."""
+        """Both similarities at this rank; zero where a weight is zero and has no directions. Equal weights are alike at any."""
+        if self.equal:
+            return Similarity(min(self.source.shape), 1.0, 1.0, 1.0, 1.0)
         k = self.rank
         if not self.same_dimensions:
             return Similarity(k, None, None, None, None)
         if k == 0:
             return Similarity(0, 0.0, 0.0, 0.0, 0.0)
-        left, right = self._similarities()
+        phi_left, phi_right = self._similarities()
         out, into = self.source.shape
-        phi_left, phi_right = float(left[k - 1]), float(right[k - 1])
         return Similarity(
             k,
             phi_left,
@@ -125,9 +130,7 @@ class Relation:
     @cached_property
     def principal(self) -> tuple[PrincipalVectors, PrincipalVectors]:
         """Principal vectors of the left and of the right subspaces; only for weights of one shape."""
-        k = self.rank
-        key = entry_key(self._pair_key, k)
-        entry = self.cache.get("principal", key)
+        entry = self.cache.get("principal", self._pair_key)
         if entry is not None:
             t = {name: tensor.to(self.source.device) for name, tensor in entry.items()}
             left, right = (
@@ -135,34 +138,33 @@ class Relation:
                 for s in ("left", "right")
             )
             return left, right
-        left, right = (linalg.principal_vectors(overlap[:k, :k]) for overlap in self._overlaps)
+        left, right = map(linalg.principal_vectors, self._overlaps)
         tensors = {
             f"{side}.{name}": getattr(vectors, name)
             for side, vectors in (("left", left), ("right", right))
             for name in ("x", "y", "cosines", "squared_sines")
         }
-        self.cache.put("principal", key, tensors)
+        self.cache.put("principal", self._pair_key, tensors)
         return left, right
 
-    def _similarities(self) -> tuple[Tensor, Tensor]:
-        """``phi_left`` and ``phi_right`` for every rank."""
+    def _similarities(self) -> tuple[float, float]:
+        """``phi`` of the left and of the right subspaces."""
         entry = self.cache.get("similarities", self._pair_key)
-        if entry is not None:
-            return entry["left"], entry["right"]
-        left, right = (linalg.similarity_by_rank(overlap) for overlap in self._overlaps)
-        self.cache.put("similarities", self._pair_key, {"left": left, "right": right})
+        if entry is None:
+            entry = {"phi": torch.tensor([*map(linalg.similarity, self._overlaps)], dtype=torch.float64)}
+            self.cache.put("similarities", self._pair_key, entry)
+        left, right = entry["phi"].tolist()
         return left, right
 
     @property
     def _pair_key(self) -> str:
-        source, target, _ = self._decomposed
-        return entry_key(self.source.key, source.precision, self.target.key, target.precision)
+        source, target, rank = self._decomposed
+        return entry_key(self.source.key, source.precision, self.target.key, target.precision, rank)
 
     @cached_property
     def _overlaps(self) -> tuple[Tensor, Tensor]:
-        """``U_s^T U_t`` and ``V_s^T V_t`` of the whole bases."""
-        source = whole_subspace(self._decomposed.source, self.source, self.cache)
-        target = whole_subspace(self._decomposed.target, self.target, self.cache)
+        """``U_s^T U_t`` and ``V_s^T V_t`` of this rank."""
+        source, target = self.subspaces
         return linalg.overlap(source.left, target.left), linalg.overlap(source.right, target.right)
 
 

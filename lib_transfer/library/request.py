@@ -9,7 +9,7 @@ from typing import Any
 
 from lib_transfer.methods import Value
 
-ALGORITHM = 2
+ALGORITHM = 3
 """Rises whenever the same request would give another result than before."""
 
 _RENAMED = {"copy": "reuse"}

@@ -199,21 +199,13 @@ def overlap(source: Basis, target: Basis) -> Tensor:
     return overlaps
 
 
-def similarity_by_rank(overlaps: Tensor) -> Tensor:
-    """``phi(k) = ||B_s[:, :k]^T B_t[:, :k]||_F^2 / k`` for every ``k`` from 1 (LoRA-X eq. 6, ProLoRA eq. 5).
+def similarity(overlaps: Tensor) -> float:
+    """``phi = ||B_s^T B_t||_F^2 / k`` of two subspaces of rank ``k`` (LoRA-X eq. 6, ProLoRA eq. 5), in 0 to 1.
 
     Args:
-        overlaps: ``B_s^T B_t`` ``(n_s, n_t)`` for the whole bases.
-
-    Returns:
-        ``(min(n_s, n_t),)`` float32; entry ``k - 1`` belongs to ``k``.
+        overlaps: ``B_s^T B_t`` ``(k, k)``, with ``k`` at least 1.
     """
-    n = min(overlaps.shape)
-    squares = overlaps[:n, :n].double().square()
-    # Growing k to k+1 adds one row and one column of the square.
-    grown = squares.tril().sum(1) + squares.triu(1).sum(0)
-    phi = grown.cumsum(0) / torch.arange(1, n + 1, device=grown.device)
-    return phi.clamp(0, 1).float()
+    return min(float(overlaps.double().square().sum()) / overlaps.shape[0], 1.0)
 
 
 def chance_corrected(similarity: float, rank: int, dimension: int) -> float:
