@@ -17,6 +17,7 @@ from lib_transfer.library.checkpoints import Checkpoint, find
 from lib_transfer.library.decide import Convert, Decision, TransferSettings
 from lib_transfer.library.library import Library
 from lib_transfer.methods import Value
+from lib_transfer.progress import SILENT
 from lib_transfer.webui.host import files
 from lib_transfer.webui.shell import controls
 from lib_transfer.webui.shell.events import Start, ViewEvents
@@ -145,7 +146,7 @@ class TransferEvents(ViewEvents):
 
     def _library(self) -> Library:
         """What the program's person has, without outputs and text encoders: these have no say in what can be transferred."""
-        return dataclasses.replace(library_of(self.host, self.tab.index, lambda: False, None), beside=())
+        return dataclasses.replace(library_of(self.host, self.tab.index, SILENT, None), beside=())
 
     def _target(self, name: object) -> Markup:
         checkpoint = target_of(name, self.host)
