@@ -42,7 +42,7 @@ class BatchJob(Job):
         assert self._tally is not None
         self.report.settled(outcome)
         self._tally.settled(outcome.name)
-        self.outcomes.append(outcome)
+        super().settled(outcome)
         self.begin(0)
 
     @property

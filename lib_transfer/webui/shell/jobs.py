@@ -6,18 +6,21 @@ written after that: the engine asks once more before it begins to write, and fro
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Literal
 
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, internal
 from lib_transfer.progress import PUBLISHING, remaining, words_for_reading
 from lib_transfer.webui.host.host import QueueSlot
+from lib_transfer.webui.shell.record import JobRecords
 
 State = Literal["waiting", "running", "stopping", "done", "stopped", "failed"]
 Kind = Literal["transfer", "analyse", "compare", "plan", "batch", "verify"]
@@ -41,6 +44,7 @@ class Job:
         counted: how far a stretch is, in words: the steps that are done, and all of them.
         problem: why there is no result: a message, and what to do about it.
         remarks: sentences to show at the end, however it ends.
+        wrote: told the path of every LoRA that is written.
     """
 
     counted = "module {} of {}"
@@ -55,6 +59,7 @@ class Job:
         self.outcomes: list[Outcome] = []
         self.problem: tuple[str, str] | None = None
         self.remarks: list[str] = []
+        self.wrote: Callable[[Path], None] = lambda path: None
         self.current = 0
         self._lock = threading.Lock()
         self._text, self._step, self._steps = "", 0, 0
@@ -139,6 +144,12 @@ class Job:
             self._reading = None
             self._began = self._began or time.monotonic()
 
+    def settled(self, outcome: Outcome) -> None:
+        """A LoRA is through."""
+        if outcome.status == "written" and outcome.path is not None:
+            self.wrote(outcome.path)
+        self.outcomes.append(outcome)
+
     @property
     def interrupted(self) -> bool:
         """Whether the whole job was stopped."""
@@ -216,9 +227,17 @@ class Job:
 
 
 class Board:
-    """Every job, the one that runs and those that wait for it. Jobs of several windows run one after another."""
+    """Every job, the one that runs and those that wait for it. Jobs of several windows run one after another.
 
-    def __init__(self) -> None:
+    Args:
+        records: where it is noted what the jobs under way have written.
+
+    Attributes:
+        records: the same.
+    """
+
+    def __init__(self, records: JobRecords) -> None:
+        self.records = records
         self._lock = threading.Lock()
         self._one_at_a_time = threading.Lock()
         self._jobs: dict[str, Job] = {}
@@ -237,6 +256,8 @@ class Board:
                 del self._jobs[job_id]
             self._jobs[job.id] = job
         job.on_gpu = turn is not None
+        self.records.begin(job.id, job.kind, job.names)
+        job.wrote = functools.partial(self.records.wrote, job.id)
         threading.Thread(target=self._run, args=(job, work, turn), name="transfer-lora-job", daemon=True).start()
 
     def _run(
@@ -258,6 +279,7 @@ class Board:
                 job.finish("failed")
             finally:
                 job.turn = None
+                self.records.end(job.id)
 
     @staticmethod
     def _work(job: Job, work: Callable[[Job], None]) -> None:

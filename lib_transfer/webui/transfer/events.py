@@ -31,6 +31,7 @@ from lib_transfer.webui.transfer.form import (
     chosen_names,
     method_of,
     order,
+    remembered,
     settings_of,
     source_of,
     target_of,
@@ -70,6 +71,17 @@ class TransferEvents(ViewEvents):
         }
         self.tab.index.scan(names.values(), [checkpoint.path for checkpoint in checkpoints.values()])
         return {**lists, **self.looked(values)}
+
+    def restored(self, values: FormValues) -> dict[str, Any]:
+        """The same when a page is loaded: with what its window had chosen before, as far as that is still there."""
+        choice = remembered(values["remembered"])
+        updates = self.opened({**values, **choice})
+        for name in ("target", "source"):
+            if choice.get(name) in updates[name].get("choices", ()):
+                updates[name] = {**updates[name], "value": choice[name]}
+        if choice.get("method") in controls.titles():
+            updates["method"] = choice["method"]
+        return updates
 
     def from_card(self, values: FormValues) -> dict[str, Any]:
         """The list with the LoRA of a card of the WebUI chosen."""

@@ -70,7 +70,7 @@ class Work:
                     job.begin(number)
                     outcome = self._one(job, Found(name, path), library)
                     written = written or outcome.status == "written"
-                    job.outcomes.append(outcome)
+                    job.settled(outcome)
                     logger.info("Transfer LoRA: %r: %s %s", name, outcome.status, outcome.message)
         finally:
             if written:
