@@ -90,10 +90,12 @@ class Resolver:
             TransferError: there is no transferred LoRA, and why.
         """
         order = Order({original.name: path}, target, None, *overrides.how(self._host))
-        with self._prompting.within_generation(f"looking for the copy of {original.name}") as turn:
+        words = f"looking for the copy of {original.name}"
+        with self._prompting.within_generation(words) as turn:
             progress = Job("transfer", tuple(order.adapters))
             progress.turn = turn
             progress.go()
+            progress.start(0, words)
             library = library_of(self._host, self._index, progress, self._outputs)
             adapter = Found(original.name, path)
             with _skipped(progress):
