@@ -41,6 +41,7 @@ class Job:
         names: the names of the LoRAs, in order, and of what else is done one after another.
 
     Attributes:
+        loras: the names of the LoRAs alone; none where they are not known yet.
         counted: how far a stretch is, in words: the steps that are done, and all of them.
         problem: why there is no result: a message, and what to do about it.
         remarks: sentences to show at the end, however it ends.
@@ -52,7 +53,7 @@ class Job:
     def __init__(self, kind: Kind, names: tuple[str, ...]) -> None:
         self.id = f"task(transfer-lora-{secrets.token_hex(8)})"
         self.kind = kind
-        self.names = names
+        self.names = self.loras = names
         self.state: State = "waiting"
         self.turn: QueueSlot | None = None
         self.on_gpu = False
@@ -256,7 +257,7 @@ class Board:
                 del self._jobs[job_id]
             self._jobs[job.id] = job
         job.on_gpu = turn is not None
-        self.records.begin(job.id, job.kind, job.names)
+        self.records.begin(job.id, job.kind, job.loras)
         job.wrote = functools.partial(self.records.wrote, job.id)
         threading.Thread(target=self._run, args=(job, work, turn), name="transfer-lora-job", daemon=True).start()
 
