@@ -210,19 +210,30 @@ def test_numbers_beyond_fp16_are_scaled_not_clipped(alpha: float, transfer: Any,
     assert (out.deltas()[NAME] - given).norm() <= 2e-3 * given.norm()
 
 
-@pytest.mark.parametrize("weight", ["zeros", "one direction", "the identity"])
-def test_degenerate_weights(weight: str, files: tiny.Files, transfer: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "target", "decision"),
+    [
+        (torch.zeros(8, 8), torch.eye(8), "below threshold"),
+        (torch.eye(8), torch.zeros(8, 8), "below threshold"),
+        (torch.zeros(8, 8), torch.zeros(8, 8), "copied"),
+        (torch.ones(8, 8), 2 * torch.ones(8, 8), "transferred"),
+        (torch.eye(8), 2 * torch.eye(8), "transferred"),
+    ],
+    ids=["zeros in the source", "zeros in the target", "zeros in both", "one direction", "the identity"],
+)
+def test_degenerate_weights(
+    source: torch.Tensor, target: torch.Tensor, decision: str, files: tiny.Files, transfer: Any, tmp_path: Path
+) -> None:
     """Row 35: a weight of zeros spans nothing; repeated singular values are no reason to fail."""
-    new = {"zeros": torch.zeros(8, 8), "one direction": torch.ones(8, 8), "the identity": torch.eye(8)}[weight]
     ends = [
-        tiny.save(tmp_path / f"{end}.safetensors", {**files.tensors[f"sd1-{end}"], KEY: new})
-        for end in ("source", "target")
+        tiny.save(tmp_path / f"{end}.safetensors", {**files.tensors[f"sd1-{end}"], KEY: weight})
+        for end, weight in (("source", source), ("target", target))
     ]
     style = tiny.save(tmp_path / "style.safetensors", good())
     for method in ("rotation", "prolora", "lora-x"):
         result = transfer(style, *ends, method=method, threshold=0.0)
         decisions = {m.name: m.decision for m in result.report.modules}
-        assert decisions == {NAME: "below threshold" if weight == "zeros" else "transferred", OTHER: "transferred"}
+        assert decisions == {NAME: decision, OTHER: "transferred"}
         assert all(tensor.isfinite().all() for tensor in hosts.read(result.path).tensors.values())
 
 
