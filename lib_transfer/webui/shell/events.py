@@ -34,13 +34,18 @@ class Start:
 
 
 class TabEvents:
-    """One for the whole program, shared by the views. What belongs to one browser window arrives from that window."""
+    """One for the whole program, shared by the views. What belongs to one browser window arrives from that window.
+
+    Attributes:
+        run_seconds: how long a run of a model took in the last verification, by the side of the pictures.
+    """
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.board = Board()
         self.once = KeyedLock()
         self.index = FileIndex(host.cache_folder())
+        self.run_seconds: dict[int, float] = {}
 
 
 class ViewEvents:

@@ -76,15 +76,15 @@ def buttons(form: Form) -> None:
 
 
 def overview(form: Form) -> None:
-    """The status of the job, the pictures of a comparison, and the table of results."""
+    """The status of the job, the answer for each LoRA, and the pictures of a comparison."""
     form.add(gr.HTML, "status", value=status.idle())
-    form.add(gr.HTML, "pictures", value="")
     form.add(gr.HTML, "overview", value=render("empty"))
+    form.add(gr.HTML, "pictures", value="")
     form.add(
         gr.Dropdown,
         "picker",
         label="Details of",
-        info="The LoRA whose heat map and modules are shown below.",
+        info="The LoRA that is verified, and whose details are shown below.",
         choices=[],
         visible=False,
     )
