@@ -111,5 +111,4 @@ def wire(form: Form, events: Any) -> None:
         form.on(form[kind].click, start, ("job", *asked), ("job", "status", "target_line", *RESULTS))
     for name in ("poll", "interrupt", "skip"):
         form.on(form[name].click, getattr(events, name), ("job",), ("status",))
-    form.on(form["show"].click, events.results, ("job", "picker"), RESULTS)
     form.on(form["picker"].input, events.details, ("job", "picker"), ("details",))
