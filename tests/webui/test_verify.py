@@ -76,7 +76,7 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     assert found["best"] in head
     # What the transfer came to is still there, and the time is known now.
     assert [row[0] for row in tab.rows()] == ["checked"]
-    assert tab.part("details").locator("h4").first.inner_text() == "checked"
+    assert tab.part("details").locator("summary").first.inner_text() == "Details of checked"
     cost.get_by_text("80 for sampling the inputs, about").wait_for()
 
 

@@ -126,7 +126,8 @@ def _measured(record: Record, own: str, there: tuple[str, ...]) -> Answer:
     reuse = REUSE if REUSE in matches else None
     best = choose(matches, reuse, record.distance).name
     if best is not None and record.written is not None and best not in (own, reuse):
-        return Answer(f"A better LoRA was written: {_against(matches[best], matches)}.", there, record.written)
+        better = "A LoRA better than reuse" if reuse else "A better LoRA"
+        return Answer(f"{better} was written: {_against(matches[best], matches)}.", there, record.written)
     mine = own if own in matches else next((name for name in matches if name != REUSE), REUSE)
     sentence, *more = _judged(record, mine, better=best == mine != REUSE)
     return Answer(sentence, (*more, *there), own)
