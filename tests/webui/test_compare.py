@@ -61,7 +61,7 @@ def test_the_pictures_differ_in_the_lora_alone(tab: Tab, server: Server) -> None
         "Without compared on tuned",
         "With compared on base, its own checkpoint",
         "With compared as it is on tuned",
-        "With compared transferred on tuned",
+        "With compared transferred to tuned",
     ]
     assert figures.locator("img").first.evaluate("picture => picture.naturalWidth") == 64
     boxes = [figures.nth(number).bounding_box() for number in range(4)]
@@ -203,7 +203,7 @@ def test_one_click_compares_what_is_shown_with_the_settings_of_txt2img(tab: Tab,
     large.wait_for(state="detached")
     assert pictures.nth(1).evaluate("it => it === document.activeElement")
     pictures.nth(3).click()
-    large.get_by_text("With clicked transferred on tuned").wait_for()
+    large.get_by_text("With clicked transferred to tuned").wait_for()
     large.locator("img").click()
     large.wait_for(state="detached")
 

@@ -141,7 +141,12 @@ def test_text_can_be_read_on_both_themes(server: Server, window: Callable[..., T
     tab = window(server.url).ready()
     tab.choose("watercolour", target=models.VARIED)
     tab.run("transfer")
-    tab.open_details().locator(".transfer-lora-heat img").first.wait_for()
+    details = tab.open_details()
+    # Two quantities, side by side, with one legend; and no more than a screen of it.
+    maps = [each.bounding_box() for each in details.locator(".transfer-lora-heat").all()]
+    assert len(maps) == 2 and len({box["y"] for box in maps if box}) == 1
+    assert details.evaluate("it => it.getBoundingClientRect().height") < 900
+    assert tab.answers()[0].startswith("Transferred in part: ")
     for theme in ("light", "dark"):
         tab.theme(theme)
         for text in (

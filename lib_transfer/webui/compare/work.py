@@ -153,4 +153,7 @@ def _wanted(subject: Subject, seed: int) -> Iterator[tuple[Shown, Checkpoint]]:
         yield Shown(lora, f"with {lora} on {source.path.stem}, {own}", stem, seed, "source"), source
     yield Shown(lora, f"with {lora} as it is {on}", stem, seed, "reuse"), target
     if subject.output is not None:
-        yield Shown(lora, f"with {lora} transferred {on}", subject.output.stem, seed, "transferred"), target
+        yield (
+            Shown(lora, f"with {lora} transferred to {target.path.stem}", subject.output.stem, seed, "transferred"),
+            target,
+        )
