@@ -137,7 +137,9 @@ def _draw_panel(axes: Axes, panel: Panel, part: str, style: Style) -> None:
         [s / n if n else math.nan for s, n in zip(ss, ns, strict=True)] for ss, ns in zip(sums, counts, strict=True)
     ]
     image = axes.imshow(means, **_COLOURS)
-    axes.set_title(f"{part}: {panel.title}", fontsize=10 if style.legend else 8)
+    # What stands in brackets is too long for a small one.
+    title = panel.title if style.legend else panel.title.partition(" (")[0]
+    axes.set_title(f"{part}: {title}", fontsize=10 if style.legend else 8)
     every = math.ceil(len(blocks) / style.most_labels)
     axes.set_xticks(range(0, len(blocks), every), blocks[::every], rotation=90, fontsize=7)
     axes.set_yticks(range(len(roles)), roles, fontsize=7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,8 +13,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lib_transfer.errors import RequestError
+from lib_transfer.errors import CancelledError, RequestError
 from lib_transfer.webui.compare.form import Scene, scene, scene_controls
+from lib_transfer.webui.compare.kept import KeptComparisons
+from lib_transfer.webui.compare.subject import Subject
+from lib_transfer.webui.compare.work import CompareJob, Comparison
 from lib_transfer.webui.hosts.program import Program as Host
 from tests.webui import models
 from tests.webui.conftest import Server
@@ -335,6 +339,60 @@ def test_the_program_is_asked_for_a_picture_that_it_does_not_keep(painter: list[
     )
     assert (p.do_not_save_samples, p.do_not_save_grid, p.closed) == (True, True, True)
     assert p.override_settings == {"sd_model_checkpoint": "first.safetensors"}
+
+
+def test_the_checkpoints_change_as_seldom_as_possible_and_the_selection_stays(
+    painter: list[Any], program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a picture fails, and where the person interrupts."""
+    program.add(tmp_path / "second.safetensors")
+    program.select(program.add(tmp_path / "third.safetensors"))
+    before = dict(program.opts.data)
+    host = Host()
+    listed = {checkpoint.path.name: checkpoint for checkpoint in host.checkpoints().values()}
+    target, selected = listed["first.safetensors"], listed["third.safetensors"]
+    cat, dog = (
+        Subject(name, tmp_path / f"{name}.safetensors", target, None, listed["second.safetensors"])
+        for name in ("cat", "dog")
+    )
+
+    def run(*subjects: Subject) -> CompareJob:
+        job = CompareJob()
+        kept = KeptComparisons(host)
+        Comparison(SCENE, host, host.pictures, lambda _: subjects, kept)(job)
+        return job
+
+    def used() -> list[str]:
+        names = [p.override_settings["sd_model_checkpoint"].partition(".")[0] for p in painter]
+        painter.clear()
+        return names
+
+    # "Without" is the same picture for both.
+    run(cat, dog)
+    assert used() == ["first"] * 3 + ["second"] * 2
+    # What is loaded already comes first.
+    run(replace(cat, source=selected))
+    assert used() == ["third", "first", "first"]
+    assert dict(program.opts.data) == before
+
+    paints = sys.modules["modules.processing"].process_images
+    monkeypatch.setattr(sys.modules["modules.processing"], "process_images", lambda p: painter.append(p) or 1 / 0)
+    job = run(cat)
+    assert all("ZeroDivisionError" in picture.problem for picture in job.pictures)
+    assert dict(program.opts.data) == before
+    used()
+
+    def interrupted(p: Any) -> Any:
+        job.interrupt()
+        return paints(p)
+
+    monkeypatch.setattr(sys.modules["modules.processing"], "process_images", interrupted)
+    job = CompareJob()
+    job.state = "running"
+    with pytest.raises(CancelledError):
+        Comparison(SCENE, host, host.pictures, lambda _: [cat], KeptComparisons(host))(job)
+    assert used() == ["first"]
+    assert dict(program.opts.data) == before
 
 
 def test_without_a_picture_there_is_a_sentence(painter: list[Any], program: Program) -> None:

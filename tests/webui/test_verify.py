@@ -149,6 +149,11 @@ def test_a_better_one_is_looked_for_and_saved(window: Window, server: Server, tm
     assert tab.answers() == [f"A LoRA better than reuse was written: {best} against {numbers[2]}."]
     assert tab.part("overview").locator("code").inner_text() == f"<lora:{stem}:1>"
     keep(tab, "better")
+    # The better one is what pictures are compared with.
+    drawn = len(server.drawn)
+    tab.part("overview").get_by_role("button", name="Compare pictures now").click()
+    tab.part("status").get_by_text("Done: 4 pictures.").wait_for()
+    assert server.drawn[-1][0] == f"<lora:{stem}:1>" and len(server.drawn) == drawn + 4
     with safe_open(str(server.models / "Lora" / new), "pt") as file:
         metadata = file.metadata()
     report = json.loads(metadata["transfer_lora.report"])

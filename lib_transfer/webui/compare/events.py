@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from lib_transfer import methods
 from lib_transfer.errors import RequestError
+from lib_transfer.library.outputs import Outputs
 from lib_transfer.webui.compare.form import Field, fields, scene, scene_controls
 from lib_transfer.webui.compare.html import gallery
 from lib_transfer.webui.compare.kept import KeptComparisons
@@ -19,8 +20,10 @@ from lib_transfer.webui.host import files
 from lib_transfer.webui.shell.events import Start, TabEvents, ViewEvents
 from lib_transfer.webui.shell.form import FormValues
 from lib_transfer.webui.shell.html import guarded
+from lib_transfer.webui.transfer.answer import Ways, answer
 from lib_transfer.webui.transfer.events import emptied
 from lib_transfer.webui.transfer.form import chosen_names, order, target_of
+from lib_transfer.webui.transfer.known import known
 from lib_transfer.webui.transfer.work import Work
 
 
@@ -69,7 +72,8 @@ class CompareEvents(ViewEvents):
             before = self.job(values)
             outcomes = list(before.outcomes) if before is not None else []
             asked = next((outcome for outcome in outcomes if outcome.name == values["compared"]), None)
-            subject = shown_subject(asked, self.host, self.tab.index)
+            use = answer(asked, known(asked, Outputs(self.tab.index)), Ways()).use if asked is not None else ""
+            subject = shown_subject(asked, use, self.host, self.tab.index)
             comparison = Comparison(look, self.host, pictures, lambda _: [subject], self._kept)
             return Start(CompareJob(before=outcomes), comparison, in_queue=True)
 

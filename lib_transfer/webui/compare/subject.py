@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lib_transfer.conversion.outcome import Outcome
@@ -50,18 +50,26 @@ def subject_of(outcome: Outcome, original: Path, target: Checkpoint, host: Host,
     return Subject(outcome.name, original, target, outcome.path, own or picked, guessed=own is None)
 
 
-def shown_subject(outcome: Outcome | None, host: Host, index: FileIndex) -> Subject:
+def shown_subject(outcome: Outcome | None, use: str, host: Host, index: FileIndex) -> Subject:
     """The subject of a LoRA whose result is on the page.
+
+    Args:
+        outcome: what became of it.
+        use: the name of what was made of it that the page tells to use: the output, or a better one.
+        host: the program.
+        index: what the headers of files say.
 
     Raises:
         RequestError: nothing was written, or a file or the target is not there any more; the message says which.
     """
     if outcome is None or outcome.path is None:
         raise RequestError("No transferred LoRA is shown.", hint="Press Transfer first; its pictures can be compared.")
-    original = files.adapters(host.adapter_folders()).get(outcome.name)
-    if original is None or not outcome.path.is_file():
+    names = files.adapters(host.adapter_folders())
+    original = names.get(outcome.name)
+    output = outcome.path if use == outcome.path.stem else names.get(files.by_card(use, names) or "")
+    if original is None or output is None or not output.is_file():
         raise RequestError(f"The LoRA {outcome.name} or what was made of it is not in the LoRA folder any more.")
     target = host.checkpoints().get(outcome.target)
     if target is None:
         raise RequestError(f"The checkpoint {outcome.target} is not in the list any more.")
-    return subject_of(outcome, original, target, host, index)
+    return replace(subject_of(outcome, original, target, host, index), output=output)
