@@ -12,7 +12,7 @@
 
     // The job of a view. Polls again only when the answer to the last poll is in the page.
     function follower(prefix, between) {
-        const job = {tick: null, asked: 0, done: "", shownAt: 0, active: false, shown: "", bar: ""};
+        const job = {tick: null, asked: 0, done: "", shownAt: 0, active: false, shown: "", ended: "", bar: ""};
         const memory = "transfer_lora_" + prefix + "job";
         const mark = prefix ? "batchState" : "state";
 
@@ -30,6 +30,14 @@
             if (job.active) {
                 if (id) sessionStorage.setItem(memory, id);
                 showBar(now, id);
+                // The status says that a job is over only together with its results, which are asked for until they are here.
+                if (now.dataset.over) {
+                    const overdue = job.shown === id && Date.now() - job.shownAt > OVERDUE_MS;
+                    if (overdue) server().wonder();
+                    if (job.shown !== id || (overdue && !server().state && !server().asking)) show("");
+                    job.shown = id;
+                    return;
+                }
                 const news = now.dataset.done > 0 && now.dataset.done !== job.done;
                 if (news && Date.now() - job.shownAt > between) show(now.dataset.done);
                 const answered = now.dataset.tick !== job.tick;
@@ -40,11 +48,10 @@
                     job.asked = Date.now();
                     press(prefix + "poll");
                 }
-            } else if (!restarted && now.dataset.tick && id && job.shown !== id) {
+            } else if (!restarted && now.dataset.tick && id && job.ended !== id) {
                 // The job is over. A quick one may end before it was ever seen running.
-                job.shown = id;
+                job.ended = id;
                 sessionStorage.setItem(memory, id);
-                show("");
                 if (Number(now.dataset.written) > 0) refreshCards();
             }
         };

@@ -26,8 +26,8 @@
         openTab(where);
     }
 
-    // Reads the values of txt2img for a comparison; the server checks each of them.
-    function take() {
+    // The values of txt2img, for a comparison; the server checks each of them.
+    function txt2img() {
         const value = (inner) => app().querySelector("#txt2img_" + inner)?.value;
         const taken = {
             prompt: value("prompt textarea"),
@@ -37,15 +37,25 @@
         for (const name of ["steps", "width", "height"]) taken[name] = value(name + " input[type=number]");
         taken.cfg = value("cfg_scale input[type=number]");
         taken.seed = value("seed :is(input, textarea)");
-        write("taken", JSON.stringify(taken));
-        setTimeout(() => press("take"), 100);
+        return taken;
+    }
+
+    // Hands them to the server, and presses a button of ours.
+    function take(button) {
+        write("taken", JSON.stringify(txt2img()));
+        setTimeout(() => press(button), 100);
     }
 
     actions.copy = (button) => copy(button.dataset.tag).then(() => {
         button.textContent = "Copied";
     });
     for (const where of ["txt2img", "img2img"]) actions[where] = (button) => send(where, button.dataset.tag);
-    actions.take = take;
+    actions.take = () => take("take");
+    actions.compare = (button) => {
+        write("compared", button.dataset.name);
+        take("compare_now");
+        part("status").scrollIntoView({block: "nearest"});
+    };
 
     // The buttons that send a tag need a prompt on the page.
     calls.opened.push(function() {

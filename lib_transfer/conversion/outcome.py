@@ -38,6 +38,7 @@ class Outcome:
         notes: further sentences.
         seconds: how long it took.
         exit_code: what the command line ends with where it failed.
+        why: why it was left out, as :class:`~lib_transfer.library.decide.LeftOut` has it; "" where it was not, or by the person.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     exit_code: int = 0
+    why: str = ""
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -96,7 +98,7 @@ def settled(name: str, target: Checkpoint, decision: Done | LeftOut | Failed) ->
         return Outcome(*known, "already done", summary=summary_of(decision.path), path=decision.path, notes=notes)
     if isinstance(decision, Failed):
         return Outcome(*known, "failed", decision.sentence, decision.hint, exit_code=decision.exit_code)
-    return Outcome(*known, "left out", decision.sentence, decision.hint)
+    return Outcome(*known, "left out", decision.sentence, decision.hint, why=decision.why)
 
 
 def failed(name: str, source: Checkpoint | None, target: Checkpoint, error: Exception) -> Outcome:

@@ -28,12 +28,14 @@ class Record:
         advice: what was left out, and what to use.
         conditions: what it holds for; None where an older version did not note it.
         written: the name of a better LoRA that was written; None for none.
+        distance: how far the bases are from each other (:func:`~lib_transfer.evaluation.movement.distance_of`).
     """
 
     matches: Mapping[str, Match]
     advice: str
     conditions: Conditions | None = None
     written: str | None = None
+    distance: float = 0.0
 
 
 def noted(metadata: Mapping[str, str], facts: Mapping[str, Any]) -> str:
@@ -79,6 +81,7 @@ def _record(facts: Mapping[str, Any]) -> Record | None:
         " ".join(each for each in said if isinstance(each, str)),
         conditions_in(facts.get("conditions")),
         written if isinstance(written, str) else None,
+        _distance(facts.get("distance", 0.0)),
     )
 
 
@@ -87,6 +90,13 @@ def _match(facts: object) -> Match | None:
         return None
     numbers = [_number(value) for value in (facts.get("explained"), *facts["each"])]
     return None if any(math.isnan(number) for number in numbers) else Match(numbers[0], tuple(numbers[1:]))
+
+
+def _distance(value: object) -> float:
+    """A distance as it was before it became JSON, where None stands for infinity; 0 for what is none."""
+    if value is None:
+        return math.inf
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _number(value: object) -> float:

@@ -56,6 +56,18 @@ def planned(inputs: int, steps: int, candidates: int, chosen: Sequence[Improveme
     return Runs(sampling_runs(every, steps), compared + sum(each.cost(scale) for each in chosen))
 
 
+def expected_runs(inputs: int, transferred: int = 1, *, improve: bool = False) -> Runs:
+    """How often the models are run, at most, before anything is known of the adapters and the checkpoints.
+
+    Args:
+        inputs: the number of inputs that matches are taken on.
+        transferred: the number of transferred adapters; reuse is compared with them.
+        improve: whether better adapters are looked for too; it is then what that takes at most, on SDXL.
+    """
+    chosen = possible(improvements(), given=True, blocks=MOST_BLOCKS) if improve else ()
+    return planned(inputs, STEPS, transferred + 1, chosen, Scale(inputs, MOST_GROUPS, MOST_BLOCKS))
+
+
 def expected_cost(
     inputs: int, transferred: int = 1, seconds_per_run: float | None = None, *, improve: bool = False
 ) -> str:
@@ -67,6 +79,5 @@ def expected_cost(
         seconds_per_run: the time of a run, where it is known.
         improve: whether better adapters are looked for too; what is said is then what it takes at most, on SDXL.
     """
-    chosen = possible(improvements(), given=True, blocks=MOST_BLOCKS) if improve else ()
-    runs = planned(inputs, STEPS, transferred + 1, chosen, Scale(inputs, MOST_GROUPS, MOST_BLOCKS))
+    runs = expected_runs(inputs, transferred, improve=improve)
     return ("At most " if improve else "") + runs.text(seconds_per_run)

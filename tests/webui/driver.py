@@ -122,14 +122,30 @@ class Tab:
         """Press a button that starts a job, and wait for the job's end and its results."""
         self.begin(button)
         said = self.until(*(states or ("done",)))
-        self.part("overview").locator("tbody tr").first.wait_for()
-        self.part("details").locator("h4").first.wait_for()
+        self.results.first.wait_for()
+        self.part("details").locator(".transfer-lora-details").first.wait_for()
         return said
 
+    @property
+    def results(self) -> Locator:
+        """The result of each LoRA of the job."""
+        return self.part("overview").locator(".transfer-lora-result")
+
     def rows(self) -> list[list[str]]:
-        """The table of LoRAs as texts."""
-        script = "rows => rows.map(row => Array.from(row.cells).map(cell => cell.innerText))"
-        return self.page.locator("#transfer_lora_overview tbody").first.locator("tr").evaluate_all(script)
+        """Of each LoRA of the job its name, what became of it, and all that is said of it."""
+        script = "all => all.map(it => [it.querySelector('h4').innerText, it.dataset.status, it.innerText])"
+        return self.results.evaluate_all(script)
+
+    def answers(self) -> list[str]:
+        """The answer for each LoRA of the job."""
+        return self.results.locator(".transfer-lora-sentence").all_inner_texts()
+
+    def open_details(self) -> Locator:
+        """Unfold the details of a LoRA."""
+        details = self.part("details").locator(".transfer-lora-details")
+        details.locator("summary").first.click()
+        details.locator(".transfer-lora-note").first.wait_for()
+        return details
 
     def shot(self, path: Path) -> None:
         """A picture of the whole page."""

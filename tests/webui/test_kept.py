@@ -16,8 +16,9 @@ from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.library.index import FileIndex
 from lib_transfer.webui.compare import kept as comparisons
 from lib_transfer.webui.compare.form import Scene
-from lib_transfer.webui.compare.kept import Kept, KeptComparisons, Subject
-from lib_transfer.webui.compare.pictures import Shown
+from lib_transfer.webui.compare.kept import Kept, KeptComparisons
+from lib_transfer.webui.compare.pictures import ROLES, Shown
+from lib_transfer.webui.compare.subject import Subject
 from lib_transfer.webui.host.folders import check_cache_folder
 from lib_transfer.webui.hosts.standalone import Standalone
 from lib_transfer.webui.verify.kept import KeptVerifications
@@ -82,7 +83,10 @@ def test_verifications_are_found_by_the_lora_and_the_target(place: Path) -> None
 
 
 def shown(*jpegs: bytes) -> tuple[Shown, ...]:
-    return tuple(Shown("cat", f"picture {number}", "cat", SCENE.seed, jpeg) for number, jpeg in enumerate(jpegs))
+    return tuple(
+        Shown("cat", f"picture {number}", "cat", SCENE.seed, role, jpeg)
+        for number, (role, jpeg) in enumerate(zip(ROLES, jpegs, strict=False))
+    )
 
 
 PICTURES = shown(b"\xff\xd8one\n", b"\xff\xd8\n{}two")
@@ -95,7 +99,7 @@ def compared(place: Path, target: Checkpoint = TARGET, *, shared: bool = False) 
 
 def keep(place: Path, pictures=PICTURES, *, target: Checkpoint = TARGET, shared: bool = False, name="cat") -> Path:
     made = output(place, f"{name}-made", value=2.0)
-    subject = Subject(place / f"Lora/{name}.safetensors", target, made)
+    subject = Subject(name, place / f"Lora/{name}.safetensors", target, made)
     KeptComparisons(host(place, shared=shared)).put(subject, SCENE, pictures)
     return made
 
@@ -127,15 +131,50 @@ def test_a_comparison_comes_back_with_its_settings(place: Path) -> None:
         lambda place, made, file: file.write_bytes(b"[" * 100_000),
         lambda place, made, file: file.write_bytes(b""),
         lambda place, made, file: file.write_bytes(file.read_bytes().replace(b'"steps"', b'"stops"')),
+        lambda place, made, file: file.write_bytes(file.read_bytes().replace(b'"source"', b'"stolen"')),
         lambda place, made, file: file.unlink(),
     ],
-    ids=["output gone", "output another", "LoRA another", "cut", "empty", "nested", "nothing", "strange", "gone"],
+    ids=[
+        "output gone",
+        "output another",
+        "LoRA another",
+        "cut",
+        "empty",
+        "nested",
+        "nothing",
+        "strange",
+        "no role",
+        "gone",
+    ],
 )
 def test_what_holds_no_more_is_not_shown(place: Path, change: Callable[[Path, Path, Path], object]) -> None:
     made = keep(place)
     [file] = (place / "cache/comparisons").iterdir()
     change(place, made, file)
     assert compared(place) is None
+
+
+def test_a_picture_that_was_left_out_is_kept_as_such(place: Path) -> None:
+    left = replace(PICTURES[1], jpeg=b"", left_out="Not installed.")
+    keep(place, (PICTURES[0], left))
+    assert compared(place) == Kept(SCENE, (PICTURES[0], left))
+
+
+def test_a_comparison_of_an_older_version_comes_back(place: Path) -> None:
+    """It had three pictures, all on the target, and did not say which was which."""
+    keep(place, shown(b"one", b"two", b"three"))
+    [file] = (place / "cache/comparisons").iterdir()
+    line, _, pictures = file.read_bytes().partition(b"\n")
+    header = json.loads(line)
+    header["pictures"] = [each[:4] for each in header["pictures"]]
+    file.write_bytes(json.dumps(header).encode() + b"\n" + pictures)
+    found = compared(place)
+    assert found is not None
+    assert [(picture.role, picture.jpeg) for picture in found.pictures] == [
+        ("without", b"one"),
+        ("reuse", b"two"),
+        ("transferred", b"three"),
+    ]
 
 
 def test_nothing_is_kept_or_shown_where_others_see_the_page(place: Path) -> None:

@@ -103,7 +103,7 @@ def test_names_are_text_wherever_they_appear(tab: Tab, server: Server, name: str
     assert tab.run("transfer") == "Done: 1 written."
     assert tab.rows()[0][0] == name
     assert tab.part("chosen").locator("th").nth(4).inner_text() == name
-    assert tab.part("details").locator("h4").inner_text() == name
+    assert tab.part("details").locator("summary").first.inner_text() == f"Details of {name}"
     [new] = server.files() - before
     assert tab.part("overview").locator("code").inner_text() == f"<lora:{Path(new).stem}:1>"
     assert not set(Path(new).stem) & set('<>:"/\\|?*')
@@ -118,7 +118,7 @@ def test_a_broken_file_with_a_hostile_name_is_text_too(tab: Tab, server: Server)
     tab.choose(name, target=models.TUNED)
     assert name in tab.part("chosen").locator("[role=alert]").inner_text()
     tab.run("analyse")
-    assert name in tab.rows()[0][1]
+    assert name in tab.rows()[0][2]
     assert tab.page.evaluate("window.hit") is None
 
 
@@ -129,7 +129,7 @@ def test_a_window_of_400_pixels_needs_no_scrolling_sideways(server: Server, wind
     tab.choose("narrow", target=models.TUNED)
     tab.part("advanced").locator(".label-wrap").click()
     tab.run("transfer")
-    tab.part("details").locator("summary").last.click()
+    tab.open_details().locator("summary").last.click()
     for theme in ("dark", "light"):
         tab.theme(theme)
         assert tab.page.evaluate("document.documentElement.scrollWidth") <= 400
@@ -141,12 +141,17 @@ def test_text_can_be_read_on_both_themes(server: Server, window: Callable[..., T
     tab = window(server.url).ready()
     tab.choose("watercolour", target=models.VARIED)
     tab.run("transfer")
-    tab.part("details").locator(".transfer-lora-maps > summary").click()
-    tab.part("details").locator(".transfer-lora-heat img").first.wait_for()
+    details = tab.open_details()
+    # Two quantities, side by side, with one legend; and no more than a screen of it.
+    maps = [each.bounding_box() for each in details.locator(".transfer-lora-heat").all()]
+    assert len(maps) == 2 and len({box["y"] for box in maps if box}) == 1
+    assert details.evaluate("it => it.getBoundingClientRect().height") < 900
+    assert tab.answers()[0].startswith("Transferred in part: ")
     for theme in ("light", "dark"):
         tab.theme(theme)
         for text in (
-            "#transfer_lora_overview td",
+            ".transfer-lora-sentence",
+            "#transfer_lora_figures td",
             ".transfer-lora-verdict",
             ".transfer-lora-note",
             ".transfer-lora-tag code",

@@ -374,9 +374,16 @@ def test_compare_in_the_tab(webui: WebUI, window) -> None:
         field.fill(str(value))
         field.blur()
     tab.begin("compare")
-    assert tab.until("done").endswith("3 pictures.")
-    tab.part("pictures").locator("figure").nth(2).locator("img").wait_for()
-    assert "differs by" in tab.part("pictures").locator("figure").nth(2).inner_text()
+    assert tab.until("done").endswith("4 pictures.")
+    figures = tab.part("pictures").locator("figure")
+    assert [figure.get_attribute("data-role") for figure in figures.all()] == [
+        "without",
+        "source",
+        "reuse",
+        "transferred",
+    ]
+    assert figures.locator("img").count() == 4
+    assert "differs by" in figures.nth(3).inner_text()
     if os.environ.get("TRANSFER_LORA_SCREENSHOTS"):
         tab.shot(Path(os.environ["TRANSFER_LORA_SCREENSHOTS"]) / f"{webui.target.stem}-compare.png")
 

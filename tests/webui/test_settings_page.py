@@ -79,7 +79,7 @@ def test_template_and_folder_are_shown_kept_and_obeyed(own: Server, window: Call
     other.part("strength").locator("input[type=number]").fill("0.5")
     other.part("strength").locator("input[type=number]").blur()
     assert other.run("transfer") == "Done: 1 not transferred."
-    assert "is there already" in other.rows()[0][1]
+    assert "is there already" in other.rows()[0][2]
 
 
 def changed(path: Path, name: str, **request: Any) -> None:

@@ -76,7 +76,10 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     assert found["best"] in head
     # What the transfer came to is still there, and the time is known now.
     assert [row[0] for row in tab.rows()] == ["checked"]
-    assert tab.part("details").locator("h4").first.inner_text() == "checked"
+    # The answer is no more certain than the advice.
+    assert "Reuse is kept, unjudged: look at pictures." in tab.part("verified").inner_text()
+    assert tab.answers()[0].startswith("Running the models cannot tell: the two checkpoints differ by more than")
+    assert tab.part("details").locator("summary").first.inner_text() == "Details of checked"
     cost.get_by_text("80 for sampling the inputs, about").wait_for()
 
 
@@ -104,8 +107,11 @@ def test_verifications_under_two_clip_skips_are_both_kept_and_come_back_with_the
     last.wait_for()
     assert shown.locator("details.transfer-lora-earlier").count() == 1
     # After another job they are there still, and in a window that knows nothing of the jobs, once the LoRA is chosen.
+    measured = tab.answers()
     tab.run("analyse")
     last.wait_for()
+    assert tab.answers() == measured
+    assert "The transferred LoRA that is there already was measured." in tab.rows()[0][2]
     again = window(server.url).ready()
     again.choose("never", target=models.TUNED)
     assert again.page.locator("#transfer_lora_verdicts").count() == 0
@@ -139,7 +145,15 @@ def test_a_better_one_is_looked_for_and_saved(window: Window, server: Server, tm
     assert stem.startswith("bettered_tuned_auto_")
     assert said == f"Done: verified, and your checkpoint is loaded again. Written: {stem}."
     tab.part("verified").locator("code", has_text=f"<lora:{stem}:1>").wait_for()
+    best = max(numbers[1:], key=float)
+    assert tab.answers() == [f"A LoRA better than reuse was written: {best} against {numbers[2]}."]
+    assert tab.part("overview").locator("code").inner_text() == f"<lora:{stem}:1>"
     keep(tab, "better")
+    # The better one is what pictures are compared with.
+    drawn = len(server.drawn)
+    tab.part("overview").get_by_role("button", name="Compare pictures now").click()
+    tab.part("status").get_by_text("Done: 4 pictures.").wait_for()
+    assert server.drawn[-1][0] == f"<lora:{stem}:1>" and len(server.drawn) == drawn + 4
     with safe_open(str(server.models / "Lora" / new), "pt") as file:
         metadata = file.metadata()
     report = json.loads(metadata["transfer_lora.report"])

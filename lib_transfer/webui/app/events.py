@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lib_transfer.webui.app.housekeeping import Housekeeping
+from lib_transfer.webui.app.results import ResultEvents
 from lib_transfer.webui.batch.events import BatchEvents
 from lib_transfer.webui.compare.events import CompareEvents
 from lib_transfer.webui.host.host import Host
@@ -22,6 +23,7 @@ class PageEvents:
         self.batch = BatchEvents(self.tab)
         self.compare = CompareEvents(self.tab)
         self.verify = VerifyEvents(self.tab)
+        self.results = ResultEvents(self.tab, self.transfer, self.compare, self.verify)
         self.housekeeping = Housekeeping(self.tab)
 
     def prompts(self) -> Prompts:

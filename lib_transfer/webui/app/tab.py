@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from lib_transfer.webui.app.late import LateEvents
@@ -11,7 +13,9 @@ from lib_transfer.webui.shell.form import Form
 from lib_transfer.webui.shell.gradio_compat import HIDDEN, blocks, elem_id
 from lib_transfer.webui.shell.html import render
 from lib_transfer.webui.transfer import view as transfer
+from lib_transfer.webui.transfer.form import CHOICE, RESULTS
 from lib_transfer.webui.verify import view as verify
+from lib_transfer.webui.verify.form import NUMBERS
 
 TITLE = "Transfer LoRA"
 ELEM_ID = "transfer_lora"
@@ -36,6 +40,7 @@ def tab(events: LateEvents) -> gr.Blocks:
         compare.wire(form, events.of("compare"))
         verify.wire(form, events.of("verify"))
         batch.wire(form, events.of("batch"))
+        _wire_results(form, events.of("results"))
     return page
 
 
@@ -49,6 +54,12 @@ def _inputs(form: Form, events: LateEvents) -> None:
     transfer.buttons(form)
     batch.buttons(form)
     compare.panel(form, events.host)
+
+
+def _wire_results(form: Form, events: Any) -> None:
+    """Bring the results of every view and the status in one event."""
+    given, shown = ("job", "picker", *CHOICE, *NUMBERS), ("status", *RESULTS, "pictures", "verified", "verify_cost")
+    form.on(form["show"].click, events.shown, given, shown)
 
 
 def _signals(form: Form) -> None:

@@ -62,6 +62,10 @@ class BatchEvents(ViewEvents):
         job = self.job(values)
         return {"batch_rows": guarded(html.table)(job) if job is not None else html.empty()}
 
+    def shown(self, values: FormValues) -> dict[str, Any]:
+        """The table and the status of the batch."""
+        return self.ended(values, self.rows)
+
     def skip(self, values: FormValues) -> dict[str, Any]:
         """Leave out one LoRA of the batch; the table says so."""
         job = self.job(values)

@@ -75,7 +75,7 @@ def wire(form: Form, events: Any) -> None:
         form.on(form[name].click, start, ("batch_job", *batch_controls()), started)
     for name in ("poll", "interrupt"):
         form.on(form[f"batch_{name}"].click, getattr(events, name), ("batch_job",), ("batch_status",))
-    form.on(form["batch_show"].click, events.rows, ("batch_job",), ("batch_rows",))
+    form.on(form["batch_show"].click, events.shown, ("batch_job",), ("batch_status", "batch_rows"))
     form.on(form["batch_skip"].click, events.skip, ("batch_job", "batch_skipped"), ("batch_rows",))
     for kind in ("csv", "json"):
         saved = functools.partial(events.saved, kind)

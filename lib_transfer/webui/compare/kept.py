@@ -22,7 +22,8 @@ from lib_transfer.formats.publish import sweep, write_bytes
 from lib_transfer.formats.safetensors_file import read_header
 from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.webui.compare.form import Scene
-from lib_transfer.webui.compare.pictures import Shown
+from lib_transfer.webui.compare.pictures import ROLES, Shown
+from lib_transfer.webui.compare.subject import Subject
 from lib_transfer.webui.host.folders import COMPARISONS
 from lib_transfer.webui.host.host import Host
 
@@ -34,21 +35,6 @@ _ENDING = ".comparison"
 _FAILURES = (TransferError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 logger = logging.getLogger("transfer_lora")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What a comparison is about.
-
-    Attributes:
-        original: the file of the LoRA.
-        target: the checkpoint that the pictures were made with.
-        output: the transferred LoRA; None where none was written.
-    """
-
-    original: Path
-    target: Checkpoint
-    output: Path | None
 
 
 @dataclass(frozen=True)
@@ -73,12 +59,12 @@ class KeptComparisons:
     def put(self, subject: Subject, scene: Scene, pictures: Sequence[Shown]) -> None:
         """Keep the pictures of one LoRA, in place of those of its last comparison on that target.
 
-        A comparison without all of its pictures is not kept. One that cannot be written is only logged: it is on the page.
+        One of which a picture could not be made is not kept. One that cannot be written is only logged: it is on the page.
         """
-        if self._host.shared() or not pictures or not all(picture.jpeg for picture in pictures):
+        if self._host.shared() or not pictures or not all(picture.jpeg or picture.left_out for picture in pictures):
             return
         sweep(self._folder)
-        listed = [[picture.lora, picture.title, picture.use, len(picture.jpeg)] for picture in pictures]
+        listed = [[p.lora, p.title, p.use, len(p.jpeg), p.role, p.left_out] for p in pictures]
         try:
             header = {**_states(subject), "scene": asdict(scene), "pictures": listed}
             data = b"".join([json.dumps(header).encode(), b"\n", *(picture.jpeg for picture in pictures)])
@@ -176,10 +162,14 @@ def _read(path: Path) -> Kept | None:
             shown = tuple(_pictures(header["pictures"], scene.seed, file))
     except _FAILURES:
         return None
-    return Kept(scene, shown) if all(picture.jpeg for picture in shown) else None
+    return Kept(scene, shown) if all(picture.jpeg or picture.left_out for picture in shown) else None
 
 
 def _pictures(listed: Sequence[Any], seed: int, file: BinaryIO) -> Iterator[Shown]:
-    for lora, title, use, length in listed:
+    # Of an older version, which made three pictures, all on the target.
+    older = zip(("without", "reuse", "transferred"), ("", "", ""), strict=True)
+    for lora, title, use, length, *more in listed:
+        role, left_out = more or next(older)
         jpeg = file.read(length)
-        yield Shown(lora, title, use, seed, jpeg if len(jpeg) == length else b"")
+        whole = role in ROLES and isinstance(left_out, str) and len(jpeg) == length
+        yield Shown(lora, title, use, seed, role, jpeg if whole else b"", left_out=left_out if whole else "")

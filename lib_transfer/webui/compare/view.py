@@ -41,8 +41,10 @@ def panel(form: Form, host: Host) -> None:
         form.add(gr.HTML, "take_line", value=render("take"))
         form.add(gr.Button, "compare", value="Compare")
         with gr.Column(elem_classes=[HIDDEN]):
-            form.add(gr.Textbox, "taken", label="taken", value="")
-            form.add(gr.Button, "take", value="take")
+            for name in ("taken", "compared"):
+                form.add(gr.Textbox, name, label=name, value="")
+            for name in ("take", "compare_now"):
+                form.add(gr.Button, name, value=name)
 
 
 def _number(form: Form, field: Field) -> None:
@@ -55,7 +57,8 @@ def wire(form: Form, events: Any) -> None:
     """Connect the events of the panel."""
     inputs, outputs = ("job", *order_controls(), *scene_controls()), ("job", "status", *RESULTS, "pictures")
     form.on(form["compare"].click, events.start, inputs, outputs)
-    form.on(form["show"].click, events.pictures, ("job", *CHOICE), ("pictures",))
+    inputs = ("job", "taken", "compared", *scene_controls())
+    form.on(form["compare_now"].click, events.start_now, inputs, ("job", "status", "pictures"))
     # They come back with the LoRA, also after another job, a reload of the page and a restart of the server.
     for trigger in (form["adapters"].change, form["target"].change, form["look"].click):
         form.on(trigger, events.chosen, CHOICE, ("pictures",))

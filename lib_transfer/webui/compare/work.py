@@ -3,40 +3,57 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError
+from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.webui.compare.form import Scene
-from lib_transfer.webui.compare.kept import KeptComparisons, Subject
-from lib_transfer.webui.compare.pictures import Shown
+from lib_transfer.webui.compare.kept import KeptComparisons
+from lib_transfer.webui.compare.pictures import Shown, in_row
+from lib_transfer.webui.compare.subject import Subject
 from lib_transfer.webui.host.abilities import Pictures
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.jobs import Job
-from lib_transfer.webui.transfer.form import Order
-from lib_transfer.webui.transfer.work import Work
+
+NOT_INSTALLED = "The checkpoint that it was trained on is not installed, or not known."
 
 logger = logging.getLogger("transfer_lora")
 
 
 class CompareJob(Job):
-    """One press of Compare.
+    """One comparison.
 
     Args:
-        loras: the names of the LoRAs.
+        loras: the names of the LoRAs that are transferred first.
+        before: what the page shows of earlier jobs, which stays.
 
     Attributes:
         pictures: the pictures that have been made.
         scene: what they have in common, once the seed is known.
     """
 
-    def __init__(self, loras: tuple[str, ...]) -> None:
-        pictures = (f"{name} {part}" for name in loras for part in ("without", "original", "transferred"))
-        super().__init__("compare", (*loras, *pictures))
-        self.loras = loras
+    def __init__(self, loras: tuple[str, ...] = (), before: Sequence[Outcome] = ()) -> None:
+        super().__init__("compare", loras)
+        self.outcomes = list(before)
         self.pictures: list[Shown] = []
         self.scene: Scene | None = None
+        self._transfers = len(loras)
+
+    def draws(self, pictures: Iterable[Shown]) -> None:
+        """Which pictures are made after the transfers."""
+        self.names = (*self.names[: self._transfers], *(picture.title for picture in pictures))
+
+    def begin_picture(self, number: int) -> None:
+        """The picture of this number is next.
+
+        Raises:
+            CancelledError: the job was stopped.
+        """
+        self.begin(self._transfers + number)
+        self.start(1, f"the picture {self.names[self._transfers + number]}")
 
     @property
     def parts(self) -> int:
@@ -45,27 +62,33 @@ class CompareJob(Job):
 
     def also(self) -> tuple[str, ...]:
         """How many pictures were made."""
-        count = len(self.pictures)
+        count = sum(not picture.left_out for picture in self.pictures)
         return (f"{count} picture{'' if count == 1 else 's'}",) if count else ()
+
+    def done(self) -> tuple[str, ...]:
+        """The sentence to show at the end, where nothing was transferred."""
+        return () if self._transfers else (f"Done: {', '.join(self.also())}.",)
+
+    def halted(self) -> tuple[str, ...]:
+        """The sentence to show when the job was stopped, where nothing was transferred."""
+        return () if self._transfers else (f"Stopped. {', '.join(self.also()) or 'No picture'} made.",)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Three pictures of a scene for every LoRA: without it, with the original, and with the transferred LoRA.
+    """The pictures of a scene for every LoRA: without it, on its own checkpoint, as it is on the target, and transferred.
 
     Attributes:
-        order: the LoRAs and what they are transferred to.
         scene: what the pictures have in common.
         host, pictures: the program, and its ability to make pictures.
-        work: makes the transferred LoRAs that are missing.
+        subjects: what is compared; it transfers what is missing.
         kept: keeps the pictures of every LoRA that all were made of.
     """
 
-    order: Order
     scene: Scene
     host: Host
     pictures: Pictures
-    work: Work
+    subjects: Callable[[CompareJob], Sequence[Subject]]
     kept: KeptComparisons
 
     def __call__(self, job: CompareJob) -> None:
@@ -74,49 +97,63 @@ class Comparison:
         Raises:
             CancelledError: the job was stopped.
         """
-        self.work(job)
+        subjects = {subject.lora: subject for subject in self.subjects(job)}
         job.scene = scene = self.scene.seeded()
-        done: dict[str, Shown] = {}
-        wanted = list(self._wanted(job, scene))
-        for number, shown in enumerate(wanted, start=len(self.order.adapters)):
-            job.begin(number)
-            job.start(1, f"the picture {shown.title}")
-            used = scene.using(self._naming(shown.lora, job), shown.use)
-            if used.prompt not in done:
-                done[used.prompt] = self._drawn(shown, used)
+        wanted = [pair for subject in subjects.values() for pair in _wanted(subject, scene.seed)]
+        job.pictures += [shown for shown, _ in wanted if shown.left_out]
+        drawn = [pair for pair in self._in_turn(wanted) if not pair[0].left_out]
+        job.draws(shown for shown, _ in drawn)
+        done: dict[tuple[str, Path], Shown] = {}
+        for number, (shown, checkpoint) in enumerate(drawn):
+            job.begin_picture(number)
+            used = scene.using(self._naming(subjects[shown.lora]), shown.use)
+            same = (used.prompt, checkpoint.path)
+            if same not in done:
+                done[same] = self._drawn(shown, used, checkpoint)
             job.cancelled()
             if job.interrupted:
                 raise CancelledError
-            job.pictures.append(replace(shown, jpeg=done[used.prompt].jpeg, problem=done[used.prompt].problem))
-            if shown.lora not in (later.lora for later in wanted[len(job.pictures) :]):
-                self._keep(shown.lora, scene, job)
+            job.pictures.append(replace(shown, jpeg=done[same].jpeg, problem=done[same].problem))
+            if shown.lora not in (later.lora for later, _ in drawn[number + 1 :]):
+                row = [picture for picture in job.pictures if picture.lora == shown.lora]
+                self.kept.put(subjects[shown.lora], scene, in_row(row))
 
-    def _keep(self, lora: str, scene: Scene, job: CompareJob) -> None:
-        subject = Subject(self.order.adapters[lora], self.order.target, self._transferred(job).get(lora))
-        self.kept.put(subject, scene, [picture for picture in job.pictures if picture.lora == lora])
+    def _in_turn(self, wanted: Sequence[tuple[Shown, Checkpoint]]) -> list[tuple[Shown, Checkpoint]]:
+        """The pictures in the order in which they are made: the program changes its checkpoint as seldom as possible."""
+        active = self.host.active().checkpoint
+        paths = [checkpoint.path for _, checkpoint in wanted]
+        first = [active.path] if active is not None and active.path in paths else []
+        turn = {path: number for number, path in enumerate(dict.fromkeys([*first, *paths]))}
+        return sorted(wanted, key=lambda pair: turn[pair[1].path])
 
-    def _wanted(self, job: Job, scene: Scene) -> Iterator[Shown]:
-        transferred = self._transferred(job)
-        for name, path in self.order.adapters.items():
-            yield Shown(name, f"without {name}", "", scene.seed)
-            yield Shown(name, f"with {name} as it is", path.stem, scene.seed)
-            if name in transferred:
-                title = f"with {name} transferred to {self.order.target.path.stem}"
-                yield Shown(name, title, transferred[name].stem, scene.seed)
-
-    def _naming(self, lora: str, job: Job) -> Callable[[str], bool]:
-        """Whether a name in the prompt means ``lora``: its file name or alias, or that of the transferred LoRA."""
-        paths = {self.order.adapters[lora], self._transferred(job).get(lora)} - {None}
-        names = {lora, *(path.stem for path in paths if path is not None)}
+    def _naming(self, subject: Subject) -> Callable[[str], bool]:
+        """Whether a name in the prompt means the LoRA: its file name or alias, or that of the transferred LoRA."""
+        paths = {path for path in (subject.original, subject.output) if path is not None}
+        names = {subject.lora, *(path.stem for path in paths)}
         return lambda name: name in names or self.host.listed_adapter(name) in paths
 
-    def _transferred(self, job: Job) -> dict[str, Path]:
-        return {outcome.name: outcome.path for outcome in job.outcomes if outcome.path is not None}
-
-    def _drawn(self, shown: Shown, scene: Scene) -> Shown:
+    def _drawn(self, shown: Shown, scene: Scene, checkpoint: Checkpoint) -> Shown:
         try:
-            return replace(shown, jpeg=self.pictures.draw(scene, self.order.target))
+            return replace(shown, jpeg=self.pictures.draw(scene, checkpoint))
         except Exception as error:
             # This runs the program's own code and that of all other extensions.
             logger.exception("Transfer LoRA: the WebUI could not make a picture")
             return replace(shown, problem=f"The WebUI could not make this picture: {type(error).__name__}: {error}")
+
+
+def _wanted(subject: Subject, seed: int) -> Iterator[tuple[Shown, Checkpoint]]:
+    """The pictures of a LoRA, each with its checkpoint."""
+    lora, stem, target, source = subject.lora, subject.original.stem, subject.target, subject.source
+    on = f"on {target.path.stem}"
+    yield Shown(lora, f"without {lora} {on}", "", seed, "without"), target
+    if source is None:
+        yield Shown(lora, f"with {lora} on its own checkpoint", stem, seed, "source", left_out=NOT_INSTALLED), target
+    elif source.path != target.path:
+        own = "picked as its source" if subject.guessed else "its own checkpoint"
+        yield Shown(lora, f"with {lora} on {source.path.stem}, {own}", stem, seed, "source"), source
+    yield Shown(lora, f"with {lora} as it is {on}", stem, seed, "reuse"), target
+    if subject.output is not None:
+        yield (
+            Shown(lora, f"with {lora} transferred to {target.path.stem}", subject.output.stem, seed, "transferred"),
+            target,
+        )

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from lib_transfer.errors import TransferError, internal
 from lib_transfer.library.index import FileIndex
 from lib_transfer.webui.host.folders import JOBS
@@ -15,7 +17,7 @@ from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.form import FormValues
 from lib_transfer.webui.shell.jobs import Board, Job, KeyedLock
 from lib_transfer.webui.shell.record import JobRecords
-from lib_transfer.webui.shell.status import refused, status, unfinished
+from lib_transfer.webui.shell.status import over, refused, status, unfinished
 
 logger = logging.getLogger("transfer_lora")
 
@@ -36,13 +38,18 @@ class Start:
 
 
 class TabEvents:
-    """One for the whole program, shared by the views. What belongs to one browser window arrives from that window."""
+    """One for the whole program, shared by the views. What belongs to one browser window arrives from that window.
+
+    Attributes:
+        run_seconds: how long a run of a model took in the last verification, by the side of the pictures.
+    """
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.board = Board(JobRecords(lambda: host.cache_folder() / JOBS))
         self.once = KeyedLock()
         self.index = FileIndex(host.cache_folder())
+        self.run_seconds: dict[int, float] = {}
 
 
 class ViewEvents:
@@ -69,7 +76,7 @@ class ViewEvents:
         """
         running = self.job(values)
         if running is not None and running.active:
-            return {self.status_name: status(running)}
+            return {self.status_name: _under_way(running)}
         try:
             start = prepare()
         except TransferError as error:
@@ -80,24 +87,36 @@ class ViewEvents:
             return {self.job_name: "", self.status_name: refused((ours.message, ours.hint))}
         slot = functools.partial(self.host.gpu_turn, start.job.id) if start.in_queue else None
         self.tab.board.start(start.job, start.work, slot)
-        return {self.job_name: start.job.id, self.status_name: status(start.job)}
+        return {self.job_name: start.job.id, self.status_name: _under_way(start.job)}
+
+    def ended(self, values: FormValues, results: Callable[[FormValues], dict[str, Any]]) -> dict[str, Any]:
+        """The results of the job and its status in one, so that no job is said to be done before its results are there."""
+        job = self.job(values)
+        ended = job is None or not job.active
+        found = results(values)
+        return {**found, self.status_name: status(job) if ended else _under_way(job)}
 
     def poll(self, values: FormValues) -> dict[str, Any]:
         """The status of the job; this is called again and again, so it does nothing else."""
         job = self.job(values)
         left = self.tab.board.records.find(values[self.job_name]) if job is None else None
-        return {self.status_name: status(job) if left is None else unfinished(left)}
+        return {self.status_name: _under_way(job) if left is None else unfinished(left)}
 
     def interrupt(self, values: FormValues) -> dict[str, Any]:
         """Stop the job."""
         job = self.job(values)
         if job is not None:
             job.interrupt()
-        return {self.status_name: status(job)}
+        return {self.status_name: _under_way(job)}
 
     def skip(self, values: FormValues) -> dict[str, Any]:
         """Leave out the LoRA that the job is working on."""
         job = self.job(values)
         if job is not None:
             job.skip()
-        return {self.status_name: status(job)}
+        return {self.status_name: _under_way(job)}
+
+
+def _under_way(job: Job | None) -> Markup:
+    """The status of a job without its results: it is not said to be done."""
+    return status(job) if job is None or job.active else over()

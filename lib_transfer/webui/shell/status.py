@@ -68,6 +68,12 @@ def status(job: Job | None) -> Markup:
     return _html(marks, bar=share, lines=(_running(job, text, left),))
 
 
+def over() -> Markup:
+    """The status of a job that is over and whose results are not in the page yet: our JavaScript asks for both together."""
+    marks = {"state": "running", "over": "yes", "tick": time.monotonic_ns()}
+    return _html(marks, bar=1.0, lines=("Fetching the results ...",))
+
+
 def _html(
     marks: dict[str, Any],
     *,

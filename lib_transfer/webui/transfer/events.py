@@ -10,21 +10,26 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
+from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import TransferError
+from lib_transfer.evaluation.runs import expected_runs
+from lib_transfer.evaluation.verification import INPUTS
 from lib_transfer.formats.naming import fill_template
 from lib_transfer.library.checkpoints import Checkpoint, find
 from lib_transfer.library.decide import Convert, Decision, TransferSettings
 from lib_transfer.library.library import Library
+from lib_transfer.library.outputs import Outputs
 from lib_transfer.methods import Value
 from lib_transfer.progress import SILENT
 from lib_transfer.webui.host import files
 from lib_transfer.webui.shell import controls
-from lib_transfer.webui.shell.events import Start, ViewEvents
+from lib_transfer.webui.shell.events import Start, TabEvents, ViewEvents
 from lib_transfer.webui.shell.form import FormValues
 from lib_transfer.webui.shell.html import guarded, note
 from lib_transfer.webui.shell.jobs import Job, Kind
 from lib_transfer.webui.transfer import html
+from lib_transfer.webui.transfer.answer import Ways, answer
 from lib_transfer.webui.transfer.form import (
     ACTIVE,
     AUTOMATIC,
@@ -36,6 +41,7 @@ from lib_transfer.webui.transfer.form import (
     source_of,
     target_of,
 )
+from lib_transfer.webui.transfer.known import known
 from lib_transfer.webui.transfer.outlook import Prospect, outlook, takes
 from lib_transfer.webui.transfer.work import Work, library_of, runtime
 
@@ -55,6 +61,10 @@ def emptied() -> dict[str, Any]:
 
 class TransferEvents(ViewEvents):
     """The events of the view."""
+
+    def __init__(self, tab: TabEvents) -> None:
+        super().__init__(tab)
+        self._outputs = Outputs(tab.index)
 
     # Lists.
 
@@ -130,7 +140,7 @@ class TransferEvents(ViewEvents):
 
     def target(self, values: FormValues) -> dict[str, Any]:
         """What is known of the target."""
-        return {"target_line": html.answer(values["question"], guarded(self._target)(values["target"]))}
+        return {"target_line": html.numbered(values["question"], guarded(self._target)(values["target"]))}
 
     def method(self, values: FormValues) -> dict[str, Any]:
         """The controls of the method shown, and those of the others hidden."""
@@ -202,7 +212,7 @@ class TransferEvents(ViewEvents):
         """The chosen LoRAs by themselves, where there is no target for them."""
         facts = {name: self.tab.index.adapter(path) for name, path in list(chosen.items())[: html.SHOWN]}
         rows = [html.Chosen(name, f.base, f.kind, "") for name, f in facts.items() if f and not f.problem]
-        return html.answer(values["question"], html.chosen(rows, len(chosen) - len(rows), None, ()))
+        return html.numbered(values["question"], html.chosen(rows, len(chosen) - len(rows), None, ()))
 
     def _table(self, found: Sequence[Prospect], values: FormValues, settings: TransferSettings) -> Markup:
         architecture = self._architecture(values["target"])
@@ -214,7 +224,7 @@ class TransferEvents(ViewEvents):
         trouble = html.trouble(found, self._offer(found, installed)) if any(p.reason for p in found) else None
         notes = [f"{p.name}: {p.facts.doubt}" for p in found[: html.SHOWN] if p.facts.doubt and not p.reason]
         notes += _guesses(found[: html.SHOWN], settings, installed)
-        return html.answer(values["question"], html.chosen(rows, len(found) - html.SHOWN, trouble, notes))
+        return html.numbered(values["question"], html.chosen(rows, len(found) - html.SHOWN, trouble, notes))
 
     def _architecture(self, target: object) -> str:
         facts = self.tab.index.checkpoint(target_of(target, self.host).path)
@@ -250,11 +260,11 @@ class TransferEvents(ViewEvents):
         return {**updates, **emptied()} if self.job_name in updates else updates
 
     def results(self, values: FormValues) -> dict[str, Any]:
-        """The overview, the LoRAs whose details can be shown, and the details of the first."""
+        """The answers, the LoRAs whose details can be shown, and the details of the first."""
         job = self.job(values)
         outcomes = list(job.outcomes) if job else []
         names = [outcome.name for outcome in outcomes]
-        overview = guarded(html.overview)(outcomes)
+        overview = guarded(self._overview)(outcomes)
         if not names:
             return {**emptied(), "overview": overview}
         # Details are large: those on the page stay as they are while further LoRAs come in.
@@ -262,6 +272,18 @@ class TransferEvents(ViewEvents):
             return {"overview": overview, "picker": gr.update(choices=names, visible=len(names) > 1)}
         picker = gr.update(choices=names, value=names[0], visible=len(names) > 1)
         return {"overview": overview, "picker": picker, **self.details({**values, "picker": names[0]})}
+
+    def _overview(self, outcomes: Sequence[Outcome]) -> Markup:
+        if any(outcome.status == "analysed" for outcome in outcomes):
+            self._outputs.look(self.host.adapter_folders())
+        ways = Ways(self.host.models is not None, self.host.pictures is not None, self._verify_seconds())
+        answered = [(outcome, answer(outcome, known(outcome, self._outputs), ways)) for outcome in outcomes]
+        return html.overview(answered, compares=ways.pictures)
+
+    def _verify_seconds(self) -> float | None:
+        """How long a verification with the usual numbers takes, once one was made."""
+        run = self.tab.run_seconds.get(0)
+        return None if run is None else run * expected_runs(INPUTS).all
 
     def details(self, values: FormValues) -> dict[str, Any]:
         """Everything about one LoRA of a job."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 from typing import TYPE_CHECKING
 
-from lib_transfer.conversion.heatmap import draw, transfer_panels
+from lib_transfer.conversion.heatmap import Style, draw, draw_legend, transfer_panels
 from lib_transfer.conversion.report import TransferReport
 from lib_transfer.errors import RequestError
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 # Midway between black and white, because the person may switch the theme later.
 INK = "#808691"
+
+SMALL = Style(width=3.2, most_labels=24, legend=False)
+"""So small that two maps stand side by side; their one legend stands below."""
 
 
 def heat_maps(report: TransferReport) -> list[tuple[str, str]]:
@@ -27,10 +31,19 @@ def heat_maps(report: TransferReport) -> list[tuple[str, str]]:
         values = [value for _, value in panel.cells if value is not None]
         if values and max(values) - min(values) > 1e-3:
             try:
-                made.append((panel.title, _png(draw([panel], ""))))
+                made.append((panel.title, _png(draw([panel], "", SMALL))))
             except RequestError:
                 return []
     return made
+
+
+@functools.cache
+def legend() -> str:
+    """The legend of all heat maps, as a ``data:`` address of a PNG; "" without matplotlib."""
+    try:
+        return _png(draw_legend(SMALL.width))
+    except RequestError:
+        return ""
 
 
 def _png(figure: Figure) -> str:
@@ -45,5 +58,5 @@ def _png(figure: Figure) -> str:
         axes.patch.set_alpha(0)
         axes.tick_params(colors=INK)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100, transparent=True)
+    figure.savefig(file, format="png", dpi=200, transparent=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

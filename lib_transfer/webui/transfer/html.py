@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -17,15 +17,15 @@ from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.conversion.report import ModuleReport, TransferReport
 from lib_transfer.conversion.verdict import reasons
 from lib_transfer.formatting import for_spreadsheet
-from lib_transfer.webui.shell import status
 from lib_transfer.webui.shell.html import kept, number, percent, render
-from lib_transfer.webui.transfer.heat_map import heat_maps
+from lib_transfer.webui.transfer.answer import Answer
+from lib_transfer.webui.transfer.heat_map import heat_maps, legend
 from lib_transfer.webui.transfer.outlook import Prospect
 
 SHOWN = 20
 """How many chosen LoRAs are listed one by one."""
 
-_HEAD = ("LoRA", "Result", "Modules", "Energy kept", "Similarity, lowest", "mean", "Differs from reuse")
+_FIGURES = ("Modules", "Energy kept", "Similarity, lowest", "mean", "Differs from reuse")
 _MODULES = ("Module", "Decision", "Reason", "Similarity", "Energy kept", "Differs from reuse", "Rank")
 
 
@@ -63,7 +63,7 @@ class Trouble:
     advice: tuple[str, ...]
 
 
-def answer(question: object, content: str) -> Markup:
+def numbered(question: object, content: str) -> Markup:
     """What was asked for, with the number of the question, which the page compares with that of its last one."""
     return render("answer", question=question if isinstance(question, str) else "", content=content)
 
@@ -103,47 +103,54 @@ def output_name(what: str, stem: str) -> Markup:
     return render("name", what=what, stem=stem)
 
 
-def overview(outcomes: Sequence[Outcome]) -> Markup:
-    """One row per LoRA, then the tags of the new ones."""
-    if not outcomes:
+def overview(answered: Sequence[tuple[Outcome, Answer]], *, compares: bool = False) -> Markup:
+    """The answer for every LoRA, with the tag to use and what can be done with it.
+
+    Args:
+        answered: the outcomes, each with its answer.
+        compares: whether pictures can be made here.
+    """
+    if not answered:
         return render("empty")
-    tags = [outcome.tag for outcome in outcomes if outcome.tag]
-    return render("overview", head=_HEAD, rows=[_row(outcome) for outcome in outcomes], tags=tags)
+    return render("overview", rows=[_row(outcome, answer, compares) for outcome, answer in answered])
 
 
-def _row(outcome: Outcome) -> dict[str, Any]:
-    facts = outcome.facts
-    written = modules_written(facts) or 0
-    cells = (
-        f"{written} of {facts['modules']}" if _is_count(facts.get("modules")) else "",
+def _row(outcome: Outcome, answer: Answer, compares: bool) -> dict[str, Any]:
+    lost = outcome.accounts.told if outcome.accounts is not None else ()
+    compared = outcome.name if compares and outcome.path is not None else ""
+    return {"outcome": outcome, "answer": answer, "lost": lost, "compared": compared}
+
+
+def details(outcome: Outcome | None) -> Markup | str:
+    """Everything about one LoRA, folded: figures, verdict, reasons, heat maps, modules."""
+    if outcome is None:
+        return ""
+    way = f"from {outcome.source} to {outcome.target}" if outcome.source else f"to {outcome.target}"
+    report = _report(outcome.report, outcome.name) if outcome.report is not None else None
+    figures = {"head": _FIGURES, "cells": _figures(outcome.facts)} if outcome.facts else None
+    return render("details", outcome=outcome, way=f"{way}, {outcome.seconds:.1f} s", figures=figures, report=report)
+
+
+def _figures(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{modules_written(facts) or 0} of {facts['modules']}" if _is_count(facts.get("modules")) else "",
         kept(facts.get("energy_kept"), facts.get("unmeasured")),
         number(facts.get("lowest_similarity")),
         number(facts.get("mean_similarity")),
         percent(facts.get("change_from_reuse")),
     )
-    good = outcome.status in status.GOOD
-    result = ", ".join((status.WORDS[outcome.status], *outcome.remarks))
-    lost = outcome.accounts.told if outcome.accounts is not None else ()
-    return {"outcome": outcome, "good": good, "result": result, "lost": lost, "cells": cells}
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def details(outcome: Outcome | None) -> Markup | str:
-    """Everything about one LoRA: verdict, notes, reasons, heat maps, modules."""
-    if outcome is None:
-        return ""
-    way = f"from {outcome.source} to {outcome.target}" if outcome.source else f"to {outcome.target}"
-    report = _report(outcome.report, outcome.name) if outcome.report is not None else None
-    return render("details", outcome=outcome, way=f"{way}, {outcome.seconds:.1f} s", report=report)
-
-
 def _report(report: TransferReport, name: str) -> dict[str, Any]:
+    maps = [(f"Heat map of blocks and roles: {title}", picture) for title, picture in heat_maps(report)]
     return {
         "reasons": [*(" ".join(line.split()) for line in reasons(report)), report.accounts.sentence],
-        "heat_maps": [(f"Heat map of blocks and roles: {title}", picture) for title, picture in heat_maps(report)],
+        "heat_maps": maps,
+        "legend": legend() if maps else "",
         "head": _MODULES,
         "rows": [_cells(module) for module in report.modules],
         "stem": name.rpartition("/")[2],

@@ -76,15 +76,15 @@ def buttons(form: Form) -> None:
 
 
 def overview(form: Form) -> None:
-    """The status of the job, the pictures of a comparison, and the table of results."""
+    """The status of the job, the answer for each LoRA, and the pictures of a comparison."""
     form.add(gr.HTML, "status", value=status.idle())
-    form.add(gr.HTML, "pictures", value="")
     form.add(gr.HTML, "overview", value=render("empty"))
+    form.add(gr.HTML, "pictures", value="")
     form.add(
         gr.Dropdown,
         "picker",
         label="Details of",
-        info="The LoRA whose heat map and modules are shown below.",
+        info="The LoRA that is verified, and whose details are shown below.",
         choices=[],
         visible=False,
     )
@@ -111,5 +111,4 @@ def wire(form: Form, events: Any) -> None:
         form.on(form[kind].click, start, ("job", *asked), ("job", "status", "target_line", *RESULTS))
     for name in ("poll", "interrupt", "skip"):
         form.on(form[name].click, getattr(events, name), ("job",), ("status",))
-    form.on(form["show"].click, events.results, ("job", "picker"), RESULTS)
     form.on(form["picker"].input, events.details, ("job", "picker"), ("details",))

@@ -21,15 +21,10 @@ from lib_transfer.webui.verify.work import Verification, subject_of
 
 
 class VerifyEvents(ViewEvents):
-    """The events of the panel.
-
-    Attributes:
-        seconds: how long a run of a model took the last time, by the side of the pictures.
-    """
+    """The events of the panel."""
 
     def __init__(self, tab: TabEvents) -> None:
         super().__init__(tab)
-        self.seconds: dict[int, float] = {}
         self._kept = KeptVerifications(self.host, tab.index)
 
     def start(self, values: FormValues) -> dict[str, Any]:
@@ -45,7 +40,7 @@ class VerifyEvents(ViewEvents):
             subject = subject_of(picked, self.host, self.tab.index)
 
             def took(seconds: float) -> None:
-                self.seconds[asked.size] = seconds
+                self.tab.run_seconds[asked.size] = seconds
 
             work = Verification(
                 subject, asked.prompts, asked.inputs, asked.size, asked.clip_skip, asked.improve, self.host, took
@@ -99,4 +94,5 @@ class VerifyEvents(ViewEvents):
     def _cost(self, values: FormValues) -> Markup:
         # What a run costs does not depend on the others.
         asked = verify_order({"verify_prompts": "", "verify_clip_skip": 0, **values})
-        return note(expected_cost(asked.inputs, seconds_per_run=self.seconds.get(asked.size), improve=asked.improve))
+        seconds = self.tab.run_seconds.get(asked.size)
+        return note(expected_cost(asked.inputs, seconds_per_run=seconds, improve=asked.improve))

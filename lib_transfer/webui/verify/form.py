@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lib_transfer import methods
 from lib_transfer.errors import RequestError
+from lib_transfer.evaluation import verification
 from lib_transfer.evaluation.conditions import MOST_CLIP_SKIP
 from lib_transfer.methods import Parameter
 from lib_transfer.webui.shell.form import FormValues
@@ -13,7 +14,9 @@ from lib_transfer.webui.shell.form import FormValues
 LONGEST, MOST_PROMPTS = 2000, 32
 """The most characters of a prompt, and the most prompts; more do not come from our page."""
 
-INPUTS = Parameter("inputs", "whole", 8, "More give a surer result and take longer.", minimum=1, maximum=64)
+INPUTS = Parameter(
+    "inputs", "whole", verification.INPUTS, "More give a surer result and take longer.", minimum=1, maximum=64
+)
 SIZE = Parameter("size", "whole", 0, "Pixels; 0: the size the checkpoints were trained on.", minimum=0, maximum=2048)
 
 CLIP_SKIP = Parameter(

@@ -43,12 +43,9 @@ def panel(form: Form, host: Host) -> None:
 def wire(form: Form, events: Any) -> None:
     """Connect the events of the panel."""
     form.on(form["verify"].click, events.start, ("job", "picker", *CONTROLS), ("job", "status"))
-    form.on(form["show"].click, events.shown, ("job", "picker", *CHOICE), ("verified",))
     form.on(form["picker"].input, events.picked, ("job", "picker"), ("verified",))
     # A LoRA's verifications come back with it, also after another job, a reload of the page and a restart of the server.
     for trigger in (form["adapters"].change, form["target"].change, form["look"].click):
         form.on(trigger, events.chosen, CHOICE, ("verified",))
     for name in NUMBERS:
         form.on(form[name].change, events.cost, NUMBERS, ("verify_cost",))
-    # Before a transfer there is nothing to verify, so the cost is not shown when the tab is opened.
-    form.on(form["show"].click, events.cost, NUMBERS, ("verify_cost",))

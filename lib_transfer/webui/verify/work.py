@@ -106,7 +106,7 @@ class Verification:
             # Only now is nothing of the transferred file held any more: Windows replaces no file that is mapped.
             advice = " ".join((found.advice, *self._noted(found)))
             written = None if found.written is None else found.written.stem
-            record = Record(found.matches, advice, found.conditions, written)
+            record = Record(found.matches, advice, found.conditions, written, found.distance)
             job.verified = Verified(self.subject.lora, self.subject.target.name, record)
         except CancelledError:
             raise

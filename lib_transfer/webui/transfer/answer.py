@@ -1,0 +1,216 @@
+"""The answer that the result of a LoRA begins with: does it work on the target, as far as that is known?
+
+A transfer alone tells how much was carried, and never that the LoRA works; what is said beyond that is measured by a
+verification, or named as what to expect and how to find out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.conversion.report import NEARLY_ALL
+from lib_transfer.evaluation.movement import MARGIN, REPRODUCES, TOO_FAR, TRANSFERS, Match, choose
+from lib_transfer.evaluation.record import Record
+from lib_transfer.evaluation.verification import REUSE
+from lib_transfer.formatting import duration, percent
+
+HARDLY = 0.01
+"""A difference from plain reuse, as a share of the update, below which the original does as well as it is."""
+
+_DONE = {"analysed": "Can be transferred", "written": "Transferred", "already done": "Transferred already"}
+_AS_IT_IS = {
+    "analysed": "Can be written as it is",
+    "written": "Written as it is",
+    "already done": "Written already as it is",
+}
+_IN_PART = "Only a part of what the LoRA does on its own checkpoint comes through."
+_THERE = "The transferred LoRA that is there already was measured."
+_ONLY_ANALYSED = "Nothing was written: Analyse only shows what a transfer comes to."
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the output of a LoRA, beside the outcome.
+
+    Attributes:
+        name: its name; "" where there is none.
+        method: the id of the method; "" where that is not known.
+        strength: the factor on the whole update.
+        verified: the last verification; None where there was none.
+    """
+
+    name: str = ""
+    method: str = ""
+    strength: float = 1.0
+    verified: Record | None = None
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How to find out more in this program.
+
+    Attributes:
+        verify: whether it can run the models.
+        pictures: whether it can make pictures.
+        seconds: how long a verification takes; None where there is no honest estimate.
+    """
+
+    verify: bool = False
+    pictures: bool = False
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer for one LoRA.
+
+    Attributes:
+        sentence: the answer.
+        more: further sentences.
+        use: the name of the LoRA to use in the prompt; "" where there is none to name.
+    """
+
+    sentence: str
+    more: tuple[str, ...] = ()
+    use: str = ""
+
+
+def answer(outcome: Outcome, known: Known, ways: Ways) -> Answer:
+    """The answer for the LoRA of ``outcome``.
+
+    Args:
+        outcome: what became of it.
+        known: what is known of its output.
+        ways: how to find out more.
+    """
+    if outcome.status in _NOTHING:
+        return _nothing(outcome)
+    analysed = outcome.status == "analysed"
+    more = (_ONLY_ANALYSED,) if analysed else ()
+    use = outcome.path.stem if outcome.path is not None else ""
+    if outcome.facts.get("changes_nothing"):
+        return Answer("This LoRA changes nothing: every update in it is zero, on its own checkpoint too.", more, use)
+    if known.verified is not None:
+        return _measured(known.verified, known.name, (*more, _THERE) if analysed else ())
+    sentence = _expected(outcome, known)
+    return Answer(sentence, more or (_how_to_know(ways),), use)
+
+
+# Where nothing was written.
+
+_NOTHING = ("failed", "left out", "nothing carried", "to convert")
+
+
+def _nothing(outcome: Outcome) -> Answer:
+    reason = tuple(filter(None, (outcome.message, outcome.hint)))
+    if outcome.why == "trained on the target":
+        own = outcome.name.rpartition("/")[2]
+        return Answer(f"It fits: it was trained on {outcome.target} itself, so use it as it is.", (), own)
+    if outcome.status == "nothing carried":
+        return Answer(f"Nothing of this LoRA can be carried to {outcome.target}, so nothing was written.", reason)
+    if outcome.status == "failed":
+        return Answer("Not transferred: nothing was written.", reason)
+    return Answer("Left out: nothing was written.", reason)
+
+
+# Where models were run.
+
+
+def _measured(record: Record, own: str, there: tuple[str, ...]) -> Answer:
+    """The answer of a verification of the LoRA ``own``; ``there`` is what else belongs to it."""
+    matches = record.matches
+    reuse = REUSE if REUSE in matches else None
+    best = choose(matches, reuse, record.distance).name
+    if best is not None and record.written is not None and best not in (own, reuse):
+        better = "A LoRA better than reuse" if reuse else "A better LoRA"
+        return Answer(f"{better} was written: {_against(matches[best], matches)}.", there, record.written)
+    mine = own if own in matches else next((name for name in matches if name != REUSE), REUSE)
+    sentence, *more = _judged(record, mine, better=best == mine != REUSE)
+    return Answer(sentence, (*more, *there), own)
+
+
+def _judged(record: Record, mine: str, *, better: bool) -> tuple[str, ...]:
+    """What a verification says of the transferred LoRA ``mine``; ``better`` where it is clearly better than reuse."""
+    matches, here = record.matches, record.matches[mine]
+    compared = [here, *([matches[REUSE]] if REUSE in matches else [])]
+    if record.distance > TOO_FAR:
+        said = "Running the models cannot tell: the two checkpoints differ by more than the LoRA changes its own."
+        return said, "Compare pictures."
+    if max(match.explained for match in compared) < TRANSFERS:
+        too = ", and neither does reuse" if len(compared) > 1 else ""
+        return (f"It does not transfer{too}: {_against(here, matches)}, where 1 is the whole effect.",)
+    part = () if here.explained >= REPRODUCES else (_IN_PART,)
+    if REUSE not in matches:
+        return f"It transfers: {_number(here)}, where 1 is the whole effect; plain reuse is not possible.", *part
+    return f"{_beside_reuse(here, matches[REUSE], better=better)}: {_against(here, matches)}.", *part
+
+
+def _beside_reuse(here: Match, reused: Match, *, better: bool) -> str:
+    """How a transferred LoRA does beside plain reuse, in words; ``better`` where it is clearly so."""
+    if better:
+        return "Better than reuse"
+    if here.explained < reused.explained - MARGIN:
+        return "Worse than reuse, so use the original as it is"
+    return "About as good as reuse"
+
+
+def _against(here: Match, matches: Mapping[str, Match]) -> str:
+    return f"{_number(here)} against {_number(matches[REUSE])}" if REUSE in matches else _number(here)
+
+
+def _number(match: Match) -> str:
+    return f"{match.explained:.2f}" if math.isfinite(match.explained) else "far below 0"
+
+
+# Where nothing was measured.
+
+
+def _expected(outcome: Outcome, known: Known) -> str:
+    """What was carried, and what to expect of it."""
+    facts, lost = outcome.facts, _lost(outcome)
+    change = _as_number(facts.get("change_from_reuse"))
+    at = "" if known.strength == 1 else f" at a weight of {known.strength:g}"
+    if lost:
+        better = "; plain reuse may do better" if change is not None and _more_than_half(facts) else ""
+        return f"{_DONE[outcome.status]} in part: {lost}{better}."
+    if known.method == "reuse":
+        return f"{_AS_IT_IS[outcome.status]}: it does what plain reuse does{at}."
+    if change is not None and change < HARDLY and not at:
+        return f"Reuse it as it is: the transfer changes less than {percent(HARDLY)} of it."
+    if change is None:
+        return f"{_DONE[outcome.status]}. Whether it works cannot be known without running the models."
+    how = "about" if known.method == "rotation" else "no more than"
+    return f"{_DONE[outcome.status]}: expect {how} what plain reuse gives{at}."
+
+
+def _lost(outcome: Outcome) -> str:
+    """What was lost, in words; "" where nothing was."""
+    facts, accounts = outcome.facts, outcome.accounts
+    energy, unmeasured = _as_number(facts.get("energy_kept")), facts.get("unmeasured")
+    if unmeasured and energy is None:
+        return "how much of it was lost is not known"
+    if energy is not None and (energy < NEARLY_ALL or unmeasured):
+        return f"{'at least ' if unmeasured else ''}{percent(1 - energy)} of its update was lost"
+    return f"{accounts.words} not carried" if accounts is not None and accounts.words else ""
+
+
+def _more_than_half(facts: Mapping[str, Any]) -> bool:
+    energy = _as_number(facts.get("energy_kept"))
+    return energy is not None and energy < 0.5
+
+
+def _how_to_know(ways: Ways) -> str:
+    pictures = "compare pictures" if ways.pictures else "compare pictures in a WebUI, at the same seed"
+    if not ways.verify:
+        return f"The weights cannot tell whether it works: {pictures}."
+    cost = "" if ways.seconds is None else f", about {duration(ways.seconds)}"
+    return f"The weights cannot tell whether it works: run the models (Verify{cost}), or {pictures}."
+
+
+def _as_number(value: object) -> float | None:
+    """A number in a summary, which may have been edited; None for anything else."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
