@@ -54,13 +54,18 @@ class BatchEvents(ViewEvents):
 
         updates = self.begin(values, prepare)
         # Where no job was started, the table of the last one stays.
-        table = {"batch_rows": html.empty()} if updates.get("batch_job") else {}
+        table = {"batch_rows": html.empty(), "batch_details": ""} if updates.get("batch_job") else {}
         return {**updates, **table, "batch_saved": ""}
 
     def rows(self, values: FormValues) -> dict[str, Any]:
         """The table of the batch as it is now."""
         job = self.job(values)
         return {"batch_rows": guarded(html.table)(job) if job is not None else html.empty()}
+
+    def details(self, values: FormValues) -> dict[str, Any]:
+        """Everything about one row of the table."""
+        job = self.job(values)
+        return {"batch_details": guarded(html.details)(job, values["batch_detailed"]) if job is not None else ""}
 
     def skip(self, values: FormValues) -> dict[str, Any]:
         """Leave out one LoRA of the batch; the table says so."""

@@ -10,9 +10,11 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from lib_transfer.batches.report import WAITING
 from lib_transfer.webui.batch.job import BatchJob
 from lib_transfer.webui.shell.html import kept, number, percent, render
 from lib_transfer.webui.shell.status import GOOD
+from lib_transfer.webui.transfer.html import details as details_of
 
 _HEAD = (
     "LoRA",
@@ -41,6 +43,22 @@ def table(job: BatchJob) -> Markup:
     rows = [_row(row, job) for row in report.rows()]
     chips = [("", f"all {len(rows)}"), *((status, f"{n} {status}") for status, n in report.counts.items())]
     return render("batch_table", parts_done=job.parts, chips=chips, head=_HEAD, rows=rows)
+
+
+def details(job: BatchJob, name: object) -> Markup | str:
+    """Everything that is known of a file of the batch; "" where there is none of this name."""
+    report = job.report
+    if report is None or not isinstance(name, str) or name not in report.plan.facts:
+        return ""
+    outcome = report.outcome(name)
+    return render(
+        "batch_details",
+        name=name,
+        status=outcome.status if outcome is not None else WAITING,
+        details=details_of(outcome),
+        tag=outcome.tag if outcome is not None else "",
+        let_go=name in job.let_go,
+    )
 
 
 def saved(job: BatchJob | None, kind: str, shown: Callable[[str], str]) -> Markup | str:

@@ -35,6 +35,7 @@ from lib_transfer.webui.transfer.form import (
     target_of,
 )
 from lib_transfer.webui.transfer.outlook import Prospect, outlook, takes
+from lib_transfer.webui.transfer.preview import preview
 from lib_transfer.webui.transfer.work import Work, library_of, runtime
 
 HASH8 = "········"
@@ -109,7 +110,7 @@ class TransferEvents(ViewEvents):
             return {"chosen": table, "output": "", "cost": "", "transfer": gr.update(interactive=True)}
         first = next((prospect.name for prospect in found if prospect.item is not None), "")
         return {
-            "chosen": guarded(self._table)(found, values, settings),
+            "chosen": guarded(self._table)(found, chosen, values, settings),
             "output": guarded(self._output)(first, values, settings.source) if first else "",
             "cost": guarded(self._cost)(found, values, target, settings),
             "transfer": gr.update(interactive=bool(first) or not found),
@@ -188,20 +189,39 @@ class TransferEvents(ViewEvents):
     def _unfinished(self, values: FormValues, chosen: Mapping[str, Path]) -> Markup:
         """The chosen LoRAs by themselves, where there is no target for them."""
         facts = {name: self.tab.index.adapter(path) for name, path in list(chosen.items())[: html.SHOWN]}
-        rows = [html.Chosen(name, f.base, f.kind, "") for name, f in facts.items() if f and not f.problem]
+        rows = [
+            html.Chosen(name, f.base, f.kind, "", preview=self._preview(chosen[name]))
+            for name, f in facts.items()
+            if f and not f.problem
+        ]
         return html.answer(values["question"], html.chosen(rows, len(chosen) - len(rows), None, ()))
 
-    def _table(self, found: Sequence[Prospect], values: FormValues, settings: TransferSettings) -> Markup:
+    def _table(
+        self,
+        found: Sequence[Prospect],
+        chosen: Mapping[str, Path],
+        values: FormValues,
+        settings: TransferSettings,
+    ) -> Markup:
         architecture = self._architecture(values["target"])
         installed = list(self.host.checkpoints().values())
         rows = [
-            html.Chosen(p.name, *_kind(p, architecture), p.short or _source(p, settings, installed), bool(p.short))
+            html.Chosen(
+                p.name,
+                *_kind(p, architecture),
+                p.short or _source(p, settings, installed),
+                bool(p.short),
+                self._preview(chosen[p.name]),
+            )
             for p in found[: html.SHOWN]
         ]
         trouble = html.trouble(found, self._offer(found, installed)) if any(p.reason for p in found) else None
         notes = [f"{p.name}: {p.facts.doubt}" for p in found[: html.SHOWN] if p.facts.doubt and not p.reason]
         notes += _guesses(found[: html.SHOWN], settings, installed)
         return html.answer(values["question"], html.chosen(rows, len(found) - html.SHOWN, trouble, notes))
+
+    def _preview(self, adapter: Path) -> str:
+        return preview(adapter) if self.host.setting("previews") else ""
 
     def _architecture(self, target: object) -> str:
         facts = self.tab.index.checkpoint(target_of(target, self.host).path)

@@ -35,6 +35,7 @@ class Chosen:
         name: its name.
         base, kind, source: its base model, its kind and its source checkpoint, in words.
         bad: whether it cannot be transferred as things are; ``source`` says why in a word or two then.
+        preview: the address of its preview picture; "" for none.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Chosen:
     kind: str
     source: str
     bad: bool = False
+    preview: str = ""
 
 
 @dataclass(frozen=True)
