@@ -35,7 +35,8 @@
     document.addEventListener("pointerdown", function({target}) {
         picked = !!target.closest?.("#transfer_lora_adapters [data-testid=dropdown-option]");
     }, true);
-    document.addEventListener("input", () => {
+    // Who types goes on looking for another one.
+    document.addEventListener("keydown", () => {
         picked = false;
     }, true);
     document.addEventListener("pointerover", function({target, pointerType}) {

@@ -83,7 +83,7 @@ def test_a_broken_picture_is_left_out(tmp_path: Path, content: bytes) -> None:
 def test_what_is_no_picture_file_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     os.mkfifo(tmp_path / "a.jpg")
-    os.symlink(tmp_path / "nowhere", tmp_path / "a.webp")
+    (tmp_path / "a.webp").symlink_to(tmp_path / "nowhere")
     Image.new("RGB", (10, 10)).save(tmp_path / "a.gif", "TIFF")
     assert preview(tmp_path / "a.safetensors") == ""
 

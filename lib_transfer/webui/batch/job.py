@@ -10,7 +10,7 @@ from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.progress import Progress
 from lib_transfer.webui.shell.jobs import Job
 
-MODULES_KEPT = 50_000
+MODULES_KEPT = 20_000
 """How many modules there may be in the reports that are kept whole, which take about two kilobytes each in memory."""
 
 
