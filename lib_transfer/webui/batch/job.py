@@ -11,7 +11,7 @@ from lib_transfer.progress import Progress
 from lib_transfer.webui.shell.jobs import Job
 
 MODULES_KEPT = 20_000
-"""How many modules there may be in the reports that are kept whole, which take about two kilobytes each in memory."""
+"""How many modules there may be in the reports that are kept whole, which take about one kilobyte each in memory."""
 
 
 class BatchJob(Job):
