@@ -33,8 +33,9 @@ window.transferLora = (function() {
         buttons[pages.indexOf(page)]?.click();
     }
 
-    // The scripts to call. Those of "always" are called while the tab is out of sight too.
-    const calls = {opened: [], again: [], ticks: [], always: []};
+    // The scripts to call. Those of "always" are called while the tab is out of sight too, and those of "changed" as soon as HTML of
+    // ours was replaced, before it is seen.
+    const calls = {opened: [], again: [], ticks: [], always: [], changed: []};
 
     // What is done at a click on an element of our HTML, by the value of its data-transfer-lora; it gets the element.
     const actions = {};

@@ -27,7 +27,9 @@
     actions.card = function(button) {
         write("card", button.dataset.name);
         openTab("transfer_lora");
-        part("views")?.querySelector(":scope > .tab-nav > button")?.click();
+        const view = part("views")?.querySelector(":scope > .tab-nav > button");
+        view?.click();
+        view?.focus({preventScroll: true});
         setTimeout(() => press("from_card"), 100);
     };
     calls.always.push(addCardButtons);

@@ -1,4 +1,4 @@
-// Sorts, filters and saves the table of a batch.
+// Sorts, filters and saves the table of a batch, and shows the details of its rows.
 (function() {
     "use strict";
 
@@ -38,17 +38,18 @@
             const order = typeof a === "string" || typeof b === "string" ? String(a).localeCompare(String(b)) : a - b;
             return choice.down ? -order : order;
         };
-        const sorted = Array.from(table.tBodies[0].rows).sort((a, b) => compare(value(a), value(b)));
-        table.tBodies[0].append(...sorted);
+        const body = table.tBodies[0];
+        const sorted = Array.from(body.rows).sort((a, b) => compare(value(a), value(b)));
+        // A row that is moved loses the focus.
+        if (sorted.some((row, i) => row !== body.rows[i])) body.append(...sorted);
     }
 
-    document.addEventListener("click", function(event) {
-        const heading = event.target.closest && event.target.closest("#transfer_lora_batch_table thead th");
-        if (!heading) return;
-        choice.down = choice.column === heading.cellIndex && !choice.down;
-        choice.column = heading.cellIndex;
+    actions.sort = function(button) {
+        const column = button.closest("th").cellIndex;
+        choice.down = choice.column === column && !choice.down;
+        choice.column = column;
         rows();
-    });
+    };
 
     // The server sends the table to save as a link. Browsers limit the size of such links, but not of blobs.
     let saved = "";
@@ -70,5 +71,47 @@
         write("batch_skipped", button.dataset.name);
         setTimeout(() => press("batch_skip"), 100);
     };
-    calls.ticks.push(rows, save);
+
+    // The details of a row. They are brought into sight when they arrive, and asked for again when their row has changed.
+    let wanted = null;
+
+    const shown = () => part("batch_details")?.querySelector("[data-details]");
+    const named = (name) => part("batch_rows")?.querySelector(`[data-transfer-lora=details][data-name="${CSS.escape(name)}"]`);
+
+    function ask(name) {
+        write("batch_detailed", name);
+        setTimeout(() => press("batch_show_details"), 100);
+    }
+
+    function details() {
+        const now = shown();
+        for (const button of part("batch_rows")?.querySelectorAll("[data-transfer-lora=details]") || []) {
+            const current = button.dataset.name === now?.dataset.details;
+            if (button.ariaExpanded !== String(current)) button.ariaExpanded = String(current);
+        }
+        if (!now) return;
+        if (now.dataset.details === wanted) {
+            wanted = null;
+            now.focus({preventScroll: true});
+            now.scrollIntoView({block: "nearest"});
+        }
+        const status = named(now.dataset.details)?.closest("tr").dataset.status;
+        if (status && status !== now.dataset.status && now.dataset.asked !== status) {
+            now.dataset.asked = status;
+            ask(now.dataset.details);
+        }
+    }
+
+    actions.details = function(button) {
+        wanted = button.dataset.name;
+        ask(wanted);
+    };
+    actions.close = function() {
+        const name = shown()?.dataset.details;
+        wanted = null;
+        ask("");
+        if (name) named(name)?.focus();
+    };
+    calls.changed.push(rows, details);
+    calls.ticks.push(rows, details, save);
 })();

@@ -5,17 +5,20 @@
     python3 -m tests demo                 not a test: the demo, in an environment with what the product needs
 
 Needs Python 3.10 or newer with venv, and a package index. The browser tests need Chromium, which is installed with apt-get
-where that is possible. Uses the standard library only.
+where that is possible, and axe-core, which is fetched from the npm registry once. Uses the standard library only.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
+import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,9 +51,14 @@ STEPS: list[tuple[str, list[str]]] = [
 ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
 # The tests start many processes, and each would compile the package again.
 ENVIRONMENT["PYTHONDONTWRITEBYTECODE"] = ""
+PROGRAMS = ("a1111", "forge")
+"""The environments that have gradio, and so the browser tests."""
 SHARED = "torch"
 """The environment whose packages all others see behind their own, so that the largest of them is installed once."""
-MAKING = {name: Lock() for name in (SHARED, "chromium", "demo", *(name for name, _ in STEPS))}
+AXE_VERSION, AXE_SHA256 = "4.14.1", "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745"
+"""The checker of accessibility that the browser tests run in the page, and the hash of its package."""
+AXE = ENVIRONMENTS / f"axe-core-{AXE_VERSION}.js"
+MAKING = {name: Lock() for name in (SHARED, "browser", "demo", *(name for name, _ in STEPS))}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -61,6 +69,8 @@ def main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] == "demo":
         return run("demo", ["-m", "lib_transfer", "demo", *arguments[1:]])
     if arguments and arguments[0] in {name for name, _ in STEPS}:
+        if arguments[0] in PROGRAMS:
+            need_axe()
         return run(arguments[0], [*PYTEST, *arguments[1:]])
     if arguments:
         print(__doc__)
@@ -76,8 +86,9 @@ def main(arguments: Sequence[str]) -> int:
 def run_beside_others(name: str, step: Sequence[str]) -> int:
     """Run one of several steps that run at a time, with what it needs besides its environment."""
     if "tests/webui" in step:
-        with MAKING["chromium"]:
+        with MAKING["browser"]:
             need_chromium()
+            need_axe()
     return run(name, step, together=True)
 
 
@@ -162,6 +173,29 @@ def need_chromium() -> None:
     # Not every distribution has the lighter one.
     if not (done("apt-get", "update") and any(done(*install, f"chromium{kind}") for kind in ("-headless-shell", ""))):
         print("Chromium could not be installed; the browser tests will fail and say so.")
+
+
+def need_axe() -> None:
+    """Fetch axe-core for the browser tests, where it is not there yet."""
+    if AXE.exists():
+        return
+    address = f"https://registry.npmjs.org/axe-core/-/axe-core-{AXE_VERSION}.tgz"
+    print(f"Fetching {address} for the browser tests ...", flush=True)
+    try:
+        with urllib.request.urlopen(address, timeout=60) as reply:
+            package = reply.read()
+        if hashlib.sha256(package).hexdigest() != AXE_SHA256:
+            raise OSError("its SHA-256 is another than expected")
+        with tarfile.open(fileobj=io.BytesIO(package)) as files:
+            script = files.extractfile("package/axe.min.js").read()
+    except OSError as error:
+        print(f"axe-core could not be fetched ({error}); the test of accessibility will fail and say so.")
+        return
+    ENVIRONMENTS.mkdir(exist_ok=True)
+    # Whole or not at all, also where two runs fetch it at a time.
+    part = AXE.with_suffix(f".{os.getpid()}")
+    part.write_bytes(script)
+    part.replace(AXE)
 
 
 if __name__ == "__main__":

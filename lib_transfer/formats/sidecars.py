@@ -16,6 +16,9 @@ from lib_transfer.errors import TransferError
 from lib_transfer.formats.publish import write_bytes
 
 _PICTURES = ("png", "jpg", "jpeg", "webp", "gif")
+PREVIEWS = tuple(ending for kind in _PICTURES for ending in (f".{kind}", f".preview.{kind}"))
+"""What follows the stem of an adapter in the names of its previews; the first one that is there is shown."""
+
 _USER_METADATA = ".json"
 _ENDINGS = frozenset(
     {
@@ -23,8 +26,7 @@ _ENDINGS = frozenset(
         ".txt",
         ".description.txt",
         ".civitai.info",
-        *(f".{kind}" for kind in _PICTURES),
-        *(f".preview.{kind}" for kind in _PICTURES),
+        *PREVIEWS,
     }
 )
 MAX_BYTES = 64 << 20
@@ -45,6 +47,12 @@ class Carried:
 
     files: tuple[Path, ...]
     notes: tuple[str, ...]
+
+
+def preview_of(adapter: Path) -> Path | None:
+    """The preview picture beside ``adapter``; None where there is none."""
+    paths = (adapter.with_name(adapter.stem + ending) for ending in PREVIEWS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def plan_sidecars(

@@ -9,6 +9,7 @@ import gradio as gr
 
 from lib_transfer.architecture import architectures
 from lib_transfer.formats.algorithms import ALGORITHMS
+from lib_transfer.library.outputs import Outputs
 from lib_transfer.webui.batch import html
 from lib_transfer.webui.batch.form import ANY_ALGORITHM, ANY_BASE, CHOSEN, EVERYWHERE, batch_order, folders
 from lib_transfer.webui.batch.job import BatchJob
@@ -18,6 +19,7 @@ from lib_transfer.webui.shell.events import Start, TabEvents, ViewEvents
 from lib_transfer.webui.shell.form import FormValues
 from lib_transfer.webui.shell.html import guarded
 from lib_transfer.webui.shell.jobs import Job
+from lib_transfer.webui.transfer.known import answers
 from lib_transfer.webui.transfer.work import settings_for
 
 
@@ -26,6 +28,7 @@ class BatchEvents(ViewEvents):
 
     def __init__(self, tab: TabEvents) -> None:
         super().__init__(tab, "batch_")
+        self._outputs = Outputs(tab.index)
 
     def job(self, values: FormValues) -> BatchJob | None:
         """The window's batch."""
@@ -54,7 +57,7 @@ class BatchEvents(ViewEvents):
 
         updates = self.begin(values, prepare)
         # Where no job was started, the table of the last one stays.
-        table = {"batch_rows": html.empty()} if updates.get("batch_job") else {}
+        table = {"batch_rows": html.empty(), "batch_details": ""} if updates.get("batch_job") else {}
         return {**updates, **table, "batch_saved": ""}
 
     def rows(self, values: FormValues) -> dict[str, Any]:
@@ -65,6 +68,16 @@ class BatchEvents(ViewEvents):
     def shown(self, values: FormValues) -> dict[str, Any]:
         """The table and the status of the batch."""
         return self.ended(values, self.rows)
+
+    def details(self, values: FormValues) -> dict[str, Any]:
+        """Everything about one row of the table."""
+        job, name = self.job(values), values["batch_detailed"]
+        report = job.report if job is not None else None
+        if job is None or report is None or not isinstance(name, str) or name not in report.plan.facts:
+            return {"batch_details": ""}
+        outcome = report.outcome(name)
+        answered = answers([outcome] if outcome is not None else [], self._outputs, self.tab)
+        return {"batch_details": guarded(html.details)(job, name, answered)}
 
     def skip(self, values: FormValues) -> dict[str, Any]:
         """Leave out one LoRA of the batch; the table says so."""

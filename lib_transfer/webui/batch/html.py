@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup
 
+from lib_transfer.batches.report import WAITING
+from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.webui.batch.job import BatchJob
 from lib_transfer.webui.shell.html import kept, number, percent, render
 from lib_transfer.webui.shell.status import GOOD
+from lib_transfer.webui.transfer.answer import Answer
+from lib_transfer.webui.transfer.html import details as details_of
+from lib_transfer.webui.transfer.html import overview
 
 _HEAD = (
     "LoRA",
@@ -41,6 +46,19 @@ def table(job: BatchJob) -> Markup:
     rows = [_row(row, job) for row in report.rows()]
     chips = [("", f"all {len(rows)}"), *((status, f"{n} {status}") for status, n in report.counts.items())]
     return render("batch_table", parts_done=job.parts, chips=chips, head=_HEAD, rows=rows)
+
+
+def details(job: BatchJob, name: str, answered: Sequence[tuple[Outcome, Answer]]) -> Markup:
+    """Everything that is known of the file ``name`` of the batch; ``answered`` is empty while it waits."""
+    [(outcome, _)] = answered or [(None, None)]
+    return render(
+        "batch_details",
+        name=name,
+        status=outcome.status if outcome is not None else WAITING,
+        answer=overview(answered) if answered else "",
+        details=details_of(outcome, folded=False),
+        let_go=name in job.let_go,
+    )
 
 
 def saved(job: BatchJob | None, kind: str, shown: Callable[[str], str]) -> Markup | str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from lib_transfer.batches.report import BatchReport
 from lib_transfer.batches.watch import ProgressWatch, Tally
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.progress import Progress
 from lib_transfer.webui.shell.jobs import Job
+
+MODULES_KEPT = 20_000
+"""How many modules there may be in the reports that are kept whole, which take about one kilobyte each in memory."""
 
 
 class BatchJob(Job):
@@ -15,6 +20,7 @@ class BatchJob(Job):
     Attributes:
         report: the plan and what has become of it; None while it is made.
         said: sentences to show at the end.
+        let_go: the LoRAs whose reports were too many to keep; of these there is the summary.
     """
 
     counted = "{} of {}"
@@ -23,6 +29,8 @@ class BatchJob(Job):
         super().__init__("batch" if converts else "plan", ())
         self.report: BatchReport | None = None
         self.said: list[str] = []
+        self.let_go: set[str] = set()
+        self._modules = 0
         self._tally: Tally | None = None
         self._left: set[str] = set()
 
@@ -40,10 +48,21 @@ class BatchJob(Job):
         """
         assert self.report is not None
         assert self._tally is not None
+        outcome = self._bounded(outcome)
         self.report.settled(outcome)
         self._tally.settled(outcome.name)
         super().settled(outcome)
         self.begin(0)
+
+    def _bounded(self, outcome: Outcome) -> Outcome:
+        """``outcome`` with its report while there is room for one, else with the summary of it."""
+        if outcome.report is None:
+            return outcome
+        self._modules += len(outcome.report.modules)
+        if self._modules <= MODULES_KEPT:
+            return outcome
+        self.let_go.add(outcome.name)
+        return dataclasses.replace(outcome, report=None, summary=outcome.report.summary())
 
     @property
     def parts(self) -> int:

@@ -50,17 +50,18 @@ def results(form: Form) -> None:
     """The status and the table of a batch, and what our JavaScript writes into and presses."""
     with gr.Column(elem_id=elem_id("batch_results")):
         form.add(gr.HTML, "batch_status", value=status.idle())
-        info = "Only rows that contain this text. Click a heading to sort by it."
+        info = "Only rows that contain this text. Press a heading to sort by it, a name for the details."
         form.add(gr.Textbox, "batch_filter", label="Show only", info=info, value="")
         form.add(gr.HTML, "batch_rows", value=render("batch_empty"))
+        form.add(gr.HTML, "batch_details", value="")
         with gr.Row(elem_id=elem_id("batch_save_row")):
             form.add(gr.Button, "batch_csv", value="Save as CSV", size="sm")
             form.add(gr.Button, "batch_json", value="Save as JSON", size="sm")
         form.add(gr.HTML, "batch_saved", value="")
         with gr.Column(elem_classes=[HIDDEN]):
-            for name in ("batch_job", "batch_skipped"):
+            for name in ("batch_job", "batch_skipped", "batch_detailed"):
                 form.add(gr.Textbox, name, label=name, value="")
-            for name in ("batch_open", "batch_poll", "batch_show", "batch_skip"):
+            for name in ("batch_open", "batch_poll", "batch_show", "batch_show_details", "batch_skip"):
                 form.add(gr.Button, name, value=name)
 
 
@@ -69,13 +70,14 @@ def wire(form: Form, events: Any) -> None:
     lists = ("batch_folder", "batch_base", "batch_algorithm")
     for name in ("batch_refresh", "batch_open"):
         form.on(form[name].click, events.opened, lists, lists)
-    started = ("batch_job", "batch_status", "batch_rows", "batch_saved")
+    started = ("batch_job", "batch_status", "batch_rows", "batch_details", "batch_saved")
     for name, converts in (("batch_plan", False), ("batch_run", True)):
         start = functools.partial(events.start, converts)
         form.on(form[name].click, start, ("batch_job", *batch_controls()), started)
     for name in ("poll", "interrupt"):
         form.on(form[f"batch_{name}"].click, getattr(events, name), ("batch_job",), ("batch_status",))
     form.on(form["batch_show"].click, events.shown, ("batch_job",), ("batch_status", "batch_rows"))
+    form.on(form["batch_show_details"].click, events.details, ("batch_job", "batch_detailed"), ("batch_details",))
     form.on(form["batch_skip"].click, events.skip, ("batch_job", "batch_skipped"), ("batch_rows",))
     for kind in ("csv", "json"):
         saved = functools.partial(events.saved, kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class BatchWork:
             # On a GPU every group waits for its turn in the program's queue, so that pictures can be made in between.
             turn = self.host.gpu_turn(f"{job.id}-{number}") if on_gpu else nullcontext()
             with turn as job.turn, gpu_memory(self.host):
-                for outcome in convert(group, watch):
+                for outcome in convert(dataclasses.replace(group, keeps_reports=True), watch):
                     logger.info("Transfer LoRA: %r: %s %s", outcome.name, outcome.status, outcome.message)
                     job.settled(outcome)
             job.turn = None

@@ -32,5 +32,7 @@ def name_in(line: object, names: Mapping[str, Path]) -> str | None:
 
 
 def by_card(card: object, names: Mapping[str, Path]) -> str | None:
-    """The name for a card of the WebUI, which names a LoRA by its file name alone."""
+    """The name for a card of the WebUI, which names a LoRA by its file name alone; a whole name stands for itself."""
+    if isinstance(card, str) and card in names:
+        return card
     return next((name for name, path in names.items() if path.stem == card), None)

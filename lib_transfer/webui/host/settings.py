@@ -112,6 +112,8 @@ def _all() -> Iterator[Setting]:
     for parameter in parameters():
         name = f"Default {label(parameter).lower()}"
         yield Setting(parameter.name, name, help_of(parameter), parameter.default, parameter)
+    text = "Show the preview pictures of the chosen LoRAs in the tab."
+    yield Setting("previews", "Show previews", text, True, Parameter("previews", "flag", True, text))
     text = "Where to compute. auto uses a GPU if there is one."
     yield _choice("device", "Device", text, ("auto", "cpu", "cuda"), "auto")
     text = "The most GB that a transfer may use on the GPU. 0: no limit."

@@ -13,8 +13,6 @@ from markupsafe import Markup
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import TransferError
-from lib_transfer.evaluation.runs import expected_runs
-from lib_transfer.evaluation.verification import INPUTS
 from lib_transfer.formats.naming import fill_template
 from lib_transfer.library.checkpoints import Checkpoint, find
 from lib_transfer.library.decide import Convert, Decision, TransferSettings
@@ -29,7 +27,6 @@ from lib_transfer.webui.shell.form import FormValues
 from lib_transfer.webui.shell.html import guarded, note
 from lib_transfer.webui.shell.jobs import Job, Kind
 from lib_transfer.webui.transfer import html
-from lib_transfer.webui.transfer.answer import Ways, answer
 from lib_transfer.webui.transfer.form import (
     ACTIVE,
     AUTOMATIC,
@@ -41,8 +38,9 @@ from lib_transfer.webui.transfer.form import (
     source_of,
     target_of,
 )
-from lib_transfer.webui.transfer.known import known
+from lib_transfer.webui.transfer.known import answers
 from lib_transfer.webui.transfer.outlook import Prospect, outlook, takes
+from lib_transfer.webui.transfer.preview import preview
 from lib_transfer.webui.transfer.work import Work, library_of, runtime
 
 HASH8 = "········"
@@ -132,7 +130,7 @@ class TransferEvents(ViewEvents):
             return {"chosen": table, "output": "", "cost": "", "transfer": gr.update(interactive=True)}
         first = next((prospect.name for prospect in found if prospect.item is not None), "")
         return {
-            "chosen": guarded(self._table)(found, values, settings),
+            "chosen": guarded(self._table)(found, chosen, values, settings),
             "output": guarded(self._output)(first, values, settings.source) if first else "",
             "cost": guarded(self._cost)(found, values, target, settings),
             "transfer": gr.update(interactive=bool(first) or not found),
@@ -211,20 +209,39 @@ class TransferEvents(ViewEvents):
     def _unfinished(self, values: FormValues, chosen: Mapping[str, Path]) -> Markup:
         """The chosen LoRAs by themselves, where there is no target for them."""
         facts = {name: self.tab.index.adapter(path) for name, path in list(chosen.items())[: html.SHOWN]}
-        rows = [html.Chosen(name, f.base, f.kind, "") for name, f in facts.items() if f and not f.problem]
+        rows = [
+            html.Chosen(name, f.base, f.kind, "", preview=self._preview(chosen[name]))
+            for name, f in facts.items()
+            if f and not f.problem
+        ]
         return html.numbered(values["question"], html.chosen(rows, len(chosen) - len(rows), None, ()))
 
-    def _table(self, found: Sequence[Prospect], values: FormValues, settings: TransferSettings) -> Markup:
+    def _table(
+        self,
+        found: Sequence[Prospect],
+        chosen: Mapping[str, Path],
+        values: FormValues,
+        settings: TransferSettings,
+    ) -> Markup:
         architecture = self._architecture(values["target"])
         installed = list(self.host.checkpoints().values())
         rows = [
-            html.Chosen(p.name, *_kind(p, architecture), p.short or _source(p, settings, installed), bool(p.short))
+            html.Chosen(
+                p.name,
+                *_kind(p, architecture),
+                p.short or _source(p, settings, installed),
+                bool(p.short),
+                self._preview(chosen[p.name]),
+            )
             for p in found[: html.SHOWN]
         ]
         trouble = html.trouble(found, self._offer(found, installed)) if any(p.reason for p in found) else None
         notes = [f"{p.name}: {p.facts.doubt}" for p in found[: html.SHOWN] if p.facts.doubt and not p.reason]
         notes += _guesses(found[: html.SHOWN], settings, installed)
         return html.numbered(values["question"], html.chosen(rows, len(found) - html.SHOWN, trouble, notes))
+
+    def _preview(self, adapter: Path) -> str:
+        return preview(adapter) if self.host.setting("previews") else ""
 
     def _architecture(self, target: object) -> str:
         facts = self.tab.index.checkpoint(target_of(target, self.host).path)
@@ -274,16 +291,7 @@ class TransferEvents(ViewEvents):
         return {"overview": overview, "picker": picker, **self.details({**values, "picker": names[0]})}
 
     def _overview(self, outcomes: Sequence[Outcome]) -> Markup:
-        if any(outcome.status == "analysed" for outcome in outcomes):
-            self._outputs.look(self.host.adapter_folders())
-        ways = Ways(self.host.models is not None, self.host.pictures is not None, self._verify_seconds())
-        answered = [(outcome, answer(outcome, known(outcome, self._outputs), ways)) for outcome in outcomes]
-        return html.overview(answered, compares=ways.pictures)
-
-    def _verify_seconds(self) -> float | None:
-        """How long a verification with the usual numbers takes, once one was made."""
-        run = self.tab.run_seconds.get(0)
-        return None if run is None else run * expected_runs(INPUTS).all
+        return html.overview(answers(outcomes, self._outputs, self.tab), compares=self.host.pictures is not None)
 
     def details(self, values: FormValues) -> dict[str, Any]:
         """Everything about one LoRA of a job."""

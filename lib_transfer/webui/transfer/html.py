@@ -37,6 +37,7 @@ class Chosen:
         name: its name.
         base, kind, source: its base model, its kind and its source checkpoint, in words.
         bad: whether it cannot be transferred as things are; ``source`` says why in a word or two then.
+        preview: the address of its preview picture; "" for none.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Chosen:
     kind: str
     source: str
     bad: bool = False
+    preview: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,14 +123,16 @@ def _row(outcome: Outcome, answer: Answer, compares: bool) -> dict[str, Any]:
     return {"outcome": outcome, "answer": answer, "lost": lost, "compared": compared}
 
 
-def details(outcome: Outcome | None) -> Markup | str:
-    """Everything about one LoRA, folded: figures, verdict, reasons, heat maps, modules."""
+def details(outcome: Outcome | None, *, folded: bool = True) -> Markup | str:
+    """Everything about one LoRA: figures, verdict, reasons, heat maps, modules; ``folded`` until a person opens it."""
     if outcome is None:
         return ""
     way = f"from {outcome.source} to {outcome.target}" if outcome.source else f"to {outcome.target}"
     report = _report(outcome.report, outcome.name) if outcome.report is not None else None
     figures = {"head": _FIGURES, "cells": _figures(outcome.facts)} if outcome.facts else None
-    return render("details", outcome=outcome, way=f"{way}, {outcome.seconds:.1f} s", figures=figures, report=report)
+    return render(
+        "details", folded=folded, outcome=outcome, way=f"{way}, {outcome.seconds:.1f} s", figures=figures, report=report
+    )
 
 
 def _figures(facts: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
-"""What outputs say of themselves: how they were made, and what their verifications came to."""
+"""What outputs say of themselves, how they were made and what their verifications came to, and the answers that this gives."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,30 @@ from lib_transfer import methods
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import TransferError
 from lib_transfer.evaluation.record import records_in
+from lib_transfer.evaluation.runs import expected_runs
+from lib_transfer.evaluation.verification import INPUTS
 from lib_transfer.formats.identity import stamp
 from lib_transfer.formats.metadata import PREFIX
 from lib_transfer.formats.safetensors_file import read_header
 from lib_transfer.library.outputs import Outputs
-from lib_transfer.webui.transfer.answer import Known
+from lib_transfer.webui.shell.events import TabEvents
+from lib_transfer.webui.transfer.answer import Answer, Known, Ways, answer
+
+
+def answers(outcomes: Sequence[Outcome], outputs: Outputs, tab: TabEvents) -> list[tuple[Outcome, Answer]]:
+    """Each of ``outcomes`` with its answer.
+
+    Args:
+        outcomes: what became of LoRAs.
+        outputs: what is in the LoRA folders; looked at where something was analysed.
+        tab: the program, and how long a run of a model takes in it.
+    """
+    if any(outcome.status == "analysed" for outcome in outcomes):
+        outputs.look(tab.host.adapter_folders())
+    run = tab.run_seconds.get(0)
+    seconds = None if run is None else run * expected_runs(INPUTS).all
+    ways = Ways(tab.host.models is not None, tab.host.pictures is not None, seconds)
+    return [(outcome, answer(outcome, known(outcome, outputs), ways)) for outcome in outcomes]
 
 
 def known(outcome: Outcome, outputs: Outputs) -> Known:
