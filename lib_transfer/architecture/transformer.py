@@ -28,6 +28,14 @@ KEY_LAYOUTS = (
     KeyLayout("", "diffusers"),
 )
 
+WRAPPED_KEY_LAYOUTS = (
+    *KEY_LAYOUTS,
+    # NVIDIA's own files and diffusion-pipe's; mergers' and trainers'.
+    *(KeyLayout(prefix, "native") for prefix in ("net.", "model.", "transformer.")),
+    *(KeyLayout(prefix, "diffusers") for prefix in ("model.diffusion_model.", "diffusion_model.")),
+)
+"""Where files keep the transformers of 2025 and later, which ComfyUI and Forge Neo look for behind more prefixes."""
+
 NAMINGS = (
     # kohya's sd-scripts and LyCORIS. Forge loads lora_unet_ for all of these models.
     *(Naming(PART, "native", prefix) for prefix in ("lora_unet_", "oft_unet_", "lycoris_")),
@@ -43,6 +51,17 @@ NAMINGS = (
     *dotted(PART, "xlabs", "", "diffusion_model."),
     *dotted(PART, "diffsynth", "", "diffusion_model.", "base_model.model."),
 )
+
+WRAPPED_NAMINGS = (
+    *NAMINGS,
+    # OneTrainer writes net. before the path of its original, and wrote lora_transformer_ before; the others are what tools
+    # that convert such adapters expect.
+    *(Naming(PART, "native", f"lora_{it}_") for it in ("transformer", "unet_net", "unet_model_diffusion_model")),
+    *dotted(PART, "native", "net."),
+    # SimpleTuner's comfyui format.
+    *dotted(PART, "diffusers", "diffusion_model.transformer."),
+)
+"""How adapters name the places of the transformers of 2025 and later."""
 
 CLIP_L_NAMINGS = text_namings("te1", underscored=("lora_te1_", "lora_te_"), folder="text_encoder.", comfy="clip_l")
 """How adapters of Flux.1 and Stable Diffusion 3 name CLIP-L."""
@@ -71,6 +90,7 @@ class Place:
         swapped: whether diffusers keeps its halves the other way round.
         parameter: what the native weight is called.
         others: more spellings that adapters have of it.
+        kind: what it computes, where the number of dimensions does not tell.
     """
 
     native: str
@@ -86,6 +106,7 @@ class Place:
     stage: str = ""
     block: str = ""
     unit: str = ""
+    kind: Kind | None = None
 
     @property
     def order(self) -> Share | None:
@@ -172,18 +193,18 @@ def at(stage: str, block: str, places: Iterable[Place], unit: str = "") -> Itera
     return (replace(place, stage=stage, block=block, unit=unit) for place in places)
 
 
-def slots(places: Iterable[Place]) -> tuple[Slot, ...]:
-    """The slots at these places, which come in the order of the forward pass."""
-    return tuple(_slot(place, depth) for depth, place in enumerate(places))
+def slots(places: Iterable[Place], part: str = PART) -> tuple[Slot, ...]:
+    """The slots of a part at these places, which come in the order of the forward pass."""
+    return tuple(_slot(place, part, depth) for depth, place in enumerate(places))
 
 
-def _slot(place: Place, depth: int) -> Slot:
+def _slot(place: Place, part: str, depth: int) -> Slot:
     kinds: dict[int, Kind] = {1: "norm", 2: "linear", 4: "convolution"}
     return Slot(
         path=f"{place.native}.{place.word}" if place.word else place.native,
-        kind=kinds[len(place.shape)],
+        kind=place.kind or kinds[len(place.shape)],
         shape=place.shape,
-        position=Position(PART, place.stage, place.block, depth, place.role, place.unit),
+        position=Position(part, place.stage, place.block, depth, place.role, place.unit),
         stored=tuple(_stored(place)),
         spellings=tuple(_spellings(place)),
         # Of what is not called weight, Forge knows ComfyUI's name alone.
