@@ -49,6 +49,10 @@ BASES = {
     "flux-dev": "Flux dev",
     "flux-schnell": "schnell",
     "chroma": "Chroma",
+    "cosmos-predict2-2b": "Cosmos-Predict2 2B",
+    "anima": "Anima",
+    "z-image": "Z-Image",
+    "lumina-2": "Lumina 2",
 }
 ALGORITHM_WORDS = {
     "lora": "LoRA, LoCon",

@@ -150,7 +150,7 @@ OTHER: dict[str, tuple[str, Keys]] = {
     "realesrgan": ("an upscaler", square("conv_first.weight", "body.0.rdb1.conv1.weight")),
 }
 # What the hint says where it is more than that only LoRAs and checkpoints can be transferred.
-HINTS = {"a text encoder": "name the checkpoint first"}
+HINTS = dict.fromkeys(("a text encoder", "a language model"), "name the checkpoint first")
 
 # Checkpoints that are recognised and not supported, by the names of the model's repository and by those of diffusers.
 ADALN = "adaln_single.emb.timestep_embedder.linear_1.weight"
@@ -227,26 +227,15 @@ FAMILIES: dict[str, tuple[str, Keys]] = {
             **square("clip_text_pooled_proj.0.weight", "layers.0.attention.qkv.weight"),
         },
     ),
-    "z-image": (
-        "a Z-Image checkpoint",
-        {"cap_embedder.1.weight": (3840, 2560), **square("noise_refiner.0.attention.qkv.weight")},
+    "z-image omni": (
+        "a Z-Image Omni checkpoint",
+        square("siglip_embedder.0.weight", "noise_refiner.0.attention.qkv.weight"),
     ),
-    "z-image, diffusers": (
-        "a Z-Image checkpoint",
-        square("all_x_embedder.2-1.weight", "noise_refiner.0.attention.norm_k.weight"),
+    "zeta-chroma": (
+        "a Zeta-Chroma checkpoint",
+        square("dec_net.cond_embed.weight", "noise_refiner.0.attention.qkv.weight"),
     ),
-    "lumina 2": (
-        "a Lumina 2 checkpoint",
-        {"cap_embedder.1.weight": (2304, 2304), **square("layers.0.attention.qkv.weight")},
-    ),
-    "lumina 2, diffusers": (
-        "a Lumina 2 checkpoint",
-        square("time_caption_embed.caption_embedder.1.weight", "noise_refiner.0.attn.norm_q.weight"),
-    ),
-    "of another width": (
-        "a Lumina 2 or Z-Image checkpoint",
-        square("cap_embedder.1.weight", "layers.0.attention.qkv.weight"),
-    ),
+    "ming": ("a Ming-Image checkpoint", square("__ming_image__", "noise_refiner.0.attention.qkv.weight")),
     "qwen-image 2.1": (
         "a Qwen-Image 2.1 checkpoint",
         {"txt_in.text_norm.weight": (4,), **square("transformer_blocks.0.img_mlp.proj.weight")},
@@ -271,17 +260,13 @@ FAMILIES: dict[str, tuple[str, Keys]] = {
             "layers.0.mlp.linear_fc2.weight", "layers.0.self_attention.to_q.weight", "layers.0.mlp.gate_proj.weight"
         ),
     ),
-    "anima": (
-        "an Anima checkpoint",
-        square("blocks.0.mlp.layer1.weight", "llm_adapter.blocks.0.cross_attn.q_proj.weight"),
+    "cosmos-predict2 14b": (
+        "a Cosmos-Predict2 14B checkpoint",
+        {"x_embedder.proj.1.weight": (5120, 68), **square("blocks.0.self_attn.q_proj.weight")},
     ),
-    "cosmos-predict2": (
-        "an Anima or Cosmos-Predict2 checkpoint",
-        square("blocks.0.mlp.layer1.weight", "blocks.0.self_attn.q_proj.weight"),
-    ),
-    "cosmos-predict2, diffusers": (
-        "an Anima or Cosmos-Predict2 checkpoint",
-        square("transformer_blocks.0.norm1.linear_1.weight", "patch_embed.proj.weight"),
+    "cosmos-predict2 14b, diffusers": (
+        "a Cosmos-Predict2 14B checkpoint",
+        {"patch_embed.proj.weight": (5120, 68), **square("transformer_blocks.0.norm1.linear_1.weight")},
     ),
     "cosmos": (
         "a Cosmos checkpoint",

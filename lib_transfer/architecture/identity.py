@@ -208,6 +208,10 @@ SPOKEN: Mapping[str, tuple[str, ...]] = {
     r"(?:sd|diffusion)[ ._-]?v?3": ("sd3-medium", "sd3.5-medium", "sd3.5-large"),
     r"(?:sd|diffusion)[ ._-]?v?2": ("sd2",),
     r"(?:sd|diffusion)[ ._-]?v?1": ("sd1",),
+    r"\banima(?![a-z])": ("anima",),
+    r"cosmos": ("cosmos-predict2-2b",),
+    r"z[ ._-]?image": ("z-image",),
+    r"lumina|netayume": ("lumina-2",),
 }
 
 

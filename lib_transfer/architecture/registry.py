@@ -15,7 +15,7 @@ from lib_transfer.architecture.sd1 import SD1
 from lib_transfer.architecture.sd2 import SD2
 from lib_transfer.architecture.sd3 import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM
 from lib_transfer.architecture.sdxl import KOALA_1B, KOALA_700M, REFINER, SDXL, SSD_1B, VEGA
-from lib_transfer.architecture.unsupported_checkpoints import unsupported
+from lib_transfer.architecture.unsupported_checkpoints import Unsupported, alike, unsupported
 from lib_transfer.architecture.variant import EXTRAS
 from lib_transfer.architecture.z_image import Z_IMAGE
 from lib_transfer.errors import UnsupportedError
@@ -40,8 +40,9 @@ def recognise(tensors: Tensors) -> Architecture:
     """What a checkpoint is, from the names and the numbers of dimensions of its tensors; widths do not count.
 
     A checkpoint may lack text encoders and VAE, and any module that is not essential: then it is a pruned relative of
-    the architecture it lacks the fewest modules of (of several, the one that it holds the most text encoders of). It may
-    hold nothing that the architecture does not. An architecture of any depth comes with as many blocks as the file has.
+    the architecture it lacks the fewest modules of (of several, the one that it holds the most text encoders of, and then
+    the one that has the fewest). It may hold nothing that the architecture does not. An architecture of any depth comes
+    with as many blocks as the file has.
 
     Raises:
         UnsupportedError: it is something else; the message says what it looks like.
@@ -55,7 +56,9 @@ def recognise_among(candidates: Iterable[Architecture], tensors: Tensors) -> Arc
     comparisons = [found for architecture in sized if (found := _compare(architecture, tensors)) is not None]
     fitting = [comparison for comparison in comparisons if not comparison.objections]
     if fitting:
-        return min(fitting, key=lambda comparison: (comparison.missing, -comparison.encoders)).architecture
+        if (family := alike(tensors)) is not None:
+            raise _not_yet(family)
+        return min(fitting, key=_lacks).architecture
     raise _refusal(tensors, comparisons)
 
 
@@ -68,7 +71,7 @@ def _refusal(tensors: Tensors, comparisons: Sequence[_Comparison]) -> Unsupporte
     if kind is not None and kind.role != "checkpoint":
         return UnsupportedError(f"This is {kind.title}, not a checkpoint.", hint="Choose a full checkpoint.")
     if (family := unsupported(tensors)) is not None:
-        return UnsupportedError(f"This is {family.what}, which is not supported yet.")
+        return _not_yet(family)
     if comparisons:
         nearest = min(comparisons, key=lambda comparison: len(comparison.objections))
         first, *others = nearest.objections
@@ -79,6 +82,10 @@ def _refusal(tensors: Tensors, comparisons: Sequence[_Comparison]) -> Unsupporte
         return _behind(found)
     holds = f"it holds {_telling(tensors)}" if tensors else "it holds no tensors"
     return UnsupportedError(f"This is not a checkpoint of a known kind: {holds}.")
+
+
+def _not_yet(family: Unsupported) -> UnsupportedError:
+    return UnsupportedError(f"This is {family.what}, which is not supported yet.")
 
 
 def _behind(found: Iterable[str]) -> UnsupportedError:
@@ -106,6 +113,11 @@ class _Comparison:
     objections: tuple[str, ...]
     missing: int
     encoders: int
+
+
+def _lacks(comparison: _Comparison) -> tuple[int, int, int]:
+    """How much a file lacks of what it fits, in an order that does not depend on the list of architectures."""
+    return comparison.missing, -comparison.encoders, len(comparison.architecture.text_encoders)
 
 
 def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None:

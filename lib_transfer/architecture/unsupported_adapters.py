@@ -91,6 +91,28 @@ def _of_either(shapes: Shapes) -> bool:
     return bool(numbers) and max(numbers) == 19 and 3072 in widths
 
 
+def _of_omnigen2(shapes: Shapes) -> bool:
+    """The names of Lumina 2 in diffusers, and wider."""
+    return any(
+        re.fullmatch(r"(?:layers|(?:noise|context)_refiner)_\d+_attn_to_[qkv]", name) and into == 2520
+        for name, (_, into) in shapes.items()
+    )
+
+
+# Of PixArt and the smaller Sana, the larger Sana, both of CogVideoX, and LTX-Video 13B.
+_WIDTHS = (1152, 2240, 1920, 3072, 4096)
+
+
+def _of_pixart_and_others(shapes: Shapes) -> bool:
+    """The names of Anima in diffusers; but of another width, or with a text that is as wide as the picture."""
+    found = [(re.match(r"transformer_blocks_\d+_attn([12])_to_([qkv])\Z", it), shape) for it, shape in shapes.items()]
+    attentions = [(it[1], it[2], shape) for it, shape in found if it is not None]
+    return any(number == "1" for number, _, _ in attentions) and any(
+        into in _WIDTHS if number == "1" else word != "q" and out == into > 0
+        for number, word, (out, into) in attentions
+    )
+
+
 def _family(
     title: str,
     names: str | None,
@@ -132,12 +154,6 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _family("HiDream", r"(?:double|single)_stream_blocks_\d+_", r"hidream"),
     _family(
-        "Anima or Cosmos-Predict2",
-        r"blocks_\d+_(?:self|cross)_attn_(?:[qkv]|output)_proj|blocks_\d+_mlp_layer[12]|blocks_\d+_adaln_modulation"
-        r"|llm_adapter_|transformer_blocks_\d+_norm[123]_linear_[12]",
-        r"\banima(?![a-z])|cosmos",
-    ),
-    _family(
         "Wan",
         r"blocks_\d+_(?:self|cross)_attn_(?:[qkvo]|[kv]_img)\Z|blocks_\d+_ffn_|blocks_\d+_attn[12]_(?:to|add)_",
         r"\bwan(?![a-z])|wan[ ._-]?2",
@@ -148,11 +164,7 @@ FAMILIES: tuple[Family, ...] = (
         r"|transformer_blocks_\d+_ff_(?:gate|up|down)\Z|txtfusion_|text_fusion_",
         r"krea[ ._-]?2",
     ),
-    _family(
-        "Lumina 2 or Z-Image or OmniGen2",
-        r"(?:layers|(?:noise|context)_refiner)_\d+_(?:attention_|attn_to|feed_forward_|adaLN_modulation)|cap_embedder_",
-        r"lumina|z[ ._-]?image|omnigen",
-    ),
+    _family("OmniGen2", r"ref_image_(?:patch_embedder|refiner)_", r"omnigen", _of_omnigen2),
     _family("Ernie-Image", r"layers_\d+_(?:self_attention_to|mlp_(?:gate_proj|up_proj|linear_fc2))", r"ernie"),
     _family(
         "AuraFlow or Pony V7",
@@ -168,11 +180,7 @@ FAMILIES: tuple[Family, ...] = (
     _family("PixArt", r"blocks_\d+_(?:attn_qkv|cross_attn_(?:q|kv)_linear)\Z", r"pixart"),
     _family("Mochi", r"blocks_\d+_attn_(?:qkv|proj)_[xy]\Z|transformer_blocks_\d+_attn1_(?:add_|to_add_)", r"mochi"),
     _family("LTX-Video", r"transformer_blocks_\d+_(?:audio_|video_to_audio_|audio_to_video_)", r"\bltx"),
-    _family(
-        "PixArt or Sana or LTX-Video or CogVideoX or Anima or Cosmos-Predict2",
-        r"transformer_blocks_\d+_attn1_to_",
-        r"sana|cogvideo",
-    ),
+    _family("PixArt or Sana or LTX-Video or CogVideoX", None, r"sana|cogvideo", _of_pixart_and_others),
     _family("Kandinsky", r"(?:visual|text)_transformer_blocks_\d+_", r"kandinsky"),
 )
 

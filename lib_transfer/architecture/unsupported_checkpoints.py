@@ -6,6 +6,7 @@ Keys: the models' own repositories and diffusers, as ComfyUI and Forge Neo tell 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lib_transfer.architecture.architecture import Tensors
@@ -19,18 +20,20 @@ class Unsupported:
         what: what a checkpoint of it is, with an article.
         patterns: regular expressions that are all found among the lines ``key shape``, such as ``img_in.weight 3072x64``,
             of every checkpoint of it.
+        alike: whether its modules are those of a supported model, so that nothing else speaks against it.
     """
 
     what: str
     patterns: tuple[str, ...]
+    alike: bool = False
 
     def fits(self, lines: str) -> bool:
         """Whether tensors, as lines ``key shape``, look like it."""
         return all(re.search(pattern, lines, re.MULTILINE) for pattern in self.patterns)
 
 
-def _unsupported(what: str, *patterns: str) -> Unsupported:
-    return Unsupported(what, patterns)
+def _unsupported(what: str, *patterns: str, alike: bool = False) -> Unsupported:
+    return Unsupported(what, patterns, alike)
 
 
 # Before a key of the diffusion model: nothing, or any levels.
@@ -65,12 +68,10 @@ UNSUPPORTED = (
         "a PixArt checkpoint", _AT + r"adaln_single\.emb\.timestep_embedder\.", _AT + r"pos_embed\.proj\.weight "
     ),
     _unsupported("an OmniGen2 checkpoint", _AT + r"(?:ref_image_patch_embedder|ref_image_refiner)\."),
+    _unsupported("a Z-Image Omni checkpoint", _AT + r"siglip_embedder\."),
+    _unsupported("a Zeta-Chroma checkpoint", _AT + r"dec_net\."),
+    _unsupported("a Ming-Image checkpoint", _AT + r"__ming_image__ ", alike=True),
     _unsupported("a NewBie checkpoint", _AT + r"clip_text_pooled_proj\."),
-    _unsupported("a Z-Image checkpoint", _AT + r"cap_embedder\.1\.weight 3840x"),
-    _unsupported("a Lumina 2 checkpoint", _AT + r"cap_embedder\.1\.weight 2304x"),
-    _unsupported("a Z-Image checkpoint", _AT + r"all_x_embedder\."),
-    _unsupported("a Lumina 2 checkpoint", _AT + r"time_caption_embed\."),
-    _unsupported("a Lumina 2 or Z-Image checkpoint", _AT + r"cap_embedder\.1\.weight "),
     _unsupported(
         "a Qwen-Image 2.1 checkpoint", _AT + r"txt_in\.text_norm\.", _AT + r"transformer_blocks\.\d+\.img_mlp\."
     ),
@@ -79,12 +80,12 @@ UNSUPPORTED = (
     _unsupported("a Qwen-Image checkpoint", _AT + r"(?:transformer_blocks\.\d+\.img_mod\.1|txt_norm)\."),
     _unsupported("a Krea 2 checkpoint", _AT + r"(?:txtfusion|text_fusion)\."),
     _unsupported("an Ernie-Image checkpoint", _AT + r"layers\.\d+\.mlp\.linear_fc2\."),
-    _unsupported("an Anima checkpoint", _AT + r"llm_adapter\.blocks\."),
-    _unsupported("an Anima or Cosmos-Predict2 checkpoint", _AT + r"blocks\.\d+\.mlp\.layer1\."),
+    _unsupported("a Cosmos-Predict2 14B checkpoint", _AT + r"x_embedder\.proj\.1\.weight 5120x", alike=True),
     _unsupported(
-        "an Anima or Cosmos-Predict2 checkpoint",
-        _AT + r"transformer_blocks\.\d+\.norm1\.linear_1\.",
-        _AT + r"patch_embed\.proj\.",
+        "a Cosmos-Predict2 14B checkpoint",
+        _AT + r"transformer_blocks\.0\.norm1\.linear_1\.",
+        _AT + r"patch_embed\.proj\.weight 5120x",
+        alike=True,
     ),
     _unsupported("a Cosmos checkpoint", _AT + r"blocks\.block\d+\.blocks\."),
     _unsupported("a Wan checkpoint", _AT + r"head\.modulation "),
@@ -115,5 +116,14 @@ UNSUPPORTED = (
 
 def unsupported(tensors: Tensors) -> Unsupported | None:
     """The family that the tensors look like, if it is known and not supported."""
+    return _first(UNSUPPORTED, tensors)
+
+
+def alike(tensors: Tensors) -> Unsupported | None:
+    """The same, of those alone whose modules are those of a supported model."""
+    return _first((family for family in UNSUPPORTED if family.alike), tensors)
+
+
+def _first(families: Iterable[Unsupported], tensors: Tensors) -> Unsupported | None:
     lines = "\n".join(f"{key} {'x'.join(map(str, shape))}" for key, shape in tensors.items())
-    return next((family for family in UNSUPPORTED if family.fits(lines)), None)
+    return next((family for family in families if family.fits(lines)), None)

@@ -45,6 +45,8 @@ INPUTS = {
         9: "the picture to fill and its mask (inpainting)",
     },
     "x_embedder.proj": {16: ""},
+    "x_embedder.proj.1": {68: "", 72: "the frames that go before (Video2World)"},
+    "x_embedder": {64: ""},
     "img_in": {
         64: "",
         128: "a control picture (Canny or Depth)",

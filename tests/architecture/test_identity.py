@@ -31,10 +31,7 @@ def _each(pattern: str, count: int, shape: tuple[int, int], *leaves: str) -> Sha
 
 QKV = ("to_q", "to_k", "to_v")
 ADDED = (*QKV, "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-ANIMA_OR_COSMOS, SHARED = (
-    "Anima or Cosmos-Predict2",
-    "PixArt or Sana or LTX-Video or CogVideoX or Anima or Cosmos-Predict2",
-)
+SHARED = "PixArt or Sana or LTX-Video or CogVideoX"
 
 UNSUPPORTED: list[tuple[str, Shapes, str]] = [
     ("Flux.2", _flux_2(3072, 5, 20), ""),
@@ -49,11 +46,8 @@ UNSUPPORTED: list[tuple[str, Shapes, str]] = [
     ("Wan", _each("diffusion_model.blocks.{}.self_attn.{}", 30, (1536, 1536), "q", "k", "v", "o"), ""),
     ("Wan", _each("lora_unet_blocks_{}_cross_attn_{}", 40, (5120, 5120), "q", "k", "v", "o"), ""),
     ("Wan", _each("transformer.blocks.{}.attn1.{}", 40, (5120, 5120), *QKV), ""),
-    (ANIMA_OR_COSMOS, _each("lora_unet_blocks_{}_self_attn_{}_proj", 28, (2048, 2048), "q", "k", "output"), ""),
-    (ANIMA_OR_COSMOS, _each("net.blocks.{}.mlp.{}", 28, (8192, 2048), "layer1"), ""),
     ("Krea 2", _each("diffusion_model.blocks.{}.attn.{}", 28, (6144, 6144), "wq", "wo", "gate"), ""),
-    ("Lumina 2 or Z-Image or OmniGen2", _each("diffusion_model.layers.{}.attention.{}", 30, (3840, 3840), *QKV), ""),
-    ("Lumina 2 or Z-Image or OmniGen2", _each("lora_unet_layers_{}_feed_forward_{}", 26, (9216, 2304), "w1", "w3"), ""),
+    ("OmniGen2", _each("transformer.layers.{}.attn.{}", 32, (2520, 2520), "to_q", "to_out.0"), ""),
     ("Ernie-Image", _each("transformer.layers.{}.self_attention.{}", 36, (4096, 4096), *QKV), ""),
     ("AuraFlow or Pony V7", _each("transformer.joint_transformer_blocks.{}.attn.{}", 4, (3072, 3072), *QKV), ""),
     (
@@ -72,6 +66,7 @@ UNSUPPORTED: list[tuple[str, Shapes, str]] = [
     ("Chroma Radiance", _each("diffusion_model.nerf_blocks.{}.{}", 4, (64, 64), "param_generator"), ""),
     (SHARED, _each("transformer.transformer_blocks.{}.attn1.{}", 28, (1152, 1152), *QKV), ""),
     (SHARED, _each("base_model.model.transformer_blocks.{}.{}", 28, (1152, 1152), "attn1.to_q", "attn2.to_q"), ""),
+    (SHARED, _each("transformer.transformer_blocks.{}.{}", 28, (2048, 2048), "attn1.to_q", "attn2.to_k"), ""),
 ]
 
 

@@ -94,7 +94,8 @@ def test_an_exact_architecture_wins_over_the_subset_rule_wherever_it_is_listed(
         assert recognise_among(order, tensors) is architecture
 
 
-TRANSFORMERS = ("sd3-medium", "sd3.5-medium", "sd3.5-large", "flux-dev", "flux-schnell", "chroma")
+NEWER = ("cosmos-predict2-2b", "anima", "z-image", "lumina-2")
+TRANSFORMERS = ("sd3-medium", "sd3.5-medium", "sd3.5-large", "flux-dev", "flux-schnell", "chroma", *NEWER)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -215,7 +216,11 @@ ZOO: dict[str, tuple[Tensors, str]] = {
     "hidream": (_keys("caption_projection.0.linear.weight", "pos_embed.proj.weight"), "a HiDream checkpoint"),
     "auraflow": (_keys("double_layers.0.attn.w1q.weight"), "an AuraFlow or Pony V7 checkpoint"),
     "pixart": (_keys("t_block.1.weight", "y_embedder.y_proj.fc1.weight"), "a PixArt checkpoint"),
-    "z-image": (_keys("cap_embedder.1.weight", "noise_refiner.0.attention.k_norm.weight"), "a Lumina 2 or Z-Image"),
+    "omnigen 2": (_keys("ref_image_refiner.0.attn.to_q.weight", "layers.0.attn.to_q.weight"), "an OmniGen2 checkpoint"),
+    "half of z-image": (
+        {key: shape for key, shape in reference(known("z-image"), width=8).items() if "final_layer" not in key},
+        "Z-Image comes nearest, but final_layer.adaLN_modulation.1.weight is missing (and 1 more)",
+    ),
     "qwen": (_keys("transformer_blocks.0.img_mod.1.weight", "proj_out.weight"), "a Qwen-Image checkpoint"),
     "wan": (_keys("head.modulation", "blocks.0.self_attn.q.weight"), "a Wan checkpoint"),
     "ltx": (_keys("adaln_single.emb.timestep_embedder.linear_1.bias", "proj_out.weight"), "an LTX-Video checkpoint"),
