@@ -105,8 +105,9 @@ def as_deep_as(architecture: Architecture, tensors: Tensors) -> Architecture:
     before = key_layout.prefix + dict(architecture.depths.blocks)[key_layout.style]
     block = re.compile(re.escape(before) + r"(\d+)\.")
     numbers = {int(found[1]) for key in tensors if (found := block.match(key))}
-    # A number beyond the count of all tensors is a damaged name, not a block.
-    return with_depth(architecture, max((number for number in numbers if number < len(tensors)), default=-1) + 1)
+    # A number far beyond any that is known is a damaged name, not a block.
+    known = range(4 * architecture.depths.most)
+    return with_depth(architecture, max((number for number in numbers if number in known), default=-1) + 1)
 
 
 def key_layout_in(layout: Layout, tensors: Tensors) -> KeyLayout | None:
