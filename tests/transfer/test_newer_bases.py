@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 import lib_transfer
-from lib_transfer.architecture import identity, reference
+from lib_transfer.architecture import identity, modules, reference
+from lib_transfer.conversion.weights import read_weight
+from lib_transfer.library.base import open_base
 from tests import tiny
 from tests.balance import need_balance
 from tests.transfer import hosts
 from tests.transfer.test_formulas import ENERGY, rotated
+from tests.transfer.test_stores import gguf, scaled
 
 CORE, QWEN = "model.diffusion_model.", "text_encoders.qwen3_06b.transformer.model."
 WIDTH = 16
@@ -283,3 +286,119 @@ def test_rotation_carries_the_parts_of_a_fused_weight_one_by_one(
         expected = rotated(given, of_source[_key(path)][first:last], of_target[_key(path)][first:last])
         assert (delta[first:last] - expected).norm() <= 1e-4 * given.norm(), path
         assert (delta[first:last] - given).norm() > 1e-2 * given.norm(), "it moved"
+
+
+def _bare(path: Path, tensors: tiny.Weights) -> tiny.Weights:
+    """What ComfyUI calls a diffusion model, behind the prefix of the original's own files, in scaled float8."""
+    return scaled(path, {f"net.{key.removeprefix(CORE)}": w for key, w in tensors.items() if key.startswith(CORE)})
+
+
+def _mixed(path: Path, tensors: tiny.Weights) -> tiny.Weights:
+    """ComfyUI's newer form: the format beside each layer that has it, other layers as they were."""
+    stored: tiny.Weights = {}
+    meant: tiny.Weights = {}
+    for key, tensor in tensors.items():
+        stored[key] = meant[key] = tensor
+        if ".attention." in key or "attn." in key or ".mlp." in key:
+            scale = tensor.abs().max() / 448
+            stored[key] = (tensor / scale).to(torch.float8_e4m3fn)
+            start = key.removesuffix("weight")
+            stored[f"{start}weight_scale"] = scale
+            stored[f"{start}comfy_quant"] = torch.frombuffer(
+                bytearray(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8
+            )
+            meant[key] = stored[key].float() * scale
+    tiny.save(path, stored)
+    return meant
+
+
+def _gguf(path: Path, tensors: tiny.Weights) -> tiny.Weights:
+    return gguf(path, {key.removeprefix(CORE): w for key, w in tensors.items() if key.startswith(CORE)})
+
+
+@pytest.mark.parametrize("form", [_bare, _mixed, _gguf])
+@pytest.mark.parametrize("base", ["anima", "z-image", "lumina-2"])
+def test_quantised_checkpoints_are_the_same_modules(
+    base: str, form: Callable[[Path, tiny.Weights], tiny.Weights], tmp_path: Path
+) -> None:
+    tensors = {key: w for key, w in tiny.weights(base, width=WIDTH).items() if not key.endswith(".bias")}
+    path = tmp_path / f"base.{'gguf' if form is _gguf else 'safetensors'}"
+    meant = form(path, tensors)
+    expected = {m.name: m for m in modules(tiny.architecture(base), {k: tuple(w.shape) for k, w in tensors.items()})}
+    with open_base(path, "0") as opened:
+        assert opened.architecture.id == base
+        read = {module.name: read_weight(opened.checkpoint, module) for module in opened.modules}
+        keys = {module.name: module.weight for module in opened.modules}
+    assert {name for name in expected if name.startswith(CORE)} == {name for name in read if name.startswith(CORE)}
+    for name, weight in read.items():
+        [(first, last)] = expected[name].rows or ((0, weight.shape[0]),)
+        torch.testing.assert_close(weight, meant[keys[name]][first:last].float(), rtol=1e-6, atol=1e-7)
+
+
+def test_a_folder_of_diffusers(tmp_path: Path, runtime: lib_transfer.Runtime) -> None:
+    """Transformer, adapter and text encoder of Anima in folders of their own."""
+    shapes = reference(tiny.architecture("anima"), width=WIDTH, style="diffusers")
+    generator = torch.Generator().manual_seed(1)
+    folder = tmp_path / "anima"
+    for part, stem in (("transformer", "diffusion_pytorch_model"), ("text_conditioner", "diffusion_pytorch_model"),
+                       ("text_encoder", "model")):  # fmt: skip
+        (folder / part).mkdir(parents=True)
+        tensors = {
+            key.removeprefix(f"{part}."): torch.randn(shape, generator=generator)
+            for key, shape in shapes.items()
+            if key.startswith(f"{part}.")
+        }
+        tiny.save(folder / part / f"{stem}.safetensors", tensors)
+    assert lib_transfer.inspect(folder)["architecture"] == "Anima"
+    names = {
+        "transformer.transformer_blocks.3.attn1.to_q": (16, 16),
+        "text_conditioner.blocks.2.cross_attn.k_proj": (8, 8),
+        "text_encoder.layers.3.mlp.up_proj": (24, 8),
+    }
+    made: tiny.Weights = {}
+    for name, shape in names.items():
+        made |= tiny.factors(name, shape)
+    file = tiny.save(tmp_path / "style.safetensors", made)
+    request = lib_transfer.request(file, source=folder, target=folder, runtime=runtime, rank="full", threshold=0.0)
+    result = lib_transfer.transfer(request, runtime=runtime)
+    assert hosts.read(result.path).deltas().keys() == {
+        "lora_unet_blocks_3_self_attn_q_proj", "lora_unet_llm_adapter_blocks_2_cross_attn_k_proj",
+        "lora_te_layers_3_mlp_up_proj",
+    }  # fmt: skip
+
+
+INSERTED = {2: 1, 5: 3, 8: 5, 11: 7, 14: 9, 17: 11, 21: 14, 24: 16, 27: 18, 30: 20, 33: 22, 36: 24}
+"""The blocks of the relative with 40 that were inserted, and the block of the 28 that each was copied from."""
+
+
+def test_a_deeper_relative_is_paired_by_its_weights(tmp_path: Path, runtime: lib_transfer.Runtime) -> None:
+    """Made as the published one was: copies with zeroed outputs between the blocks, then trained on."""
+    source = tiny.weights("anima", width=WIDTH)
+    kept = [block for block in range(40) if block not in INSERTED]
+    origin = INSERTED | {block: number for number, block in enumerate(kept)}
+    zeroed = ("adaln_modulation_self_attn.2", "adaln_modulation_cross_attn.2", "adaln_modulation_mlp.2",
+              "self_attn.output_proj", "cross_attn.output_proj", "mlp.layer2")  # fmt: skip
+    deep = {key: w for key, w in source.items() if not key.startswith(f"{CORE}blocks.")}
+    for block, of in origin.items():
+        for key, w in source.items():
+            if key.startswith(f"{CORE}blocks.{of}."):
+                leaf = key.removeprefix(f"{CORE}blocks.{of}.")
+                muted = block in INSERTED and leaf.removesuffix(".weight") in zeroed
+                deep[f"{CORE}blocks.{block}.{leaf}"] = torch.zeros_like(w) if muted else w
+    paths = [
+        tiny.save(tmp_path / name, w)
+        for name, w in (("28.safetensors", source), ("40.safetensors", tiny.fine_tuned(deep, 0.1)))
+    ]
+    made: tiny.Weights = {}
+    for block in range(28):
+        made |= tiny.factors(f"lora_unet_blocks_{block}_self_attn_q_proj", (16, 16), seed=block)
+    file = tiny.save(tmp_path / "style.safetensors", made)
+    request = lib_transfer.request(
+        file, source=paths[0], target=paths[1], runtime=runtime, rank="full", threshold=0.0, method="rotation"
+    )
+    result = lib_transfer.transfer(request, runtime=runtime)
+    assert result.report is not None
+    name = "lora_unet_blocks_{}_self_attn_q_proj".format
+    pairs = {module.name: module.target or module.name for module in result.report.modules}
+    assert pairs == {name(number): name(block) for number, block in enumerate(kept)}
+    assert hosts.read(result.path).deltas().keys() == set(pairs.values()), "inserted blocks stay as they are"
