@@ -52,6 +52,8 @@ class Architecture:
         hosts: the programs that a LoRA for it is written for, as a sentence names them: what one of them does not load is not
             written.
         beside: what the keys within the diffusion model begin with that are no modules of it.
+        rows: places of the diffusion model, and how many rows their weights have whatever its width, where the keys alone do not
+            tell it from another model.
         depths: how many blocks the diffusion model may have; None where the core has all of them.
         namings: how adapters name its modules. Of several that start from one spelling, the first is written.
         idle: parts and blocks whose output the model does not read, so that a change of them has no effect.
@@ -71,6 +73,7 @@ class Architecture:
     idle: frozenset[tuple[str, str]] = frozenset()
     hosts: str = "A1111 or Forge"
     beside: tuple[str, ...] = ()
+    rows: tuple[tuple[str, int], ...] = ()
     depths: Depths | None = None
 
     @property

@@ -54,7 +54,7 @@ def identity(names: Sequence[str], shapes: Shapes, said: Collection[str]) -> Ide
     """
     spoken, foreign, words = _spoken(said)
     family = family_by_names(names, shapes)
-    if family is not None:
+    if family is not None and not any(it.title in family.title.split(" or ") for meant in spoken for it in meant):
         return _of_family(family.title, spoken, foreign, words)
     explained = _explaining(names, shapes)
     fitting = _without_relatives(explained)
@@ -194,6 +194,13 @@ def _without_relatives(found: Sequence[Architecture]) -> tuple[Architecture, ...
 # What metadata call a supported architecture, in lower case: the first that matches names those that may be meant.
 SPOKEN: Mapping[str, tuple[str, ...]] = {
     r"chroma": ("chroma",),
+    r"klein.*4b": ("flux2-klein-4b",),
+    r"klein.*9b": ("flux2-klein-9b",),
+    r"klein": ("flux2-klein-4b", "flux2-klein-9b"),
+    r"flux[ ._-]?2.*dev": ("flux2-dev",),
+    r"flux[ ._-]?2": ("flux2-klein-4b", "flux2-klein-9b", "flux2-dev"),
+    r"krea[ ._-]?2": ("krea-2",),
+    r"aura[ ._-]?flow|pony[ ._-]?v?7": ("auraflow",),
     r"flux.*schnell": ("flux-schnell",),
     r"flux.*dev": ("flux-dev",),
     r"flux": ("flux-dev", "flux-schnell"),
@@ -212,6 +219,12 @@ SPOKEN: Mapping[str, tuple[str, ...]] = {
     r"cosmos": ("cosmos-predict2-2b",),
     r"z[ ._-]?image": ("z-image",),
     r"lumina|netayume": ("lumina-2",),
+    r"qwen": ("qwen-image",),
+    r"ernie": ("ernie-image",),
+    r"\bwan(?![a-z]).*(?<![\d.])1[._]3b": ("wan-1.3b",),
+    r"\bwan(?![a-z]).*(?<![\d.])5b": ("wan-5b",),
+    r"\bwan(?![a-z]).*14b": ("wan-14b", "wan-i2v-14b"),
+    r"\bwan(?![a-z])": ("wan-1.3b", "wan-5b", "wan-14b", "wan-i2v-14b"),
 }
 
 

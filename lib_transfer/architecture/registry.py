@@ -7,16 +7,22 @@ from dataclasses import dataclass
 
 from lib_transfer.architecture.anima import ANIMA
 from lib_transfer.architecture.architecture import Architecture, Tensors, as_deep_as, key_layout_in
+from lib_transfer.architecture.auraflow import AURAFLOW
 from lib_transfer.architecture.chroma import CHROMA
 from lib_transfer.architecture.cosmos import COSMOS_PREDICT2
+from lib_transfer.architecture.ernie_image import ERNIE_IMAGE
 from lib_transfer.architecture.flux import FLUX_DEV, FLUX_SCHNELL
+from lib_transfer.architecture.flux2 import FLUX2_DEV, KLEIN_4B, KLEIN_9B
+from lib_transfer.architecture.krea2 import KREA_2
 from lib_transfer.architecture.lumina import LUMINA_2
+from lib_transfer.architecture.qwen_image import QWEN_IMAGE
 from lib_transfer.architecture.sd1 import SD1
 from lib_transfer.architecture.sd2 import SD2
 from lib_transfer.architecture.sd3 import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM
 from lib_transfer.architecture.sdxl import KOALA_1B, KOALA_700M, REFINER, SDXL, SSD_1B, VEGA
 from lib_transfer.architecture.unsupported_checkpoints import Unsupported, alike, unsupported
 from lib_transfer.architecture.variant import EXTRAS
+from lib_transfer.architecture.wan import WAN_1_3B, WAN_5B, WAN_14B, WAN_I2V_14B
 from lib_transfer.architecture.z_image import Z_IMAGE
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.kinds import kind_of, prefixes
@@ -28,6 +34,9 @@ ARCHITECTURES = (
     *(SD3_MEDIUM, SD35_MEDIUM, SD35_LARGE),
     *(FLUX_DEV, FLUX_SCHNELL, CHROMA),
     *(COSMOS_PREDICT2, ANIMA, Z_IMAGE, LUMINA_2),
+    *(KLEIN_4B, KLEIN_9B, FLUX2_DEV),
+    *(QWEN_IMAGE, WAN_1_3B, WAN_5B, WAN_14B, WAN_I2V_14B),
+    *(ERNIE_IMAGE, KREA_2, AURAFLOW),
 )
 
 
@@ -143,6 +152,12 @@ def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None
         for key, ndim in present.items()
         if ndim != expected.get(key, ndim)
     ]
+    rows = [
+        f"{key} has {tensors[key][0]} rows instead of {count}"
+        for path, count in architecture.rows
+        for key in (key_layout.prefix + way for way in ways[path])
+        if key in tensors and tensors[key][:1] != (count,)
+    ]
     lacking = sum(not any(key_layout.prefix + key in tensors for key in keys) for keys in ways.values())
     encoders = sum(key_layout_in(layout, tensors) is not None for layout in architecture.text_encoders)
-    return _Comparison(architecture, (*strange, *missing, *other), lacking, encoders)
+    return _Comparison(architecture, (*strange, *missing, *other, *rows), lacking, encoders)

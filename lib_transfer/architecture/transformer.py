@@ -88,9 +88,11 @@ class Place:
         share: its rows of the native weight; None for all.
         word: its own word (``q``) where it is a share.
         swapped: whether diffusers keeps its halves the other way round.
-        parameter: what the native weight is called.
+        whole: whether diffusers keeps the fused weight whole too.
+        parameter: what the native weight is called; empty where the path is that of a parameter.
         others: more spellings that adapters have of it.
         kind: what it computes, where the number of dimensions does not tell.
+        output: the style of the spelling that the hosts load, where it is not that of the native path, or of the parameter.
     """
 
     native: str
@@ -101,17 +103,19 @@ class Place:
     share: Share | None = None
     word: str = ""
     swapped: bool = False
+    whole: bool = False
     parameter: str = "weight"
     others: tuple[Spelling, ...] = ()
     stage: str = ""
     block: str = ""
     unit: str = ""
     kind: Kind | None = None
+    output: str = ""
 
     @property
     def order(self) -> Share | None:
-        """Which rows diffusers keeps, and in which order; None for all, as they are."""
-        return SWAPPED if self.swapped else None
+        """Which rows of diffusers' weight it is, and in which order; None for all, as they are."""
+        return self.share if self.whole else SWAPPED if self.swapped else None
 
 
 @dataclass(frozen=True)
@@ -208,13 +212,17 @@ def _slot(place: Place, part: str, depth: int) -> Slot:
         stored=tuple(_stored(place)),
         spellings=tuple(_spellings(place)),
         # Of what is not called weight, Forge knows ComfyUI's name alone.
-        output="native" if place.parameter == "weight" else "parameter",
+        output=place.output or ("native" if place.parameter == "weight" else "parameter"),
     )
 
 
 def _stored(place: Place) -> Iterator[Stored]:
     native_bias, bias = (f"{path}.bias" if place.bias else None for path in (place.native, place.diffusers))
     # Newer versions of ComfyUI save the scale of a norm as its weight.
+    if not place.parameter:
+        yield Stored("native", place.native, None)
+        yield Stored("diffusers", place.diffusers, None)
+        return
     for parameter in dict.fromkeys((place.parameter, "weight")):
         yield Stored("native", f"{place.native}.{parameter}", native_bias, place.share)
     yield Stored("diffusers", f"{place.diffusers}.weight", bias, place.order)
@@ -223,7 +231,7 @@ def _stored(place: Place) -> Iterator[Stored]:
 def _spellings(place: Place) -> Iterator[Spelling]:
     yield Spelling("native", place.native, place.share)
     if place.parameter != "weight":
-        yield Spelling("parameter", f"{place.native}.{place.parameter}", place.share)
+        yield Spelling("parameter", f"{place.native}.{place.parameter}".rstrip("."), place.share)
     yield Spelling("diffusers", place.diffusers, place.order)
     if place.word:
         # The Open Model Initiative's format numbers the shares of a fused weight.

@@ -43,16 +43,12 @@ _VECTOR = _UNET + r"(?:label_emb\.0\.0|class_embedding\.linear_1)\.weight \d+x\d
 
 # From the most telling to the vaguest: the first that fits is named.
 UNSUPPORTED = (
-    _unsupported("a Flux.2 checkpoint", _AT + r"double_stream_modulation_img\."),
     _unsupported("a Chroma Radiance checkpoint", _AT + r"(?:nerf_blocks|img_in_patch)\."),
     _unsupported("a HunyuanVideo or HunyuanImage checkpoint", _AT + r"(?:txt_in\.individual_token_refiner|byt5_in)\."),
     _unsupported("a HunyuanVideo checkpoint", _AT + r"context_embedder\.token_refiner\."),
     _unsupported("an Ovis-Image checkpoint", _AT + r"double_blocks\.\d+\.img_mlp\.gate_proj\.", _AT + r"txt_norm\."),
     _unsupported("a LongCat-Image checkpoint", _AT + r"double_blocks\.", _AT + r"txt_in\.weight \d+x3584$"),
     _unsupported("a HiDream checkpoint", _AT + r"caption_projection\.0\.linear\."),
-    _unsupported(
-        "an AuraFlow or Pony V7 checkpoint", _AT + r"(?:double_layers\.\d+\.attn\.w1q|joint_transformer_blocks\.)"
-    ),
     _unsupported("a Kandinsky 5 checkpoint", _AT + r"visual_transformer_blocks\."),
     _unsupported("a Kandinsky checkpoint", _AT + r"encoder_hid_proj\.(?:image_embeds|text_proj|image_proj)"),
     _unsupported("a DeepFloyd IF checkpoint", _AT + r"add_embedding\.pool\."),
@@ -76,10 +72,9 @@ UNSUPPORTED = (
         "a Qwen-Image 2.1 checkpoint", _AT + r"txt_in\.text_norm\.", _AT + r"transformer_blocks\.\d+\.img_mlp\."
     ),
     _unsupported("a Lens checkpoint", _AT + r"transformer_blocks\.\d+\.img_mlp\.w1\."),
-    _unsupported("a Mage-Flow checkpoint", _AT + r"txt_norm\.weight 2560$", _AT + r"proj_out\.weight 128x"),
-    _unsupported("a Qwen-Image checkpoint", _AT + r"(?:transformer_blocks\.\d+\.img_mod\.1|txt_norm)\."),
-    _unsupported("a Krea 2 checkpoint", _AT + r"(?:txtfusion|text_fusion)\."),
-    _unsupported("an Ernie-Image checkpoint", _AT + r"layers\.\d+\.mlp\.linear_fc2\."),
+    _unsupported(
+        "a Mage-Flow checkpoint", _AT + r"txt_norm\.weight 2560$", _AT + r"proj_out\.weight 128x", alike=True
+    ),
     _unsupported("a Cosmos-Predict2 14B checkpoint", _AT + r"x_embedder\.proj\.1\.weight 5120x", alike=True),
     _unsupported(
         "a Cosmos-Predict2 14B checkpoint",
@@ -88,8 +83,12 @@ UNSUPPORTED = (
         alike=True,
     ),
     _unsupported("a Cosmos checkpoint", _AT + r"blocks\.block\d+\.blocks\."),
-    _unsupported("a Wan checkpoint", _AT + r"head\.modulation "),
-    _unsupported("a Wan checkpoint", _AT + r"condition_embedder\.time_proj\."),
+    _unsupported("a Wan VACE checkpoint", _AT + r"vace_(?:blocks|patch_embedding)\."),
+    _unsupported("a Wan Animate checkpoint", _AT + r"(?:face_adapter|motion_encoder|pose_patch_embedding)\."),
+    _unsupported("a Wan S2V checkpoint", _AT + r"casual_audio_encoder\."),
+    _unsupported("a Wan HuMo checkpoint", _AT + r"audio_proj\.audio_proj_glob"),
+    _unsupported("a Wan Camera checkpoint", _AT + r"control_adapter\."),
+    _unsupported("a Wan SCAIL checkpoint", _AT + r"patch_embedding_pose\."),
     _unsupported("a Mochi checkpoint", _AT + r"(?:t5_yproj|t5_y_embedder|blocks\.\d+\.attn\.qkv_y)\b"),
     _unsupported(
         "a Mochi checkpoint", _AT + r"transformer_blocks\.\d+\.norm1_context\.", _AT + r"time_embed\.pooler\."
