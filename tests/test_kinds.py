@@ -155,14 +155,6 @@ HINTS = dict.fromkeys(("a text encoder", "a language model"), "name the checkpoi
 # Checkpoints that are recognised and not supported, by the names of the model's repository and by those of diffusers.
 ADALN = "adaln_single.emb.timestep_embedder.linear_1.weight"
 FAMILIES: dict[str, tuple[str, Keys]] = {
-    "flux 2": (
-        "a Flux.2 checkpoint",
-        square("double_blocks.0.img_attn.qkv.weight", "double_stream_modulation_img.lin.weight"),
-    ),
-    "flux 2, diffusers": (
-        "a Flux.2 checkpoint",
-        square("transformer_blocks.0.attn.add_q_proj.weight", "double_stream_modulation_img.linear.weight"),
-    ),
     "radiance": (
         "a Chroma Radiance checkpoint",
         square("double_blocks.0.img_attn.qkv.weight", "nerf_blocks.0.norm.scale"),
@@ -187,8 +179,6 @@ FAMILIES: dict[str, tuple[str, Keys]] = {
         "a HiDream checkpoint",
         square("caption_projection.0.linear.weight"),
     ),
-    "auraflow": ("an AuraFlow or Pony V7 checkpoint", square("double_layers.0.attn.w1q.weight")),
-    "auraflow, diffusers": ("an AuraFlow or Pony V7 checkpoint", square("joint_transformer_blocks.0.attn.to_q.weight")),
     "kandinsky 5": ("a Kandinsky 5 checkpoint", square("visual_transformer_blocks.0.cross_attention.to_key.weight")),
     "kandinsky": (
         "a Kandinsky checkpoint",
@@ -245,21 +235,6 @@ FAMILIES: dict[str, tuple[str, Keys]] = {
         "a Mage-Flow checkpoint",
         {"txt_norm.weight": (2560,), "proj_out.weight": (128, 4), "transformer_blocks.0.attn.to_q.weight": (4, 4)},
     ),
-    "qwen-image": (
-        "a Qwen-Image checkpoint",
-        {"txt_norm.weight": (3584,), **square("transformer_blocks.0.img_mod.1.weight", "proj_out.weight")},
-    ),
-    "krea 2": ("a Krea 2 checkpoint", square("blocks.0.attn.wq.weight", "txtfusion.projector.weight")),
-    "krea 2, diffusers": (
-        "a Krea 2 checkpoint",
-        square("text_fusion.projector.weight"),
-    ),
-    "ernie": (
-        "an Ernie-Image checkpoint",
-        square(
-            "layers.0.mlp.linear_fc2.weight", "layers.0.self_attention.to_q.weight", "layers.0.mlp.gate_proj.weight"
-        ),
-    ),
     "cosmos-predict2 14b": (
         "a Cosmos-Predict2 14B checkpoint",
         {"x_embedder.proj.1.weight": (5120, 68), **square("blocks.0.self_attn.q_proj.weight")},
@@ -272,11 +247,21 @@ FAMILIES: dict[str, tuple[str, Keys]] = {
         "a Cosmos checkpoint",
         square("blocks.block0.blocks.0.block.attn.to_q.0.weight", "t_embedder.1.linear_1.weight"),
     ),
-    "wan": ("a Wan checkpoint", square("head.modulation", "blocks.0.self_attn.q.weight")),
-    "wan, diffusers": (
-        "a Wan checkpoint",
-        square("condition_embedder.time_proj.weight", "blocks.0.attn1.to_q.weight"),
+    "wan vace": ("a Wan VACE checkpoint", square("vace_blocks.0.before_proj.weight", "blocks.0.self_attn.q.weight")),
+    "wan animate": (
+        "a Wan Animate checkpoint",
+        square("face_adapter.fuser_blocks.0.k_norm.weight", "blocks.0.self_attn.q.weight"),
     ),
+    "wan s2v": (
+        "a Wan S2V checkpoint",
+        square("casual_audio_encoder.encoder.final_linear.weight", "blocks.0.self_attn.q.weight"),
+    ),
+    "wan humo": (
+        "a Wan HuMo checkpoint",
+        square("audio_proj.audio_proj_glob_1.layer.weight", "blocks.0.self_attn.q.weight"),
+    ),
+    "wan camera": ("a Wan Camera checkpoint", square("control_adapter.conv.weight", "blocks.0.self_attn.q.weight")),
+    "wan scail": ("a Wan SCAIL checkpoint", square("patch_embedding_pose.weight", "blocks.0.self_attn.q.weight")),
     "mochi": ("a Mochi checkpoint", square("blocks.0.attn.qkv_x.weight", "t5_yproj.weight")),
     "mochi, diffusers": (
         "a Mochi checkpoint",

@@ -50,9 +50,9 @@ class ErnieImage:
         return _slots(self)
 
     def scaled(self, width: int) -> ErnieImage:
-        """The same structure, about ``width`` wide, in heads of 8; latents stay."""
+        """The same structure, about ``width`` wide, in heads of 8; latents stay, and the text has another width still."""
         own, inner, text = (shrink(size, width, of=self.width) for size in (self.width, self.inner, self.text))
-        return replace(self, width=own, inner=inner, text=text, head=8)
+        return replace(self, width=own, inner=inner, text=text if text != own else own + 8, head=8)
 
 
 @lru_cache(maxsize=64)

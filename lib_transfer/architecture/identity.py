@@ -128,7 +128,10 @@ def _explaining(names: Collection[str], shapes: Shapes) -> list[Architecture]:
 
 
 def _score(architecture: Architecture, names: Collection[str], shapes: Shapes) -> tuple[int, int] | None:
-    """How many names the architecture knows, and how many of the shapes are its own; None where it cannot be the one."""
+    """How many shapes and names are the architecture's own; None where it cannot be the one.
+
+    Shapes count first: others have the names of a full-size model too. Those of tiny models, as tests make them, are none's.
+    """
     known = full_shapes(architecture)
     hits = [name for name in names if name in known]
     if not hits:
@@ -138,7 +141,7 @@ def _score(architecture: Architecture, names: Collection[str], shapes: Shapes) -
     wrong = sum(_wrong(shapes.get(name), known[name]) for name in hits)
     if 2 * len(hits) <= len(names) - beyond or beyond > BEYOND * len(names) or wrong > WRONG * len(names):
         return None
-    return len(hits), sum(name in shapes and known[name] == tuple(shapes[name]) for name in hits)
+    return sum(name in shapes and known[name] == tuple(shapes[name]) for name in hits), len(hits)
 
 
 def _wrong(shape: tuple[int, int] | None, full: tuple[int, int]) -> bool:

@@ -153,10 +153,10 @@ def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None
         if ndim != expected.get(key, ndim)
     ]
     rows = [
-        f"{key} has {tensors[key][0]} rows instead of {count}"
+        f"{key} has {tensors[key_layout.prefix + key][0]} rows instead of {count}"
         for path, count in architecture.rows
-        for key in (key_layout.prefix + way for way in ways[path])
-        if key in tensors and tensors[key][:1] != (count,)
+        for key in ways[path]
+        if key in present and tensors[key_layout.prefix + key][0] != count
     ]
     lacking = sum(not any(key_layout.prefix + key in tensors for key in keys) for keys in ways.values())
     encoders = sum(key_layout_in(layout, tensors) is not None for layout in architecture.text_encoders)

@@ -72,9 +72,7 @@ UNSUPPORTED = (
         "a Qwen-Image 2.1 checkpoint", _AT + r"txt_in\.text_norm\.", _AT + r"transformer_blocks\.\d+\.img_mlp\."
     ),
     _unsupported("a Lens checkpoint", _AT + r"transformer_blocks\.\d+\.img_mlp\.w1\."),
-    _unsupported(
-        "a Mage-Flow checkpoint", _AT + r"txt_norm\.weight 2560$", _AT + r"proj_out\.weight 128x", alike=True
-    ),
+    _unsupported("a Mage-Flow checkpoint", _AT + r"txt_norm\.weight 2560$", _AT + r"proj_out\.weight 128x", alike=True),
     _unsupported("a Cosmos-Predict2 14B checkpoint", _AT + r"x_embedder\.proj\.1\.weight 5120x", alike=True),
     _unsupported(
         "a Cosmos-Predict2 14B checkpoint",

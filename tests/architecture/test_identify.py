@@ -60,7 +60,9 @@ def _joined(name: str, *, style: str = "native") -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("style", ["native", "diffusers"])
 def test_adapters_of_transformers(style: str) -> None:
-    for name in ("sd3-medium", "sd3.5-medium", "sd3.5-large", "flux-dev", "chroma"):
+    newest = ("flux2-klein-4b", "flux2-klein-9b", "flux2-dev", "qwen-image", "wan-1.3b", "wan-5b", "wan-14b")
+    others = ("ernie-image", "krea-2", "auraflow")
+    for name in ("sd3-medium", "sd3.5-medium", "sd3.5-large", "flux-dev", "chroma", *newest, *others):
         shapes = _joined(name, style=style)
         assert known(name) in identify_adapter(shapes)
         assert identify_adapter(shapes, shapes) == (known(name),)
@@ -86,7 +88,7 @@ def test_shapes_decide_between_names_that_both_know() -> None:
 
 def test_one_foreign_name_does_not_matter_and_only_foreign_names_are_nobodys() -> None:
     assert identify_adapter([*_adapter(SDXL, "unet"), "lora_unet_no_such_module"]) == (SDXL,)
-    assert identify_adapter(["lora_unet_blocks_0_self_attn_q", "diffusion_model.layers.0.attention.qkv"]) == ()
+    assert identify_adapter(["lora_unet_blocks_0_self_attn_qq", "diffusion_model.layers.0.attention.qkvv"]) == ()
     assert identify_adapter([]) == ()
 
 

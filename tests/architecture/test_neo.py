@@ -12,20 +12,30 @@ import pytest
 from lib_transfer.architecture import Architecture, modules, reference
 from tests.architecture.known import known
 
-NAMES = ("anima", "cosmos-predict2-2b", "z-image", "lumina-2")
+NAMES = (
+    *("anima", "cosmos-predict2-2b", "z-image", "lumina-2"),
+    *("flux2-klein-4b", "flux2-klein-9b", "flux2-dev", "qwen-image"),
+    *("wan-1.3b", "wan-5b", "wan-14b", "wan-i2v-14b", "ernie-image", "krea-2", "auraflow"),
+)
 EACH = pytest.mark.parametrize("architecture", [known(name) for name in NAMES], ids=NAMES)
 QWEN = "text_encoders.qwen3_06b.transformer.model."
 CORE = "model.diffusion_model."
 
 
 def comfyui(keys: list[str]) -> dict[str, str]:
-    """What ComfyUI applies an adapter module to; an only text encoder has kohya's names behind the model level."""
+    """What ComfyUI applies an adapter module to; an only text encoder has kohya's names behind the model level.
+
+    Flux' norms have their scale under the name weight, once they are loaded; what is no weight has a dotted name alone.
+    """
     found = {}
+    flux = any(".img_attn.norm." in key for key in keys)
     for key in keys:
-        path = key.removesuffix(".weight")
-        if key.startswith(CORE) and path != key:
+        path = re.sub(r"\.scale$", "", key) if flux else key
+        path = path.removesuffix(".weight")
+        if key.startswith(CORE):
             inside = path.removeprefix(CORE)
-            found |= {f"lora_unet_{inside.replace('.', '_')}": key, f"diffusion_model.{inside}": key}
+            found |= {f"diffusion_model.{inside}": key}
+            found |= {f"lora_unet_{inside.replace('.', '_')}": key} if path != key else {}
         elif key.startswith(QWEN) and path != key:
             found[f"lora_te_{path.removeprefix(QWEN).replace('.', '_')}"] = key
     return found
@@ -62,9 +72,13 @@ def test_both_load_every_output_name_onto_its_module(architecture: Architecture)
 @EACH
 def test_one_family_of_names_is_written(architecture: Architecture) -> None:
     """Forge Neo looks for the blocks of a LoRA in the family that most of its names have."""
-    outputs = [module.output for module in modules(architecture, reference(architecture)) if module.output is not None]
+    written = [module for module in modules(architecture, reference(architecture)) if module.output is not None]
+    # Parameters that are no weights have no kohya name.
+    outputs = [
+        it.output for it in written if it.output is not None and not re.search(r"\.(scale|modulation)$", it.weight)
+    ]
     assert {re.match(r"lora_(?:unet|te)_", output.text)[0] for output in outputs} <= {"lora_unet_", "lora_te_"}  # type: ignore[index]
-    assert not any(".." in output.text or "." in output.text for output in outputs)
+    assert not any("." in output.text for output in outputs)
 
 
 @EACH
@@ -86,3 +100,13 @@ def test_some_by_hand() -> None:
     assert found[f"{QWEN}layers.3.mlp.gate_proj"] == "lora_te_layers_3_mlp_gate_proj"
     assert found["layers.25.attention.qkv.k"] == "lora_unet_layers_25_attention_qkv"
     assert found["noise_refiner.1.feed_forward.w3"] == "lora_unet_noise_refiner_1_feed_forward_w3"
+    assert found["double_blocks.7.txt_attn.qkv.v"] == "lora_unet_double_blocks_7_txt_attn_qkv"
+    assert found["single_blocks.47.linear1.mlp"] == "lora_unet_single_blocks_47_linear1"
+    assert found["single_blocks.0.norm.key_norm"] == "lora_unet_single_blocks_0_norm_key_norm"
+    assert found["transformer_blocks.59.attn.to_out.0"] == "lora_unet_transformer_blocks_59_attn_to_out_0"
+    assert found["blocks.39.cross_attn.k_img"] == "lora_unet_blocks_39_cross_attn_k_img"
+    assert found["blocks.39.modulation"] == "diffusion_model.blocks.39.modulation"
+    assert found["blocks.0.prenorm"] == "diffusion_model.blocks.0.prenorm.scale"
+    assert found["txtfusion.refiner_blocks.1.mlp.gate"] == "lora_unet_txtfusion_refiner_blocks_1_mlp_gate"
+    assert found["layers.35.self_attention.to_q"] == "lora_unet_layers_35_self_attention_to_q"
+    assert found["double_layers.3.attn.w2q"] == "lora_unet_double_layers_3_attn_w2q"

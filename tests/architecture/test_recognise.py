@@ -95,7 +95,11 @@ def test_an_exact_architecture_wins_over_the_subset_rule_wherever_it_is_listed(
         assert recognise_among(order, tensors) is architecture
 
 
-NEWER = ("cosmos-predict2-2b", "anima", "z-image", "lumina-2")
+NEWER = (
+    *("cosmos-predict2-2b", "anima", "z-image", "lumina-2"),
+    *("flux2-klein-4b", "flux2-klein-9b", "flux2-dev", "qwen-image"),
+    *("wan-1.3b", "wan-5b", "wan-14b", "wan-i2v-14b", "ernie-image", "krea-2", "auraflow"),
+)
 TRANSFORMERS = ("sd3-medium", "sd3.5-medium", "sd3.5-large", "flux-dev", "flux-schnell", "chroma", *NEWER)
 
 
@@ -118,6 +122,22 @@ def test_transformers_alone(name: str, prefix: str) -> None:
     bare = {key.removeprefix(prefix): shape for key, shape in tensors.items()}
     assert recognise(bare) is expected
     assert [(m.name, m.shape) for m in modules(expected, bare)] == [(m.name, m.shape) for m in found]
+
+
+@pytest.mark.parametrize("width", [8, 16, None])
+@pytest.mark.parametrize("style", [None, "diffusers"])
+def test_numbers_of_blocks_and_the_latents_tell_the_sizes_apart(width: int | None, style: str | None) -> None:
+    """Of Flux.2 and of Wan, whose sizes have the same names. Both models of 30 blocks have other latents."""
+    for name in ("flux2-klein-4b", "flux2-klein-9b", "flux2-dev", "wan-1.3b", "wan-5b", "wan-14b", "wan-i2v-14b"):
+        assert recognise(reference(known(name), width=width, style=style)) is known(name)
+
+
+def test_wan_that_begins_with_a_picture_is_told_by_what_reads_it() -> None:
+    """2.1's has layers for CLIP's states, 2.2's a wider way in alone; first and last pictures have places."""
+    first = f"{UNET}patch_embedding.weight"
+    tensors = {**reference(known("wan-i2v-14b")), first: (5120, 36, 1, 2, 2), f"{UNET}img_emb.emb_pos": (1, 514, 1280)}
+    assert recognise(tensors) is known("wan-i2v-14b")
+    assert recognise({**reference(known("wan-14b")), first: (5120, 36, 1, 2, 2)}) is known("wan-14b")
 
 
 @pytest.mark.parametrize("name", NEWER)
@@ -162,6 +182,9 @@ def test_what_no_adapter_changes_does_not_matter() -> None:
         "lumina-2": ("norm_final.weight",),
         "z-image": ("norm_final.weight", "x_pad_token", "cap_pad_token"),
         "cosmos-predict2-2b": ("pos_embedder.seq", "accum_iteration", "blocks.0.mlp.layer1._extra_state"),
+        "qwen-image": ("time_text_embed.addition_t_embedding.weight", "__index_timestep_zero__"),
+        "krea-2": ("blocks.0.mod.lin", "last.modulation.lin"),
+        "auraflow": ("register_tokens", "positional_encoding"),
     }.items():
         tensors = {**reference(known(name), width=8), **{UNET + key: (8,) for key in keys}}
         assert recognise(tensors) is known(name)
@@ -175,6 +198,14 @@ def test_what_no_adapter_changes_does_not_matter() -> None:
             {**reference(known("cosmos-predict2-2b")), f"{UNET}x_embedder.proj.1.weight": (5120, 68)},
             "a Cosmos-Predict2 14B",
         ),
+        (
+            {
+                **reference(known("qwen-image"), width=8),
+                f"{UNET}txt_norm.weight": (2560,),
+                f"{UNET}proj_out.weight": (128, 8),
+            },
+            "a Mage-Flow",
+        ),
     ],
 )
 def test_a_model_whose_modules_are_anothers_is_told(tensors: Tensors, what: str) -> None:
@@ -185,7 +216,8 @@ def test_a_model_whose_modules_are_anothers_is_told(tensors: Tensors, what: str)
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_pruned_transformers_are_what_they_were(name: str) -> None:
     """Flux Lite has 8 of 19 double blocks; others lack single or joint ones, or layers."""
-    blocks = r"double_blocks\.(8|9|1\d)|single_blocks\.(2|3)\d|(joint_blocks|blocks|layers)\.(1[4-9]|2[0-2])"
+    blocks = r"double_blocks\.(8|9|1\d)|single_blocks\.(1[7-9]|[23]\d)"
+    blocks += r"|(joint_blocks|transformer_blocks|blocks|layers|single_layers)\.(1[4-9]|2[0-2])"
     lacking = re.compile(rf"{UNET}({blocks})\.")
     whole = reference(known(name), width=8)
     tensors = {key: shape for key, shape in whole.items() if not lacking.match(key)}
@@ -270,7 +302,10 @@ ZOO: dict[str, tuple[Tensors, str]] = {
         {**reference(known("sd2")), f"{UNET}label_emb.0.0.weight": (1280, 1536)},
         "a Stable Diffusion 2.x unCLIP checkpoint, which is not supported yet",
     ),
-    "flux 2": (_keys("double_blocks.0.img_attn.qkv.weight", "double_stream_modulation_img.lin.weight"), "a Flux.2"),
+    "half of flux 2": (
+        {key: shape for key, shape in reference(known("flux2-dev"), width=8).items() if "stream_modulation" not in key},
+        "Flux.2 dev comes nearest, but double_stream_modulation_img.lin.weight is missing (and 2 more)",
+    ),
     "chroma radiance": (
         {
             **reference(known("chroma"), width=8),
@@ -284,15 +319,25 @@ ZOO: dict[str, tuple[Tensors, str]] = {
         "a HunyuanVideo or HunyuanImage checkpoint, which is not",
     ),
     "hidream": (_keys("caption_projection.0.linear.weight", "pos_embed.proj.weight"), "a HiDream checkpoint"),
-    "auraflow": (_keys("double_layers.0.attn.w1q.weight"), "an AuraFlow or Pony V7 checkpoint"),
+    "auraflow without an end": (
+        {key: shape for key, shape in reference(known("auraflow"), width=8).items() if "final_linear" not in key},
+        "AuraFlow comes nearest, but final_linear.weight is missing.",
+    ),
     "pixart": (_keys("t_block.1.weight", "y_embedder.y_proj.fc1.weight"), "a PixArt checkpoint"),
     "omnigen 2": (_keys("ref_image_refiner.0.attn.to_q.weight", "layers.0.attn.to_q.weight"), "an OmniGen2 checkpoint"),
     "half of z-image": (
         {key: shape for key, shape in reference(known("z-image"), width=8).items() if "final_layer" not in key},
         "Z-Image comes nearest, but final_layer.adaLN_modulation.1.weight is missing (and 1 more)",
     ),
-    "qwen": (_keys("transformer_blocks.0.img_mod.1.weight", "proj_out.weight"), "a Qwen-Image checkpoint"),
-    "wan": (_keys("head.modulation", "blocks.0.self_attn.q.weight"), "a Wan checkpoint"),
+    "qwen 2.1": (_keys("txt_in.text_norm.weight", "transformer_blocks.0.img_mlp.gate_up.weight"), "a Qwen-Image 2.1"),
+    "wan with a face": (
+        {**reference(known("wan-14b"), width=8), f"{UNET}face_adapter.fuser_blocks.0.linear2.weight": (8, 8)},
+        "a Wan Animate checkpoint",
+    ),
+    "wan of another latent": (
+        {**reference(known("wan-5b"), width=8), f"{UNET}head.head.weight": (256, 8)},
+        "Wan 2.1 1.3B comes nearest, but head.head.weight has 256 rows instead of 64",
+    ),
     "ltx": (_keys("adaln_single.emb.timestep_embedder.linear_1.bias", "proj_out.weight"), "an LTX-Video checkpoint"),
     "cascade": (_keys("clip_txt_mapper.weight", "clf.1.weight"), "a Stable Cascade checkpoint"),
     "redux": (_keys("redux_up.weight", "redux_down.weight"), "a Flux Redux model, not a checkpoint"),
