@@ -13,9 +13,9 @@ from functools import lru_cache
 
 from lib_transfer.architecture.architecture import Architecture, Depths
 from lib_transfer.architecture.cosmos import COSMOS_NAMINGS, Cosmos
+from lib_transfer.architecture.language_model import qwen3_06b
 from lib_transfer.architecture.layout import KeyLayout, Slot, shrink
 from lib_transfer.architecture.names import Naming, dotted, text_namings
-from lib_transfer.architecture.qwen3 import qwen3_06b
 from lib_transfer.architecture.transformer import Place, at, slots
 
 ADAPTER = "llm_adapter."
@@ -116,7 +116,7 @@ ANIMA = Architecture(
     modelspec_implementation="https://huggingface.co/circlestone-labs/Anima",
     core=_core(28),
     depths=Depths(_core, (("native", "blocks."), ("diffusers", "transformer_blocks.")), most=52),
-    text_encoders=(qwen3_06b("te1"), LLMAdapter()),
+    text_encoders=(qwen3_06b(), LLMAdapter()),
     namings=(
         *COSMOS_NAMINGS,
         *ADAPTER_NAMINGS,

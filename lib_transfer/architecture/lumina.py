@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lib_transfer.architecture.architecture import Architecture
+from lib_transfer.architecture.language_model import gemma2_2b
 from lib_transfer.architecture.layout import KeyLayout, Share, Slot, shrink
+from lib_transfer.architecture.names import dotted, text_namings
 from lib_transfer.architecture.transformer import (
     FREQUENCIES,
     PART,
@@ -195,8 +197,12 @@ LUMINA_2 = Architecture(
     modelspec_architecture="lumina-2/lora",
     modelspec_implementation="https://github.com/Alpha-VLLM/Lumina-Image-2.0",
     core=NextDiT("lumina-2-transformer"),
-    text_encoders=(),
-    namings=WRAPPED_NAMINGS,
+    text_encoders=(gemma2_2b(),),
+    namings=(
+        *WRAPPED_NAMINGS,
+        *text_namings("te1", underscored=("lora_te_", "lora_te1_"), folder="text_encoder.", comfy="gemma2_2b"),
+        *dotted("te1", "hf", "text_encoders.gemma2_2b.", "text_encoders.transformer."),
+    ),
     hosts="Forge Neo or ComfyUI",
     # A norm that older files hold and no program reads.
     beside=("norm_final.",),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lib_transfer.architecture.lumina import LUMINA_2, NextDiT, Words
+from lib_transfer.architecture.transformer import WRAPPED_NAMINGS
 
 WORDS = Words(
     attention="attention",
@@ -43,4 +44,7 @@ Z_IMAGE = replace(
         time=(1024, 256),
         modulation="adaLN_modulation.0",
     ),
+    # Qwen3 4B, on which nobody trains LoRAs.
+    text_encoders=(),
+    namings=WRAPPED_NAMINGS,
 )

@@ -197,6 +197,8 @@ def _with_norms(
 
 def _not_loaded(target: Base) -> str:
     first, _, second = target.architecture.hosts.partition(" or ")
+    if second == "ComfyUI":  # It has names for everything, and not always those of the other.
+        return f"no name of it is loaded by both {first} and {second}"
     return f"neither {first} nor {second} loads a LoRA on it" if second else f"{first} does not load a LoRA on it"
 
 

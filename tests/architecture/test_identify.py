@@ -70,6 +70,28 @@ def test_adapters_of_transformers(style: str) -> None:
     assert identify_adapter(shapes, shapes) == (known("flux-dev"),), "all that schnell has, dev has too"
 
 
+def _kohya(name: str, encoder: str) -> dict[str, tuple[int, int]]:
+    """What sd-scripts trains of a newer transformer: the blocks, and the layers of the language model."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for key, shape in reference(known(name)).items():
+        path = key.removeprefix("model.diffusion_model.").removesuffix(".weight")
+        if len(shape) == 2 and path.startswith(("blocks.", "layers.")) and "modulation" not in path:
+            shapes[f"lora_unet_{path.replace('.', '_')}"] = (shape[0], shape[1])
+        elif len(shape) == 2 and path.startswith(f"text_encoders.{encoder}.transformer.model.layers."):
+            path = path.partition(".model.")[2]
+            shapes[f"lora_te_{path.replace('.', '_')}"] = (shape[0], shape[1])
+    return shapes
+
+
+@pytest.mark.parametrize(("name", "encoder"), [("anima", "qwen3_06b"), ("lumina-2", "gemma2_2b")])
+def test_a_language_model_beside_a_transformer_or_alone(name: str, encoder: str) -> None:
+    shapes = _kohya(name, encoder)
+    assert len(shapes) == {"anima": 28 * 10 + 28 * 7, "lumina-2": 26 * 5 + 26 * 7}[name]
+    assert identify_adapter(shapes, shapes) == identify_adapter(shapes) == (known(name),)
+    alone = {it: shape for it, shape in shapes.items() if it.startswith("lora_te_")}
+    assert identify_adapter(alone, alone) == (known(name),)
+
+
 def test_widths_tell_the_sizes_of_stable_diffusion_3_apart() -> None:
     name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
     medium, newer, large = (known(name) for name in ("sd3-medium", "sd3.5-medium", "sd3.5-large"))

@@ -85,10 +85,12 @@ def test_one_family_of_names_is_written(architecture: Architecture) -> None:
 def test_what_has_no_output_name_is_loaded_by_one_of_them_at_most(architecture: Architecture) -> None:
     keys = list(reference(architecture))
     neo = set(forge_neo(keys).values())
+    # Kohya's names of Gemma are loaded by ComfyUI alone.
+    gemma = {module.weight for module in modules(architecture, reference(architecture)) if "gemma" in module.name}
     silent = [module for module in modules(architecture, reference(architecture)) if module.output is None]
     assert not [module.name for module in silent if module.weight in neo]
     expected = {f"{QWEN}embed_tokens.weight", f"{QWEN}norm.weight"} if architecture.id == "anima" else set()
-    assert {module.weight for module in silent} == expected
+    assert {module.weight for module in silent} == expected | gemma
 
 
 def test_some_by_hand() -> None:

@@ -128,39 +128,52 @@ def test_transformers_builds_the_same_t5(width: int | None) -> None:
 
 
 @pytest.mark.parametrize("width", [None, 8])
-def test_anima_is_cosmos_predict2_with_an_adapter_and_qwen3(width: int | None) -> None:
-    """diffusers' adapter and transformers' language model, under the names of a folder of diffusers'."""
-    diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
+def test_anima_is_cosmos_predict2_with_an_adapter(width: int | None) -> None:
+    """diffusers' adapter, under the names of a folder of diffusers'."""
+    diffusers = pytest.importorskip("diffusers")
     ours = reference(known("anima"), width=width, style="diffusers")
     assert {key: s for key, s in ours.items() if key.startswith("transformer.")} == reference(
         known("cosmos-predict2-2b"), width=width, style="diffusers"
     )
-    adapter, qwen3 = (
-        {key.removeprefix(start): shape for key, shape in ours.items() if key.startswith(start)}
-        for start in ("text_conditioner.", "text_encoder.")
-    )
+    start = "text_conditioner."
+    adapter = {key.removeprefix(start): shape for key, shape in ours.items() if key.startswith(start)}
     (tokens, size), (head,) = adapter["embed.weight"], adapter["blocks.0.self_attn.q_norm.weight"]
     with torch.device("meta"):
         built = diffusers.AnimaTextConditioner(
             size, size, size, num_attention_heads=size // head, target_vocab_size=tokens
         )
     assert adapter == {key: tuple(tensor.shape) for key, tensor in built.state_dict().items()}
-    (tokens, size), (head,) = qwen3["embed_tokens.weight"], qwen3["layers.0.self_attn.q_norm.weight"]
-    config = transformers.Qwen3Config(
-        vocab_size=tokens, hidden_size=size, intermediate_size=qwen3["layers.0.mlp.up_proj.weight"][0], head_dim=head,
-        num_hidden_layers=28, num_attention_heads=qwen3["layers.0.self_attn.q_proj.weight"][0] // head,
-        num_key_value_heads=qwen3["layers.0.self_attn.k_proj.weight"][0] // head,
+
+
+@pytest.mark.parametrize("width", [None, 8])
+@pytest.mark.parametrize(("name", "kind"), [("anima", "Qwen3"), ("lumina-2", "Gemma2")])
+def test_transformers_builds_the_same_language_models(name: str, kind: str, width: int | None) -> None:
+    transformers = pytest.importorskip("transformers")
+    ours = {
+        key.removeprefix("text_encoder."): shape
+        for key, shape in reference(known(name), width=width, style="diffusers").items()
+        if key.startswith("text_encoder.")
+    }
+    tokens, size = ours["embed_tokens.weight"]
+    query, key, inner = (
+        ours[f"layers.0.{path}.weight"][0] for path in ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj")
+    )
+    head = ours["layers.0.self_attn.q_norm.weight"][0] if kind == "Qwen3" else (8 if width else 256)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=tokens, hidden_size=size, intermediate_size=inner, head_dim=head,
+        num_hidden_layers=28 if kind == "Qwen3" else 26, num_attention_heads=query // head,
+        num_key_value_heads=key // head,
     )  # fmt: skip
     with torch.device("meta"):
-        language_model = transformers.Qwen3Model(config)
-    assert qwen3 == {key: tuple(tensor.shape) for key, tensor in language_model.state_dict().items()}
+        model = getattr(transformers, f"{kind}Model")(config)
+    assert ours == {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
 @EACH
 def test_kinds(architecture: Architecture) -> None:
     kinds = {1: "norm", 2: "linear", 4: "convolution"}
     for module in modules(architecture, reference(architecture)):
-        table = module.name.endswith(("_embedding", ".shared", ".relative_attention_bias"))
+        table = module.name.endswith(("_embedding", ".shared", ".relative_attention_bias", ".embed_tokens"))
         assert module.kind == ("embedding" if table else kinds[len(module.shape)])
 
 
@@ -445,6 +458,44 @@ def test_fused_names_of_lumina_2_are_those_of_diffusers_conversion() -> None:
     index = name_index(modules(lumina, reference(lumina)))
     parts = {module.name[-1]: rows for module, rows in index["lora_unet_layers_3_attention_qkv"]}
     assert parts == {"q": ((0, 2304),), "k": ((2304, 3072),), "v": ((3072, 3840),)}
+
+
+GGUF_LLM = {
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "attn_norm": "input_layernorm", "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+GGUF_OWN = {
+    "anima": {
+        "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "ffn_norm": "post_attention_layernorm",
+    },
+    "lumina-2": {
+        "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
+        "post_ffw_norm": "post_feedforward_layernorm",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GGUF_OWN)
+def test_language_models_in_files_of_their_own(name: str) -> None:
+    """As they are published, as transformers saves them, and as llama.cpp converts them."""
+    architecture = known(name)
+    start = next(k.prefix for layout in architecture.text_encoders[:1] for k in layout.key_layouts)
+    hf = {key.removeprefix(start): s for key, s in reference(architecture).items() if key.startswith(start)}
+    gguf: dict[str, tuple[int, ...]] = {}
+    for layer in range(28 if name == "anima" else 26):
+        for short, leaf in {**GGUF_LLM, **GGUF_OWN[name]}.items():
+            gguf[f"blk.{layer}.{short}.weight"] = hf[f"model.layers.{layer}.{leaf}.weight"]
+    gguf |= {"token_embd.weight": hf["model.embed_tokens.weight"], "output_norm.weight": hf["model.norm.weight"]}
+    assert len(gguf) == len(hf)
+    bare = {key.removeprefix("model."): shape for key, shape in hf.items()}
+    for keys in (hf, {**hf, "lm_head.weight": (8, 8)}, bare, gguf):
+        [encoder] = encoders_in(architecture, keys)
+        assert encoder.layout.part == "te1" and encoder.key_layout.prefix
+        there = {encoder.key_layout.prefix + key: shape for key, shape in keys.items() if key != "lm_head.weight"}
+        assert {m.weight: m.shape for m in modules(architecture, there) if m.position.part == "te1"} == there
+    other = known("lumina-2" if name == "anima" else "anima")
+    assert not encoders_in(other, hf), "the two are not taken for each other"
 
 
 T5_NAMES = {

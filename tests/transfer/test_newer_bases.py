@@ -288,6 +288,24 @@ def test_rotation_carries_the_parts_of_a_fused_weight_one_by_one(
         assert (delta[first:last] - given).norm() > 1e-2 * given.norm(), "it moved"
 
 
+def test_gemma_is_read_and_not_written(
+    bases: Callable[[str], tuple[list[Path], list[tiny.Weights]]], runtime: lib_transfer.Runtime, tmp_path: Path
+) -> None:
+    """Forge Neo and ComfyUI have no name in common, and kohya's would be too many that Forge Neo does not know."""
+    [path, _], [weights, _] = bases("lumina-2")
+    made, _ = _adapter(dict(named("lumina-2", "kohya", 0)), weights)
+    shape = weights["text_encoders.gemma2_2b.transformer.model.layers.3.mlp.up_proj.weight"].shape
+    made |= tiny.factors("lora_te_layers_3_mlp_up_proj", shape)
+    file = tiny.save(tmp_path / "style.safetensors", made)
+    request = lib_transfer.request(file, target=path, runtime=runtime, method="reuse")
+    result = lib_transfer.transfer(request, runtime=runtime)
+    assert result.report is not None
+    need_balance(result.report)
+    assert not [name for name in hosts.read(result.path).names if not name.startswith("lora_unet_layers_0_")]
+    [reason] = {module.reason for module in result.report.modules if not module.written}
+    assert reason == "no name of it is loaded by both Forge Neo and ComfyUI"
+
+
 def _bare(path: Path, tensors: tiny.Weights) -> tiny.Weights:
     """What ComfyUI calls a diffusion model, behind the prefix of the original's own files, in scaled float8."""
     return scaled(path, {f"net.{key.removeprefix(CORE)}": w for key, w in tensors.items() if key.startswith(CORE)})
