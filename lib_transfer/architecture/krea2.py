@@ -126,10 +126,10 @@ def _block(sizes: Sizes, head: int, native: str, name: str) -> Iterator[Place]:
     width, keys = sizes.width, sizes.width // sizes.groups
     yield _scale(f"{native}.prenorm", f"{name}.norm1", "prenorm", width)
     # SimpleTuner joins queries, keys and values; in units of the width of all keys.
-    edges = (0, sizes.groups, sizes.groups + 1, sizes.groups + 2)
-    for number, (word, out) in enumerate(zip("qkv", (width, keys, keys), strict=True)):
-        rows = Share((edges[number : number + 2],), edges[-1])
-        others = (Spelling("diffusers", f"{name}.attn.to_qkv", rows),)
+    queries = sizes.groups
+    parts = (("q", width, (0, queries)), ("k", keys, (queries, queries + 1)), ("v", keys, (queries + 1, queries + 2)))
+    for word, out, units in parts:
+        others = (Spelling("diffusers", f"{name}.attn.to_qkv", Share((units,), queries + 2)),)
         yield _layer(f"{native}.attn.w{word}", f"{name}.attn.to_{word}", (out, width), others)
     for word in "qk":
         path = f"attn.qknorm.{word}norm"

@@ -53,7 +53,10 @@ INPUTS = {
         36: "the picture to begin with (I2V)",
         48: "a picture and a control video (Fun Control)",
     },
-    **dict.fromkeys(("x_embedder.proj", "x_embedder", "first", "init_x_linear"), {}),
+    "x_embedder.proj": {},
+    "x_embedder": {},
+    "first": {},
+    "init_x_linear": {},
 }
 
 EXTRAS = frozenset(("time_embed.cond_proj.weight", "time_embedding.cond_proj.weight"))

@@ -89,8 +89,8 @@ def _places(wan: Wan) -> Iterator[Place]:
 
 def _embeddings(wan: Wan) -> Iterator[Place]:
     width, condition = wan.width, "condition_embedder"
-    shape = (width, wan.latent, *PATCH)
-    yield Place("patch_embedding", "patch_embedding", "patch_embedding", shape, kind="convolution")
+    first = (width, wan.latent, *PATCH)
+    yield Place("patch_embedding", "patch_embedding", "patch_embedding", first, kind="convolution")
     for word, seen in (("text", wan.text), ("time", FREQUENCIES)):
         for layer, number, into in ((0, 1, seen), (2, 2, width)):
             path = f"{word}_embedding.{layer}"
@@ -98,12 +98,13 @@ def _embeddings(wan: Wan) -> Iterator[Place]:
     yield Place("time_projection.1", f"{condition}.time_proj", "time_projection.1", (6 * width, width))
     if wan.picture:
         into = wan.picture
-        for layer, name, shape in (
-            (0, "norm1", (into,)),
-            (1, "ff.net.0.proj", (into, into)),
-            (3, "ff.net.2", (width, into)),
-            (4, "norm2", (width,)),
-        ):
+        layers: dict[int, tuple[str, tuple[int, ...]]] = {
+            0: ("norm1", (into,)),
+            1: ("ff.net.0.proj", (into, into)),
+            3: ("ff.net.2", (width, into)),
+            4: ("norm2", (width,)),
+        }
+        for layer, (name, shape) in layers.items():
             path = f"img_emb.proj.{layer}"
             yield Place(path, f"{condition}.image_embedder.{name}", path, shape)
 
