@@ -26,13 +26,14 @@ KEY_LAYOUTS = (
     KeyLayout("", "native"),
     KeyLayout("transformer.", "diffusers"),
     KeyLayout("", "diffusers"),
+    # ComfyUI, of a file with diffusers' names.
+    *(KeyLayout(prefix, "diffusers") for prefix in ("model.diffusion_model.", "diffusion_model.")),
 )
 
 WRAPPED_KEY_LAYOUTS = (
     *KEY_LAYOUTS,
     # NVIDIA's own files and diffusion-pipe's; mergers' and trainers'.
     *(KeyLayout(prefix, "native") for prefix in ("net.", "model.", "transformer.")),
-    *(KeyLayout(prefix, "diffusers") for prefix in ("model.diffusion_model.", "diffusion_model.")),
 )
 """Where files keep the transformers of 2025 and later, which ComfyUI and Forge Neo look for behind more prefixes."""
 

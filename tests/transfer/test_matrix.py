@@ -68,6 +68,24 @@ NEWER = {
         ("layers.1.feed_forward.linear_3", "layers.1.feed_forward.w3", (0, 1)),
     ),
 }
+NEWER |= dict.fromkeys(
+    ("flux2-klein-4b", "flux2-dev"),
+    (
+        ("transformer_blocks.1.attn.add_k_proj", "double_blocks.1.txt_attn.qkv", (1 / 3, 2 / 3)),
+        ("single_transformer_blocks.1.attn.to_qkv_mlp_proj", "single_blocks.1.linear1", (0, 1)),
+    ),
+)
+NEWER |= {
+    "qwen-image": (("transformer_blocks.1.img_mlp.net.2", "transformer_blocks.1.img_mlp.net.2", (0, 1)),),
+    "wan-1.3b": (("blocks.1.attn2.to_k", "blocks.1.cross_attn.k", (0, 1)),),
+    "wan-i2v-14b": (("blocks.1.attn2.add_k_proj", "blocks.1.cross_attn.k_img", (0, 1)),),
+    "ernie-image": (("layers.1.self_attention.to_k", "layers.1.self_attention.to_k", (0, 1)),),
+    "krea-2": (("transformer_blocks.1.attn.to_k", "blocks.1.attn.wk", (0, 1)),),
+    "auraflow": (
+        ("joint_transformer_blocks.1.attn.to_k", "double_layers.1.attn.w2k", (0, 1)),
+        ("single_transformer_blocks.1.attn.to_k", "single_layers.1.attn.w1k", (0, 1)),
+    ),
+}
 SD3S, FLUXES = ("sd3-medium", "sd3.5-medium", "sd3.5-large"), ("flux-dev", "flux-schnell", "chroma")
 
 

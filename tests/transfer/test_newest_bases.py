@@ -165,6 +165,12 @@ FLUX2_OUTSIDE: Mapping[str, Change] = {
     "transformer.context_embedder": ("txt_in", ALL),
     "diffusion_model.final_layer.linear": ("final_layer.linear", ALL),
 }
+WAN_OUTSIDE: Mapping[str, Change] = {
+    "diffusion_model.text_embedding.2": ("text_embedding.2", ALL),
+    "transformer.condition_embedder.time_embedder.linear_1": ("time_embedding.0", ALL),
+    "transformer.condition_embedder.time_proj": ("time_projection.1", ALL),
+    "lora_unet_head_head": ("head.head", ALL),
+}
 OUTSIDE: Mapping[str, Mapping[str, Change]] = {
     "flux2-klein-4b": FLUX2_OUTSIDE,
     "flux2-klein-9b": FLUX2_OUTSIDE,
@@ -177,15 +183,9 @@ OUTSIDE: Mapping[str, Mapping[str, Change]] = {
         "lora_unet_txt_in": ("txt_in", ALL),
         "proj_out": ("proj_out", ALL),
     },
-    **dict.fromkeys(
-        ("wan-1.3b", "wan-5b", "wan-14b"),
-        {
-            "diffusion_model.text_embedding.2": ("text_embedding.2", ALL),
-            "transformer.condition_embedder.time_embedder.linear_1": ("time_embedding.0", ALL),
-            "transformer.condition_embedder.time_proj": ("time_projection.1", ALL),
-            "lora_unet_head_head": ("head.head", ALL),
-        },
-    ),
+    "wan-1.3b": WAN_OUTSIDE,
+    "wan-5b": WAN_OUTSIDE,
+    "wan-14b": WAN_OUTSIDE,
     "wan-i2v-14b": {
         "transformer.condition_embedder.image_embedder.ff.net.0.proj": ("img_emb.proj.1", ALL),
         "diffusion_model.img_emb.proj.3": ("img_emb.proj.3", ALL),
