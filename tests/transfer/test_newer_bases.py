@@ -366,6 +366,7 @@ def test_a_folder_of_diffusers(tmp_path: Path, runtime: lib_transfer.Runtime) ->
             for key, shape in shapes.items()
             if key.startswith(f"{part}.")
         }
+        assert len(tensors) == {"transformer": 567, "text_conditioner": 118, "text_encoder": 310}[part]
         tiny.save(folder / part / f"{stem}.safetensors", tensors)
     assert lib_transfer.inspect(folder)["architecture"] == "Anima"
     names = {
@@ -420,3 +421,19 @@ def test_a_deeper_relative_is_paired_by_its_weights(tmp_path: Path, runtime: lib
     pairs = {module.name: module.target or module.name for module in result.report.modules}
     assert pairs == {name(number): name(block) for number, block in enumerate(kept)}
     assert hosts.read(result.path).deltas().keys() == set(pairs.values()), "inserted blocks stay as they are"
+
+
+def test_a_batch_takes_the_loras_of_its_target(
+    bases: Callable[[str], tuple[list[Path], list[tiny.Weights]]], runtime: lib_transfer.Runtime, tmp_path: Path
+) -> None:
+    """Each in the names of another tool; those for other models are left out, with their names."""
+    families = {"anima": "diffusers", "z-image": "musubi-tuner, OneTrainer", "lumina-2": "kohya"}
+    for base, family in families.items():
+        made, _ = _adapter(dict(named(base, family, 3)), bases(base)[1][0])
+        tiny.save(tmp_path / f"{base}.safetensors", made)
+    [source, target], _ = bases("z-image")
+    report = lib_transfer.batch(
+        [tmp_path], source=source, target=target, runtime=runtime, output=tmp_path / "out", threshold=0.0
+    )
+    assert report.counts == {"written": 1, "left out": 2}
+    assert [path.stem.partition("_")[0] for path in (tmp_path / "out").iterdir()] == ["z-image"]
