@@ -53,6 +53,17 @@ BASES = {
     "anima": "Anima",
     "z-image": "Z-Image",
     "lumina-2": "Lumina 2",
+    "flux2-klein-4b": "Flux.2 Klein 4B",
+    "flux2-klein-9b": "Klein 9B",
+    "flux2-dev": "and dev (base",
+    "qwen-image": "Qwen-Image, Qwen-Image-Edit",
+    "wan-1.3b": "Wan 2.1 1.3B",
+    "wan-5b": "Wan 2.2 5B",
+    "wan-14b": "Wan 14B",
+    "wan-i2v-14b": "Wan 2.1 I2V 14B",
+    "ernie-image": "Ernie-Image",
+    "krea-2": "Krea 2",
+    "auraflow": "AuraFlow, Pony V7",
 }
 ALGORITHM_WORDS = {
     "lora": "LoRA, LoCon",

@@ -34,6 +34,13 @@ ADDED = (*QKV, "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out
 SHARED = "PixArt or Sana or LTX-Video or CogVideoX"
 
 UNSUPPORTED: list[tuple[str, Shapes, str]] = [
+    (
+        "Qwen-Image 2.1",
+        _each("diffusion_model.transformer_blocks.{}.img_mlp.{}", 30, (9216, 3072), "gate_layer", "proj"),
+        "",
+    ),
+    ("Lens", _each("diffusion_model.transformer_blocks.{}.img_mlp.{}", 30, (9216, 3072), "w1", "w2"), ""),
+    ("Wan VACE", _each("diffusion_model.vace_blocks.{}.self_attn.{}", 8, (5120, 5120), "q", "k"), ""),
     ("OmniGen2", _each("transformer.layers.{}.attn.{}", 32, (2520, 2520), "to_q", "to_out.0"), ""),
     (
         "HunyuanVideo or HunyuanImage",

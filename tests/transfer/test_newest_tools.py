@@ -26,11 +26,12 @@ single_file = pytest.importorskip("diffusers.loaders.single_file_utils")
 
 CORE, WIDTH = "model.diffusion_model.", 16
 
-# The layers that are trained, by the ends of their names or by a pattern; the class of the pipeline, and of the modules for LyCORIS.
+# The layers that are trained, by the ends of their names or by a pattern; the class of the pipeline, and those of the modules
+# that LyCORIS trains.
 TRAINED: dict[str, tuple[list[str] | str, str, list[str]]] = {
     "flux2-klein-4b": (
         # The output of the single blocks' attention is a layer, and that of the others' a list of layers.
-        r".*(to_[qkv]|add_k_proj|to_add_out|linear_in|linear_out|to_qkv_mlp_proj)|single_transformer_blocks.*attn\.to_out",
+        r".*(to_[qkv]|add_[qkv]_proj|to_add_out|linear_in|linear_out|to_qkv_mlp_proj)|single_transformer_blocks.*attn\.to_out",
         "Flux2KleinPipeline",
         ["Flux2Attention", "Flux2ParallelSelfAttention", "Flux2FeedForward"],
     ),

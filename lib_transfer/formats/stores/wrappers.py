@@ -39,7 +39,7 @@ _SINGLE_FILE = ("model.diffusion_model.", "diffusion_model.", "")
 _UNET = ("unet.", "")
 # Qwen-Image has diffusers' names in single files too.
 _TRANSFORMER = ("transformer.", *_SINGLE_FILE)
-_EXPECTED = dict.fromkeys(("down_blocks", "up_blocks", "mid_block"), _UNET)
+_EXPECTED: dict[str, tuple[str, ...]] = dict.fromkeys(("down_blocks", "up_blocks", "mid_block"), _UNET)
 _EXPECTED |= dict.fromkeys(("transformer_blocks", "single_transformer_blocks"), _TRANSFORMER)
 
 
