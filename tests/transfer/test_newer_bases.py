@@ -317,7 +317,7 @@ def _mixed(path: Path, tensors: tiny.Weights) -> tiny.Weights:
     meant: tiny.Weights = {}
     for key, tensor in tensors.items():
         stored[key] = meant[key] = tensor
-        if ".attention." in key or "attn." in key or ".mlp." in key:
+        if tensor.ndim > 1 and (".attention." in key or "attn." in key or ".mlp." in key):
             scale = tensor.abs().max() / 448
             stored[key] = (tensor / scale).to(torch.float8_e4m3fn)
             start = key.removesuffix("weight")

@@ -6,6 +6,7 @@ changes and the rows there. What the programs load is a ``lora_unet_`` name for 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,12 +15,26 @@ import pytest
 import torch
 
 import lib_transfer
-from lib_transfer.architecture import identity, reference
+from lib_transfer.architecture import identity, modules, reference
+from lib_transfer.conversion.weights import read_weight
+from lib_transfer.library.base import open_base
 from tests import tiny
 from tests.balance import need_balance
 from tests.transfer import hosts
 from tests.transfer.test_formulas import ENERGY, rotated
-from tests.transfer.test_newer_bases import ALL, CORE, FAMILIES, THIRDS, Change, _adapter, _key, _written_as
+from tests.transfer.test_newer_bases import (
+    ALL,
+    CORE,
+    FAMILIES,
+    THIRDS,
+    Change,
+    _adapter,
+    _bare,
+    _gguf,
+    _key,
+    _mixed,
+    _written_as,
+)
 
 WIDTH = 16
 
@@ -413,3 +428,61 @@ def test_joined_projections_are_cut_without_loss(bases: Bases, runtime: lib_tran
         assert (delta - part).norm() <= 1e-5 * part.norm()
     scale = "diffusion_model.blocks.1.prenorm.scale.diff"
     assert torch.equal(written.tensors[scale], made[scale])
+
+
+@pytest.mark.parametrize("form", [_bare, _mixed, _gguf])
+@pytest.mark.parametrize("base", ["flux2-klein-4b", "qwen-image", "wan-1.3b", "ernie-image", "krea-2", "auraflow"])
+def test_quantised_checkpoints_are_the_same_modules(
+    base: str, form: Callable[[Path, tiny.Weights], tiny.Weights], tmp_path: Path
+) -> None:
+    tensors = {key: w for key, w in tiny.weights(base, width=WIDTH).items() if not key.endswith(".bias")}
+    path = tmp_path / f"base.{'gguf' if form is _gguf else 'safetensors'}"
+    meant = form(path, tensors)
+    expected = {m.name: m for m in modules(tiny.architecture(base), {k: tuple(w.shape) for k, w in tensors.items()})}
+    with open_base(path, "0") as opened:
+        assert opened.architecture.id == base
+        read = {module.name: read_weight(opened.checkpoint, module) for module in opened.modules}
+        keys = {module.name: module.weight for module in opened.modules}
+    assert expected.keys() == read.keys()
+    for name, weight in read.items():
+        [(first, last)] = expected[name].rows or ((0, weight.shape[0]),)
+        # What stands before all names of a file is left out where it is known to be no part of them.
+        stored = meant.get(keys[name], meant.get(f"net.{keys[name]}"))
+        assert stored is not None, keys[name]
+        torch.testing.assert_close(weight, stored[first:last].float(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("base", ["flux2-klein-4b", "qwen-image", "wan-14b"])
+def test_folders_of_diffusers(base: str, tmp_path: Path, runtime: lib_transfer.Runtime) -> None:
+    """The transformer beside a language model that no LoRA is for; and the second transformer of Wan 2.2 by itself."""
+    shapes = reference(tiny.architecture(base), width=WIDTH, style="diffusers")
+    generator = torch.Generator().manual_seed(1)
+    tensors = {
+        key.removeprefix("transformer."): torch.randn(shape, generator=generator) for key, shape in shapes.items()
+    }
+    folder = tmp_path / "model"
+    for part in ("transformer", "transformer_2", "text_encoder"):
+        (folder / part).mkdir(parents=True)
+    classes = {"flux2-klein-4b": "Flux2Transformer2DModel", "qwen-image": "QwenImageTransformer2DModel"}
+    for part in ("transformer", "transformer_2"):
+        tiny.save(folder / part / "diffusion_pytorch_model.safetensors", tensors)
+        (folder / part / "config.json").write_text(
+            json.dumps({"_class_name": classes.get(base, "WanTransformer3DModel")})
+        )
+    language = {"model.layers.0.self_attn.q_proj.weight": torch.zeros(4, 4)}
+    tiny.save(folder / "text_encoder" / "model.safetensors", language)
+    title = tiny.architecture(base).title
+    assert lib_transfer.inspect(folder)["architecture"] == title
+    assert lib_transfer.inspect(folder / "transformer_2")["architecture"] == title
+    changes = dict(named(base, "diffusers", 2))
+    single = {_key(path): torch.zeros(shape) for path, shape in _whole(base).items()}
+    made, meant = _adapter(changes, single)
+    written, _ = _reused(tiny.save(tmp_path / "style.safetensors", made), folder, runtime)
+    for path, delta in meant.items():
+        assert (written.deltas()[_written_as(path)] - delta).norm() <= 1e-5 * delta.norm(), path
+
+
+def _whole(base: str) -> dict[str, tuple[int, ...]]:
+    """Path and shape of every weight of a single file."""
+    shapes = reference(tiny.architecture(base), width=WIDTH)
+    return {key.removeprefix(CORE).removesuffix(".weight"): s for key, s in shapes.items() if key.endswith(".weight")}
