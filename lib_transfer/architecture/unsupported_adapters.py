@@ -164,6 +164,8 @@ FAMILIES: tuple[Family, ...] = (
         r"|transformer_blocks_\d+_ff_(?:gate|up|down)\Z|txtfusion_|text_fusion_",
         r"krea[ ._-]?2",
     ),
+    _family("Zeta-Chroma", r"dec_net_", r"zeta[ ._-]?chroma"),
+    _family("Ming-Image", None, r"\bming[ ._-]?image"),
     _family("OmniGen2", r"ref_image_(?:patch_embedder|refiner)_", r"omnigen", _of_omnigen2),
     _family("Ernie-Image", r"layers_\d+_(?:self_attention_to|mlp_(?:gate_proj|up_proj|linear_fc2))", r"ernie"),
     _family(
