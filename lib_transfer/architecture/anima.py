@@ -115,7 +115,7 @@ ANIMA = Architecture(
     modelspec_architecture="anima-preview/lora",
     modelspec_implementation="https://huggingface.co/circlestone-labs/Anima",
     core=_core(28),
-    depths=Depths(_core, (("native", "blocks."), ("diffusers", "transformer_blocks.")), most=52),
+    depths=Depths(_core, (("native", "blocks."), ("diffusers", "transformer_blocks.")), known=(28, 40, 52)),
     text_encoders=(qwen3_06b(), LLMAdapter()),
     namings=(
         *COSMOS_NAMINGS,

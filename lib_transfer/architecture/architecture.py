@@ -25,12 +25,12 @@ class Depths:
     Attributes:
         core: the diffusion model with so many blocks.
         blocks: what stands before the number of a block in a key, by the style of keys.
-        most: the number of blocks of the deepest one that is known: names of adapters are known for as many.
+        known: the numbers of blocks of those that are published; names of adapters are known for as many as the last.
     """
 
     core: Callable[[int], Core]
     blocks: tuple[tuple[str, str], ...]
-    most: int
+    known: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,11 @@ def with_depth(architecture: Architecture, depth: int) -> Architecture:
     return architecture if core == architecture.core else replace(architecture, core=core)
 
 
+def deepest(architecture: Architecture) -> Architecture:
+    """The deepest published relative of the architecture; itself where the number of blocks is not free."""
+    return architecture if architecture.depths is None else with_depth(architecture, architecture.depths.known[-1])
+
+
 def as_deep_as(architecture: Architecture, tensors: Tensors) -> Architecture:
     """The architecture with as many blocks as a file has: one more than the highest number in its keys."""
     key_layout = None if architecture.depths is None else key_layout_in(architecture.core, tensors)
@@ -109,8 +114,8 @@ def as_deep_as(architecture: Architecture, tensors: Tensors) -> Architecture:
     block = re.compile(re.escape(before) + r"(\d+)\.")
     numbers = {int(found[1]) for key in tensors if (found := block.match(key))}
     # A number far beyond any that is known is a damaged name, not a block.
-    known = range(4 * architecture.depths.most)
-    return with_depth(architecture, max((number for number in numbers if number in known), default=-1) + 1)
+    plausible = range(4 * architecture.depths.known[-1])
+    return with_depth(architecture, max((number for number in numbers if number in plausible), default=-1) + 1)
 
 
 def key_layout_in(layout: Layout, tensors: Tensors) -> KeyLayout | None:
@@ -273,8 +278,7 @@ def full_index(architecture: Architecture) -> NameTable[tuple[Binding, ...]]:
 @cache
 def full_shapes(architecture: Architecture) -> NameTable[tuple[int, int]]:
     """Adapter module name -> ``(out, in)`` of all that it stands for in the deepest known checkpoint of the real, full size."""
-    if architecture.depths is not None:
-        architecture = with_depth(architecture, architecture.depths.most)
+    architecture = deepest(architecture)
     shapes: dict[str, tuple[int, int]] = {}
     for layout in architecture.layouts:
         for slot, names, _ in _named_slots(layout, architecture.namings):

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.language_model import gemma2_2b
-from lib_transfer.architecture.layout import KeyLayout, Share, Slot, shrink
+from lib_transfer.architecture.layout import KeyLayout, Share, Slot, Spelling, shrink
 from lib_transfer.architecture.names import dotted, text_namings
 from lib_transfer.architecture.transformer import (
     FREQUENCIES,
@@ -173,7 +173,11 @@ def _attention(dit: NextDiT, path: str) -> Iterator[Place]:
         share = Share(((at_row, at_row + units),), whole)
         shape = (dit.width * units // dit.parts[0], dit.width)
         role = f"attention.{word}"
-        yield Place(f"{native}.qkv", f"{name}.to_{word}", role, shape, bias=False, share=share, word=word)
+        # Anime-Z takes the underscore for a dot.
+        others = (Spelling("dotted", f"{native}.to.{word}"),)
+        yield Place(
+            f"{native}.qkv", f"{name}.to_{word}", role, shape, bias=False, share=share, word=word, others=others
+        )
         at_row += units
     for word in "qk":
         role = f"attention.{word}_norm"

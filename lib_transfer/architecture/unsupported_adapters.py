@@ -123,6 +123,8 @@ FAMILIES: tuple[Family, ...] = (
     _family("Lens", r"transformer_blocks_\d+_(?:img|txt)_mlp_w\d"),
     _family("HiDream", r"(?:double|single)_stream_blocks_\d+_", r"hidream"),
     _family("Wan VACE", r"vace_blocks_\d+_"),
+    _family("Zeta-Chroma", r"dec_net_", r"zeta[ ._-]?chroma"),
+    _family("Ming-Image", None, r"\bming[ ._-]?image"),
     _family("OmniGen2", r"ref_image_(?:patch_embedder|refiner)_", r"omnigen", _of_omnigen2),
     _family(
         "Stable Cascade",

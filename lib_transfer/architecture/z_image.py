@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lib_transfer.architecture.lumina import LUMINA_2, NextDiT, Words
-from lib_transfer.architecture.transformer import WRAPPED_NAMINGS
+from lib_transfer.architecture.names import dotted
+from lib_transfer.architecture.transformer import PART, WRAPPED_NAMINGS
 
 WORDS = Words(
     attention="attention",
@@ -46,5 +47,5 @@ Z_IMAGE = replace(
     ),
     # Qwen3 4B, on which nobody trains LoRAs.
     text_encoders=(),
-    namings=WRAPPED_NAMINGS,
+    namings=(*WRAPPED_NAMINGS, *dotted(PART, "dotted", "diffusion_model.", "transformer.", "")),
 )

@@ -41,6 +41,8 @@ UNSUPPORTED: list[tuple[str, Shapes, str]] = [
     ),
     ("Lens", _each("diffusion_model.transformer_blocks.{}.img_mlp.{}", 30, (9216, 3072), "w1", "w2"), ""),
     ("Wan VACE", _each("diffusion_model.vace_blocks.{}.self_attn.{}", 8, (5120, 5120), "q", "k"), ""),
+    ("Zeta-Chroma", _each("diffusion_model.layers.{}.attention.{}", 30, (3840, 3840), *QKV), "zeta_chroma"),
+    ("Ming-Image", _each("diffusion_model.layers.{}.attention.{}", 30, (3840, 3840), *QKV), "ming_image"),
     ("OmniGen2", _each("transformer.layers.{}.attn.{}", 32, (2520, 2520), "to_q", "to_out.0"), ""),
     (
         "HunyuanVideo or HunyuanImage",
@@ -128,6 +130,12 @@ CHROMA = {
     **_each("lora_transformer_transformer_blocks_{}_attn_{}", 19, (3072, 3072), *QKV, "add_q_proj"),
     **_each("lora_transformer_single_transformer_blocks_{}_attn_{}", 38, (3072, 3072), *QKV),
 }
+ANIMA = _each("lora_unet_blocks_{}_self_attn_{}_proj", 28, (2048, 2048), "q", "k", "output")
+DEEP = _each("diffusion_model.blocks.{}.self_attn.{}_proj", 52, (2048, 2048), "q", "k", "output")
+ANIMA_OF_DIFFUSERS = _each("transformer.transformer_blocks.{}.attn1.{}", 28, (2048, 2048), *QKV)
+ANIMA_OF_DIFFUSERS |= _each("transformer.transformer_blocks.{}.attn2.{}", 28, (2048, 1024), "to_k", "to_v")
+Z_IMAGE = _each("lora_unet_layers_{}_attention_{}", 30, (3840, 3840), *QKV)
+LUMINA = _each("lora_unet_layers_{}_feed_forward_{}", 26, (9216, 2304), "w1", "w3")
 SD3_LARGE = _each("transformer.transformer_blocks.{}.attn.{}", 38, (2432, 2432), *ADDED)
 
 
@@ -140,6 +148,16 @@ SD3_LARGE = _each("transformer.transformer_blocks.{}.attn.{}", 38, (2432, 2432),
         (CHROMA, "chroma/lora", ["chroma"]),
         (CHROMA, "flux-1-schnell/lora", ["flux-schnell"]),
         (CHROMA, "flux.1", ["flux-dev"]),
+        (ANIMA, "", ["anima"]),
+        (ANIMA, "anima-preview/lora", ["anima"]),
+        (ANIMA, "cosmos_predict2", ["cosmos-predict2-2b"]),
+        (ANIMA_OF_DIFFUSERS, "", ["anima"]),
+        (DEEP, "", ["anima"]),
+        (Z_IMAGE, "", ["z-image"]),
+        (Z_IMAGE, "Z-Image/lora", ["z-image"]),
+        (Z_IMAGE, "zimage", ["z-image"]),
+        (LUMINA, "", ["lumina-2"]),
+        (LUMINA, "lumina2", ["lumina-2"]),
         (SD3_LARGE, "", ["sd3.5-large"]),
         (SD3_LARGE, "stable-diffusion-3-5-large/lora", ["sd3.5-large"]),
     ],
@@ -153,6 +171,7 @@ def test_metadata_choose_between_what_fits_equally(shapes: Shapes, said: str, id
     ("shapes", "said", "doubt"),
     [
         (SDXL, "sd_v1", "Its metadata call it Stable Diffusion 1.x, but its modules are those of Stable Diffusion XL."),
+        (Z_IMAGE, "anima", "Its metadata call it Anima, but its modules are those of Z-Image."),
         (
             SDXL,
             "wan2.1",

@@ -157,6 +157,7 @@ OUTSIDE: Mapping[str, Mapping[str, Change]] = {
         "transformer.all_final_layer.2-1.adaLN_modulation.1": ("final_layer.adaLN_modulation.1", ALL),
         "diffusion_model.cap_embedder.1": ("cap_embedder.1", ALL),
         "t_embedder.mlp.0": ("t_embedder.mlp.0", ALL),
+        "layers.29.attention.to.k": ("layers.29.attention.qkv", THIRDS[1]),
     },
     "lumina-2": {
         "transformer.noise_refiner.1.attn.to_v": ("noise_refiner.1.attention.qkv", FIFTHS[2]),
@@ -421,6 +422,14 @@ def test_a_deeper_relative_is_paired_by_its_weights(tmp_path: Path, runtime: lib
     pairs = {module.name: module.target or module.name for module in result.report.modules}
     assert pairs == {name(number): name(block) for number, block in enumerate(kept)}
     assert hosts.read(result.path).deltas().keys() == set(pairs.values()), "inserted blocks stay as they are"
+    request = lib_transfer.request(file, target=paths[1], runtime=runtime, method="reuse")
+    by_name = lib_transfer.transfer(request, runtime=runtime)
+    assert by_name.report is not None
+    [note] = by_name.report.notes
+    assert note.startswith("Its highest block is 27, as in LoRAs for 28 blocks, and 40.safetensors has 40:")
+    request = lib_transfer.request(file, target=paths[0], runtime=runtime, method="reuse")
+    on_its_own = lib_transfer.transfer(request, runtime=runtime)
+    assert on_its_own.report is not None and not on_its_own.report.notes
 
 
 def test_a_batch_takes_the_loras_of_its_target(
