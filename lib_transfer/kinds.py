@@ -136,11 +136,17 @@ KINDS: tuple[Kind, ...] = (
         hint=BESIDE,
         part=True,
     ),
-    _kind(
+    Kind(
         "a language model",
-        _LANGUAGE_MODEL,
-        r"^(?:layers|h)\.0\.(?:self_attn|input_layernorm|post_attention|ln_1|attn\.c_attn)",
-        r"^(?:blk\.0\.|token_embd\.|lm_head\.|(?:model\.)?embed_tokens\.|encoder\.layer\.0\.)",
+        _compiled(
+            [
+                _LANGUAGE_MODEL,
+                r"^(?:layers|h)\.0\.(?:self_attn|input_layernorm|post_attention|ln_1|attn\.c_attn)",
+                r"^(?:blk\.0\.|token_embd\.|lm_head\.|(?:model\.)?embed_tokens\.|encoder\.layer\.0\.)",
+            ]
+        ),
+        # Newer models have one as their text encoder.
+        hint=BESIDE,
     ),
     _kind("an upscaler", r"^(?:params(?:_ema)?\.)?(?:conv_first\.|model\.0\.(?:weight|bias|sub\.)|body\.0\.rdb)"),
 )

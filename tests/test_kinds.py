@@ -150,19 +150,11 @@ OTHER: dict[str, tuple[str, Keys]] = {
     "realesrgan": ("an upscaler", square("conv_first.weight", "body.0.rdb1.conv1.weight")),
 }
 # What the hint says where it is more than that only LoRAs and checkpoints can be transferred.
-HINTS = {"a text encoder": "name the checkpoint first"}
+HINTS = dict.fromkeys(("a text encoder", "a language model"), "name the checkpoint first")
 
 # Checkpoints that are recognised and not supported, by the names of the model's repository and by those of diffusers.
 ADALN = "adaln_single.emb.timestep_embedder.linear_1.weight"
 FAMILIES: dict[str, tuple[str, Keys]] = {
-    "flux 2": (
-        "a Flux.2 checkpoint",
-        square("double_blocks.0.img_attn.qkv.weight", "double_stream_modulation_img.lin.weight"),
-    ),
-    "flux 2, diffusers": (
-        "a Flux.2 checkpoint",
-        square("transformer_blocks.0.attn.add_q_proj.weight", "double_stream_modulation_img.linear.weight"),
-    ),
     "radiance": (
         "a Chroma Radiance checkpoint",
         square("double_blocks.0.img_attn.qkv.weight", "nerf_blocks.0.norm.scale"),
@@ -187,8 +179,6 @@ FAMILIES: dict[str, tuple[str, Keys]] = {
         "a HiDream checkpoint",
         square("caption_projection.0.linear.weight"),
     ),
-    "auraflow": ("an AuraFlow or Pony V7 checkpoint", square("double_layers.0.attn.w1q.weight")),
-    "auraflow, diffusers": ("an AuraFlow or Pony V7 checkpoint", square("joint_transformer_blocks.0.attn.to_q.weight")),
     "kandinsky 5": ("a Kandinsky 5 checkpoint", square("visual_transformer_blocks.0.cross_attention.to_key.weight")),
     "kandinsky": (
         "a Kandinsky checkpoint",
@@ -227,26 +217,15 @@ FAMILIES: dict[str, tuple[str, Keys]] = {
             **square("clip_text_pooled_proj.0.weight", "layers.0.attention.qkv.weight"),
         },
     ),
-    "z-image": (
-        "a Z-Image checkpoint",
-        {"cap_embedder.1.weight": (3840, 2560), **square("noise_refiner.0.attention.qkv.weight")},
+    "z-image omni": (
+        "a Z-Image Omni checkpoint",
+        square("siglip_embedder.0.weight", "noise_refiner.0.attention.qkv.weight"),
     ),
-    "z-image, diffusers": (
-        "a Z-Image checkpoint",
-        square("all_x_embedder.2-1.weight", "noise_refiner.0.attention.norm_k.weight"),
+    "zeta-chroma": (
+        "a Zeta-Chroma checkpoint",
+        square("dec_net.cond_embed.weight", "noise_refiner.0.attention.qkv.weight"),
     ),
-    "lumina 2": (
-        "a Lumina 2 checkpoint",
-        {"cap_embedder.1.weight": (2304, 2304), **square("layers.0.attention.qkv.weight")},
-    ),
-    "lumina 2, diffusers": (
-        "a Lumina 2 checkpoint",
-        square("time_caption_embed.caption_embedder.1.weight", "noise_refiner.0.attn.norm_q.weight"),
-    ),
-    "of another width": (
-        "a Lumina 2 or Z-Image checkpoint",
-        square("cap_embedder.1.weight", "layers.0.attention.qkv.weight"),
-    ),
+    "ming": ("a Ming-Image checkpoint", square("__ming_image__", "noise_refiner.0.attention.qkv.weight")),
     "qwen-image 2.1": (
         "a Qwen-Image 2.1 checkpoint",
         {"txt_in.text_norm.weight": (4,), **square("transformer_blocks.0.img_mlp.proj.weight")},
@@ -256,42 +235,33 @@ FAMILIES: dict[str, tuple[str, Keys]] = {
         "a Mage-Flow checkpoint",
         {"txt_norm.weight": (2560,), "proj_out.weight": (128, 4), "transformer_blocks.0.attn.to_q.weight": (4, 4)},
     ),
-    "qwen-image": (
-        "a Qwen-Image checkpoint",
-        {"txt_norm.weight": (3584,), **square("transformer_blocks.0.img_mod.1.weight", "proj_out.weight")},
+    "cosmos-predict2 14b": (
+        "a Cosmos-Predict2 14B checkpoint",
+        {"x_embedder.proj.1.weight": (5120, 68), **square("blocks.0.self_attn.q_proj.weight")},
     ),
-    "krea 2": ("a Krea 2 checkpoint", square("blocks.0.attn.wq.weight", "txtfusion.projector.weight")),
-    "krea 2, diffusers": (
-        "a Krea 2 checkpoint",
-        square("text_fusion.projector.weight"),
-    ),
-    "ernie": (
-        "an Ernie-Image checkpoint",
-        square(
-            "layers.0.mlp.linear_fc2.weight", "layers.0.self_attention.to_q.weight", "layers.0.mlp.gate_proj.weight"
-        ),
-    ),
-    "anima": (
-        "an Anima checkpoint",
-        square("blocks.0.mlp.layer1.weight", "llm_adapter.blocks.0.cross_attn.q_proj.weight"),
-    ),
-    "cosmos-predict2": (
-        "an Anima or Cosmos-Predict2 checkpoint",
-        square("blocks.0.mlp.layer1.weight", "blocks.0.self_attn.q_proj.weight"),
-    ),
-    "cosmos-predict2, diffusers": (
-        "an Anima or Cosmos-Predict2 checkpoint",
-        square("transformer_blocks.0.norm1.linear_1.weight", "patch_embed.proj.weight"),
+    "cosmos-predict2 14b, diffusers": (
+        "a Cosmos-Predict2 14B checkpoint",
+        {"patch_embed.proj.weight": (5120, 68), **square("transformer_blocks.0.norm1.linear_1.weight")},
     ),
     "cosmos": (
         "a Cosmos checkpoint",
         square("blocks.block0.blocks.0.block.attn.to_q.0.weight", "t_embedder.1.linear_1.weight"),
     ),
-    "wan": ("a Wan checkpoint", square("head.modulation", "blocks.0.self_attn.q.weight")),
-    "wan, diffusers": (
-        "a Wan checkpoint",
-        square("condition_embedder.time_proj.weight", "blocks.0.attn1.to_q.weight"),
+    "wan vace": ("a Wan VACE checkpoint", square("vace_blocks.0.before_proj.weight", "blocks.0.self_attn.q.weight")),
+    "wan animate": (
+        "a Wan Animate checkpoint",
+        square("face_adapter.fuser_blocks.0.k_norm.weight", "blocks.0.self_attn.q.weight"),
     ),
+    "wan s2v": (
+        "a Wan S2V checkpoint",
+        square("casual_audio_encoder.encoder.final_linear.weight", "blocks.0.self_attn.q.weight"),
+    ),
+    "wan humo": (
+        "a Wan HuMo checkpoint",
+        square("audio_proj.audio_proj_glob_1.layer.weight", "blocks.0.self_attn.q.weight"),
+    ),
+    "wan camera": ("a Wan Camera checkpoint", square("control_adapter.conv.weight", "blocks.0.self_attn.q.weight")),
+    "wan scail": ("a Wan SCAIL checkpoint", square("patch_embedding_pose.weight", "blocks.0.self_attn.q.weight")),
     "mochi": ("a Mochi checkpoint", square("blocks.0.attn.qkv_x.weight", "t5_yproj.weight")),
     "mochi, diffusers": (
         "a Mochi checkpoint",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -15,6 +16,21 @@ from lib_transfer.errors import UnsupportedError
 
 Tensors = Mapping[str, tuple[int, ...]]
 """Tensor key -> shape, as read from a file's header."""
+
+
+@dataclass(frozen=True)
+class Depths:
+    """That a diffusion model may have any number of blocks, as relatives have that were made deeper.
+
+    Attributes:
+        core: the diffusion model with so many blocks.
+        blocks: what stands before the number of a block in a key, by the style of keys.
+        known: the numbers of blocks of those that are published; names of adapters are known for as many as the last.
+    """
+
+    core: Callable[[int], Core]
+    blocks: tuple[tuple[str, str], ...]
+    known: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,10 @@ class Architecture:
         text_encoders: the text encoders, in the order in which the model uses them; a file may lack them.
         hosts: the programs that a LoRA for it is written for, as a sentence names them: what one of them does not load is not
             written.
+        beside: what the keys within the diffusion model begin with that are no modules of it.
+        rows: places of the diffusion model, and how many rows their weights have whatever its width, where the keys alone do not
+            tell it from another model.
+        depths: how many blocks the diffusion model may have; None where the core has all of them.
         namings: how adapters name its modules. Of several that start from one spelling, the first is written.
         idle: parts and blocks whose output the model does not read, so that a change of them has no effect.
     """
@@ -52,6 +72,9 @@ class Architecture:
     namings: tuple[NamesOfPart, ...]
     idle: frozenset[tuple[str, str]] = frozenset()
     hosts: str = "A1111 or Forge"
+    beside: tuple[str, ...] = ()
+    rows: tuple[tuple[str, int], ...] = ()
+    depths: Depths | None = None
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
@@ -67,6 +90,32 @@ class Architecture:
             "modelspec.architecture": self.modelspec_architecture,
             "modelspec.implementation": self.modelspec_implementation,
         }
+
+
+def with_depth(architecture: Architecture, depth: int) -> Architecture:
+    """The architecture with so many blocks; itself where it has that number, or one that is not free."""
+    if architecture.depths is None:
+        return architecture
+    core = architecture.depths.core(depth)
+    return architecture if core == architecture.core else replace(architecture, core=core)
+
+
+def deepest(architecture: Architecture) -> Architecture:
+    """The deepest published relative of the architecture; itself where the number of blocks is not free."""
+    return architecture if architecture.depths is None else with_depth(architecture, architecture.depths.known[-1])
+
+
+def as_deep_as(architecture: Architecture, tensors: Tensors) -> Architecture:
+    """The architecture with as many blocks as a file has: one more than the highest number in its keys."""
+    key_layout = None if architecture.depths is None else key_layout_in(architecture.core, tensors)
+    if architecture.depths is None or key_layout is None:
+        return architecture
+    before = key_layout.prefix + dict(architecture.depths.blocks)[key_layout.style]
+    block = re.compile(re.escape(before) + r"(\d+)\.")
+    numbers = {int(found[1]) for key in tensors if (found := block.match(key))}
+    # A number far beyond any that is known is a damaged name, not a block.
+    plausible = range(4 * architecture.depths.known[-1])
+    return with_depth(architecture, max((number for number in numbers if number in plausible), default=-1) + 1)
 
 
 def key_layout_in(layout: Layout, tensors: Tensors) -> KeyLayout | None:
@@ -193,7 +242,7 @@ def reference(
 
 def _key_layout_beside(layout: Layout, style: str) -> KeyLayout:
     """Where a folder with a diffusion model of this style keeps the part."""
-    subfolders = ("unet.", "transformer.", "text_encoder.", "text_encoder_")
+    subfolders = ("unet.", "transformer.", "text_encoder.", "text_encoder_", "text_conditioner.")
     found = [key_layout for key_layout in layout.key_layouts if key_layout.prefix.startswith(subfolders)]
     return next((key_layout for key_layout in found if key_layout.style == style), found[0])
 
@@ -228,7 +277,8 @@ def full_index(architecture: Architecture) -> NameTable[tuple[Binding, ...]]:
 
 @cache
 def full_shapes(architecture: Architecture) -> NameTable[tuple[int, int]]:
-    """Adapter module name -> ``(out, in)`` of all that it stands for in a checkpoint of the real, full size."""
+    """Adapter module name -> ``(out, in)`` of all that it stands for in the deepest known checkpoint of the real, full size."""
+    architecture = deepest(architecture)
     shapes: dict[str, tuple[int, int]] = {}
     for layout in architecture.layouts:
         for slot, names, _ in _named_slots(layout, architecture.namings):

@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lib_transfer.architecture.architecture import Architecture, Tensors, key_layout_in
+from lib_transfer.architecture.anima import ANIMA
+from lib_transfer.architecture.architecture import Architecture, Tensors, as_deep_as, key_layout_in
+from lib_transfer.architecture.auraflow import AURAFLOW
 from lib_transfer.architecture.chroma import CHROMA
+from lib_transfer.architecture.cosmos import COSMOS_PREDICT2
+from lib_transfer.architecture.ernie_image import ERNIE_IMAGE
 from lib_transfer.architecture.flux import FLUX_DEV, FLUX_SCHNELL
+from lib_transfer.architecture.flux2 import FLUX2_DEV, KLEIN_4B, KLEIN_9B
+from lib_transfer.architecture.krea2 import KREA_2
+from lib_transfer.architecture.lumina import LUMINA_2
+from lib_transfer.architecture.qwen_image import QWEN_IMAGE
 from lib_transfer.architecture.sd1 import SD1
 from lib_transfer.architecture.sd2 import SD2
 from lib_transfer.architecture.sd3 import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM
 from lib_transfer.architecture.sdxl import KOALA_1B, KOALA_700M, REFINER, SDXL, SSD_1B, VEGA
-from lib_transfer.architecture.unsupported_checkpoints import unsupported
+from lib_transfer.architecture.unsupported_checkpoints import Unsupported, alike, unsupported
 from lib_transfer.architecture.variant import EXTRAS
+from lib_transfer.architecture.wan import WAN_1_3B, WAN_5B, WAN_14B, WAN_I2V_14B
+from lib_transfer.architecture.z_image import Z_IMAGE
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.kinds import kind_of, prefixes
 
@@ -23,6 +33,10 @@ ARCHITECTURES = (
     *(SDXL, SSD_1B, VEGA, KOALA_700M, KOALA_1B, REFINER),
     *(SD3_MEDIUM, SD35_MEDIUM, SD35_LARGE),
     *(FLUX_DEV, FLUX_SCHNELL, CHROMA),
+    *(COSMOS_PREDICT2, ANIMA, Z_IMAGE, LUMINA_2),
+    *(KLEIN_4B, KLEIN_9B, FLUX2_DEV),
+    *(QWEN_IMAGE, WAN_1_3B, WAN_5B, WAN_14B, WAN_I2V_14B),
+    *(ERNIE_IMAGE, KREA_2, AURAFLOW),
 )
 
 
@@ -35,7 +49,9 @@ def recognise(tensors: Tensors) -> Architecture:
     """What a checkpoint is, from the names and the numbers of dimensions of its tensors; widths do not count.
 
     A checkpoint may lack text encoders and VAE, and any module that is not essential: then it is a pruned relative of
-    the architecture it lacks the fewest modules of. It may hold nothing that the architecture does not.
+    the architecture it lacks the fewest modules of (of several, the one that it holds the most text encoders of, and then
+    the one that has the fewest). It may hold nothing that the architecture does not. An architecture of any depth comes
+    with as many blocks as the file has.
 
     Raises:
         UnsupportedError: it is something else; the message says what it looks like.
@@ -45,10 +61,13 @@ def recognise(tensors: Tensors) -> Architecture:
 
 def recognise_among(candidates: Iterable[Architecture], tensors: Tensors) -> Architecture:
     """:func:`recognise`, among these architectures."""
-    comparisons = [found for architecture in candidates if (found := _compare(architecture, tensors)) is not None]
+    sized = (as_deep_as(architecture, tensors) for architecture in candidates)
+    comparisons = [found for architecture in sized if (found := _compare(architecture, tensors)) is not None]
     fitting = [comparison for comparison in comparisons if not comparison.objections]
     if fitting:
-        return min(fitting, key=lambda comparison: comparison.missing).architecture
+        if (family := alike(tensors)) is not None:
+            raise _not_yet(family)
+        return min(fitting, key=_lacks).architecture
     raise _refusal(tensors, comparisons)
 
 
@@ -61,7 +80,7 @@ def _refusal(tensors: Tensors, comparisons: Sequence[_Comparison]) -> Unsupporte
     if kind is not None and kind.role != "checkpoint":
         return UnsupportedError(f"This is {kind.title}, not a checkpoint.", hint="Choose a full checkpoint.")
     if (family := unsupported(tensors)) is not None:
-        return UnsupportedError(f"This is {family.what}, which is not supported yet.")
+        return _not_yet(family)
     if comparisons:
         nearest = min(comparisons, key=lambda comparison: len(comparison.objections))
         first, *others = nearest.objections
@@ -72,6 +91,10 @@ def _refusal(tensors: Tensors, comparisons: Sequence[_Comparison]) -> Unsupporte
         return _behind(found)
     holds = f"it holds {_telling(tensors)}" if tensors else "it holds no tensors"
     return UnsupportedError(f"This is not a checkpoint of a known kind: {holds}.")
+
+
+def _not_yet(family: Unsupported) -> UnsupportedError:
+    return UnsupportedError(f"This is {family.what}, which is not supported yet.")
 
 
 def _behind(found: Iterable[str]) -> UnsupportedError:
@@ -90,11 +113,20 @@ def _telling(tensors: Tensors) -> str:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """How a file's diffusion model differs from an architecture's: what speaks against it, and how much it lacks."""
+    """How a file's diffusion model differs from an architecture's: what speaks against it, and how much it lacks.
+
+    ``encoders`` says of how many of its text encoders the file holds something.
+    """
 
     architecture: Architecture
     objections: tuple[str, ...]
     missing: int
+    encoders: int
+
+
+def _lacks(comparison: _Comparison) -> tuple[int, int, int]:
+    """How much a file lacks of what it fits, in an order that does not depend on the list of architectures."""
+    return comparison.missing, -comparison.encoders, len(comparison.architecture.text_encoders)
 
 
 def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None:
@@ -112,12 +144,20 @@ def _compare(architecture: Architecture, tensors: Tensors) -> _Comparison | None
     expected = {key: len(slot.shape) for slot in slots for key in ways[slot.path]}
     extras = EXTRAS if architecture.core.part == "unet" else frozenset()
     essential = sorted(ways[path][0] for path in architecture.core.essential if ways[path])
-    strange = [f"{key} is not part of it" for key in present if key not in expected and key not in extras]
+    known = (*extras, *architecture.beside)
+    strange = [f"{key} is not part of it" for key in present if key not in expected and not key.startswith(known)]
     missing = [f"{key} is missing" for key in essential if key not in present]
     other = [
         f"{key} has {ndim} dimensions instead of {expected[key]}"
         for key, ndim in present.items()
         if ndim != expected.get(key, ndim)
     ]
+    rows = [
+        f"{key} has {tensors[key_layout.prefix + key][0]} rows instead of {count}"
+        for path, count in architecture.rows
+        for key in ways[path]
+        if key in present and tensors[key_layout.prefix + key][0] != count
+    ]
     lacking = sum(not any(key_layout.prefix + key in tensors for key in keys) for keys in ways.values())
-    return _Comparison(architecture, (*strange, *missing, *other), lacking)
+    encoders = sum(key_layout_in(layout, tensors) is not None for layout in architecture.text_encoders)
+    return _Comparison(architecture, (*strange, *missing, *other, *rows), lacking, encoders)

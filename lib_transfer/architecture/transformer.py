@@ -26,7 +26,16 @@ KEY_LAYOUTS = (
     KeyLayout("", "native"),
     KeyLayout("transformer.", "diffusers"),
     KeyLayout("", "diffusers"),
+    # ComfyUI, of a file with diffusers' names.
+    *(KeyLayout(prefix, "diffusers") for prefix in ("model.diffusion_model.", "diffusion_model.")),
 )
+
+WRAPPED_KEY_LAYOUTS = (
+    *KEY_LAYOUTS,
+    # NVIDIA's own files and diffusion-pipe's; mergers' and trainers'.
+    *(KeyLayout(prefix, "native") for prefix in ("net.", "model.", "transformer.")),
+)
+"""Where files keep the transformers of 2025 and later, which ComfyUI and Forge Neo look for behind more prefixes."""
 
 NAMINGS = (
     # kohya's sd-scripts and LyCORIS. Forge loads lora_unet_ for all of these models.
@@ -43,6 +52,17 @@ NAMINGS = (
     *dotted(PART, "xlabs", "", "diffusion_model."),
     *dotted(PART, "diffsynth", "", "diffusion_model.", "base_model.model."),
 )
+
+WRAPPED_NAMINGS = (
+    *NAMINGS,
+    # OneTrainer writes net. before the path of its original, and wrote lora_transformer_ before; the others are what tools
+    # that convert such adapters expect.
+    *(Naming(PART, "native", f"lora_{it}_") for it in ("transformer", "unet_net", "unet_model_diffusion_model")),
+    *dotted(PART, "native", "net."),
+    # SimpleTuner's comfyui format.
+    *dotted(PART, "diffusers", "diffusion_model.transformer."),
+)
+"""How adapters name the places of the transformers of 2025 and later."""
 
 CLIP_L_NAMINGS = text_namings("te1", underscored=("lora_te1_", "lora_te_"), folder="text_encoder.", comfy="clip_l")
 """How adapters of Flux.1 and Stable Diffusion 3 name CLIP-L."""
@@ -69,8 +89,11 @@ class Place:
         share: its rows of the native weight; None for all.
         word: its own word (``q``) where it is a share.
         swapped: whether diffusers keeps its halves the other way round.
-        parameter: what the native weight is called.
+        whole: whether diffusers keeps the fused weight whole too.
+        parameter: what the native weight is called; empty where the path is that of a parameter.
         others: more spellings that adapters have of it.
+        kind: what it computes, where the number of dimensions does not tell.
+        output: the style of the spelling that the hosts load, where it is not that of the native path, or of the parameter.
     """
 
     native: str
@@ -81,16 +104,19 @@ class Place:
     share: Share | None = None
     word: str = ""
     swapped: bool = False
+    whole: bool = False
     parameter: str = "weight"
     others: tuple[Spelling, ...] = ()
     stage: str = ""
     block: str = ""
     unit: str = ""
+    kind: Kind | None = None
+    output: str = ""
 
     @property
     def order(self) -> Share | None:
-        """Which rows diffusers keeps, and in which order; None for all, as they are."""
-        return SWAPPED if self.swapped else None
+        """Which rows of diffusers' weight it is, and in which order; None for all, as they are."""
+        return self.share if self.whole else SWAPPED if self.swapped else None
 
 
 @dataclass(frozen=True)
@@ -172,28 +198,32 @@ def at(stage: str, block: str, places: Iterable[Place], unit: str = "") -> Itera
     return (replace(place, stage=stage, block=block, unit=unit) for place in places)
 
 
-def slots(places: Iterable[Place]) -> tuple[Slot, ...]:
-    """The slots at these places, which come in the order of the forward pass."""
-    return tuple(_slot(place, depth) for depth, place in enumerate(places))
+def slots(places: Iterable[Place], part: str = PART) -> tuple[Slot, ...]:
+    """The slots of a part at these places, which come in the order of the forward pass."""
+    return tuple(_slot(place, part, depth) for depth, place in enumerate(places))
 
 
-def _slot(place: Place, depth: int) -> Slot:
+def _slot(place: Place, part: str, depth: int) -> Slot:
     kinds: dict[int, Kind] = {1: "norm", 2: "linear", 4: "convolution"}
     return Slot(
         path=f"{place.native}.{place.word}" if place.word else place.native,
-        kind=kinds[len(place.shape)],
+        kind=place.kind or kinds[len(place.shape)],
         shape=place.shape,
-        position=Position(PART, place.stage, place.block, depth, place.role, place.unit),
+        position=Position(part, place.stage, place.block, depth, place.role, place.unit),
         stored=tuple(_stored(place)),
         spellings=tuple(_spellings(place)),
         # Of what is not called weight, Forge knows ComfyUI's name alone.
-        output="native" if place.parameter == "weight" else "parameter",
+        output=place.output or ("native" if place.parameter == "weight" else "parameter"),
     )
 
 
 def _stored(place: Place) -> Iterator[Stored]:
     native_bias, bias = (f"{path}.bias" if place.bias else None for path in (place.native, place.diffusers))
     # Newer versions of ComfyUI save the scale of a norm as its weight.
+    if not place.parameter:
+        yield Stored("native", place.native, None)
+        yield Stored("diffusers", place.diffusers, None)
+        return
     for parameter in dict.fromkeys((place.parameter, "weight")):
         yield Stored("native", f"{place.native}.{parameter}", native_bias, place.share)
     yield Stored("diffusers", f"{place.diffusers}.weight", bias, place.order)
@@ -202,7 +232,7 @@ def _stored(place: Place) -> Iterator[Stored]:
 def _spellings(place: Place) -> Iterator[Spelling]:
     yield Spelling("native", place.native, place.share)
     if place.parameter != "weight":
-        yield Spelling("parameter", f"{place.native}.{place.parameter}", place.share)
+        yield Spelling("parameter", f"{place.native}.{place.parameter}".rstrip("."), place.share)
     yield Spelling("diffusers", place.diffusers, place.order)
     if place.word:
         # The Open Model Initiative's format numbers the shares of a fused weight.

@@ -37,31 +37,6 @@ class Family:
     dotted: re.Pattern[str] | None = None
 
 
-def _of_flux_2(shapes: Shapes) -> bool:
-    """Feed-forwards with a gate are twice as wide, and the single blocks' second layer reads three widths beside one."""
-    for name, (out, into) in shapes.items():
-        if (
-            name.startswith(("single_blocks_", "double_blocks_", "transformer_blocks_"))
-            and out > 0
-            and (
-                (re.fullmatch(r"single_blocks_\d+_linear1", name) and out == 9 * into)
-                or (re.fullmatch(r"single_blocks_\d+_linear2", name) and into == 4 * out)
-                or (re.fullmatch(r"double_blocks_\d+_(img|txt)_mlp_0", name) and out == 6 * into)
-                or (re.fullmatch(r"double_blocks_\d+_(img|txt)_mlp_2", name) and into == 3 * out)
-                or (re.fullmatch(r"double_blocks_\d+_(img|txt)_attn_qkv", name) and into in (4096, 6144))
-                or (re.fullmatch(r"transformer_blocks_\d+_ff(_context)?_linear_in", name) and out == 6 * into)
-            )
-        ):
-            return True
-    return False
-
-
-def _of_qwen_image(shapes: Shapes) -> bool:
-    """60 blocks of one kind: more than any other model with these names, and as wide as Flux.1, which has 19."""
-    numbers, widths = _blocks(shapes)
-    return bool(numbers) and (max(numbers) > 37 or (max(numbers) > 19 and 3072 in widths))
-
-
 def _blocks(shapes: Shapes) -> tuple[set[int], set[int]]:
     """The numbers and the widths of blocks with two streams in diffusers' names; none where there are single ones too."""
     found = [(re.match(r"transformer_blocks_(\d+)_attn_(?:to|add)_", name), shape[1]) for name, shape in shapes.items()]
@@ -91,6 +66,28 @@ def _of_either(shapes: Shapes) -> bool:
     return bool(numbers) and max(numbers) == 19 and 3072 in widths
 
 
+def _of_omnigen2(shapes: Shapes) -> bool:
+    """The names of Lumina 2 in diffusers, and wider."""
+    return any(
+        re.fullmatch(r"(?:layers|(?:noise|context)_refiner)_\d+_attn_to_[qkv]", name) and into == 2520
+        for name, (_, into) in shapes.items()
+    )
+
+
+# Of PixArt and the smaller Sana, the larger Sana, both of CogVideoX, and LTX-Video 13B.
+_WIDTHS = (1152, 2240, 1920, 3072, 4096)
+
+
+def _of_pixart_and_others(shapes: Shapes) -> bool:
+    """The names of Anima in diffusers; but of another width, or with a text that is as wide as the picture."""
+    found = [(re.match(r"transformer_blocks_\d+_attn([12])_to_([qkv])\Z", it), shape) for it, shape in shapes.items()]
+    attentions = [(it[1], it[2], shape) for it, shape in found if it is not None]
+    return any(number == "1" for number, _, _ in attentions) and any(
+        into in _WIDTHS if number == "1" else word != "q" and out == into > 0
+        for number, word, (out, into) in attentions
+    )
+
+
 def _family(
     title: str,
     names: str | None,
@@ -115,50 +112,20 @@ FAMILIES: tuple[Family, ...] = (
         _of_hunyuan_video,
         r"\.(?:img|txt)_attn_(?:qkv|proj)\b",
     ),
-    _family(
-        "Flux.2",
-        r"single_transformer_blocks_\d+_attn_to_qkv_mlp_proj|(?:double|single)_stream_modulation",
-        r"flux[ ._-]?2|klein",
-        _of_flux_2,
-    ),
     _family("HunyuanVideo or Qwen-Image", None, None, _of_either),
     _family("Chroma Radiance", r"nerf_(?:blocks|final_layer|image_embedder)|img_in_patch", r"radiance"),
     _family("Hunyuan-DiT", r"blocks_\d+_attn[12]_(?:Wqkv|q_proj|kv_proj)", r"hunyuan[ ._-]?dit"),
     _family(
-        "Qwen-Image",
-        r"transformer_blocks_\d+_(?:img|txt)_(?:mlp_net|mlp_w|mod_1|mlp_gate)",
-        r"qwen",
-        _of_qwen_image,
+        "Qwen-Image 2.1",
+        r"transformer_blocks_\d+_(?:img|txt)_mlp_(?:gate|proj)",
+        r"qwen[ ._-]?image[ ._-]?2[ ._-]1",
     ),
+    _family("Lens", r"transformer_blocks_\d+_(?:img|txt)_mlp_w\d"),
     _family("HiDream", r"(?:double|single)_stream_blocks_\d+_", r"hidream"),
-    _family(
-        "Anima or Cosmos-Predict2",
-        r"blocks_\d+_(?:self|cross)_attn_(?:[qkv]|output)_proj|blocks_\d+_mlp_layer[12]|blocks_\d+_adaln_modulation"
-        r"|llm_adapter_|transformer_blocks_\d+_norm[123]_linear_[12]",
-        r"\banima(?![a-z])|cosmos",
-    ),
-    _family(
-        "Wan",
-        r"blocks_\d+_(?:self|cross)_attn_(?:[qkvo]|[kv]_img)\Z|blocks_\d+_ffn_|blocks_\d+_attn[12]_(?:to|add)_",
-        r"\bwan(?![a-z])|wan[ ._-]?2",
-    ),
-    _family(
-        "Krea 2",
-        r"blocks_\d+_attn_(?:w[qkvo]|gate)\Z|blocks_\d+_mlp_(?:gate|up|down)\Z|transformer_blocks_\d+_attn_to_gate"
-        r"|transformer_blocks_\d+_ff_(?:gate|up|down)\Z|txtfusion_|text_fusion_",
-        r"krea[ ._-]?2",
-    ),
-    _family(
-        "Lumina 2 or Z-Image or OmniGen2",
-        r"(?:layers|(?:noise|context)_refiner)_\d+_(?:attention_|attn_to|feed_forward_|adaLN_modulation)|cap_embedder_",
-        r"lumina|z[ ._-]?image|omnigen",
-    ),
-    _family("Ernie-Image", r"layers_\d+_(?:self_attention_to|mlp_(?:gate_proj|up_proj|linear_fc2))", r"ernie"),
-    _family(
-        "AuraFlow or Pony V7",
-        r"(?:double|single)_layers_\d+_|joint_transformer_blocks_\d+_|single_transformer_blocks_\d+_(?:attn_to_out_0|ff_)",
-        r"aura[ ._-]?flow|pony[ ._-]?v?7",
-    ),
+    _family("Wan VACE", r"vace_blocks_\d+_"),
+    _family("Zeta-Chroma", r"dec_net_", r"zeta[ ._-]?chroma"),
+    _family("Ming-Image", None, r"\bming[ ._-]?image"),
+    _family("OmniGen2", r"ref_image_(?:patch_embedder|refiner)_", r"omnigen", _of_omnigen2),
     _family(
         "Stable Cascade",
         r"lora_prior_|prior_unet_|down_blocks_\d+_\d+_(?:attention|channelwise|depthwise)",
@@ -168,11 +135,7 @@ FAMILIES: tuple[Family, ...] = (
     _family("PixArt", r"blocks_\d+_(?:attn_qkv|cross_attn_(?:q|kv)_linear)\Z", r"pixart"),
     _family("Mochi", r"blocks_\d+_attn_(?:qkv|proj)_[xy]\Z|transformer_blocks_\d+_attn1_(?:add_|to_add_)", r"mochi"),
     _family("LTX-Video", r"transformer_blocks_\d+_(?:audio_|video_to_audio_|audio_to_video_)", r"\bltx"),
-    _family(
-        "PixArt or Sana or LTX-Video or CogVideoX or Anima or Cosmos-Predict2",
-        r"transformer_blocks_\d+_attn1_to_",
-        r"sana|cogvideo",
-    ),
+    _family("PixArt or Sana or LTX-Video or CogVideoX", None, r"sana|cogvideo", _of_pixart_and_others),
     _family("Kandinsky", r"(?:visual|text)_transformer_blocks_\d+_", r"kandinsky"),
 )
 

@@ -6,6 +6,7 @@ Keys: the models' own repositories and diffusers, as ComfyUI and Forge Neo tell 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lib_transfer.architecture.architecture import Tensors
@@ -19,18 +20,20 @@ class Unsupported:
         what: what a checkpoint of it is, with an article.
         patterns: regular expressions that are all found among the lines ``key shape``, such as ``img_in.weight 3072x64``,
             of every checkpoint of it.
+        alike: whether its modules are those of a supported model, so that nothing else speaks against it.
     """
 
     what: str
     patterns: tuple[str, ...]
+    alike: bool = False
 
     def fits(self, lines: str) -> bool:
         """Whether tensors, as lines ``key shape``, look like it."""
         return all(re.search(pattern, lines, re.MULTILINE) for pattern in self.patterns)
 
 
-def _unsupported(what: str, *patterns: str) -> Unsupported:
-    return Unsupported(what, patterns)
+def _unsupported(what: str, *patterns: str, alike: bool = False) -> Unsupported:
+    return Unsupported(what, patterns, alike)
 
 
 # Before a key of the diffusion model: nothing, or any levels.
@@ -40,16 +43,12 @@ _VECTOR = _UNET + r"(?:label_emb\.0\.0|class_embedding\.linear_1)\.weight \d+x\d
 
 # From the most telling to the vaguest: the first that fits is named.
 UNSUPPORTED = (
-    _unsupported("a Flux.2 checkpoint", _AT + r"double_stream_modulation_img\."),
     _unsupported("a Chroma Radiance checkpoint", _AT + r"(?:nerf_blocks|img_in_patch)\."),
     _unsupported("a HunyuanVideo or HunyuanImage checkpoint", _AT + r"(?:txt_in\.individual_token_refiner|byt5_in)\."),
     _unsupported("a HunyuanVideo checkpoint", _AT + r"context_embedder\.token_refiner\."),
     _unsupported("an Ovis-Image checkpoint", _AT + r"double_blocks\.\d+\.img_mlp\.gate_proj\.", _AT + r"txt_norm\."),
     _unsupported("a LongCat-Image checkpoint", _AT + r"double_blocks\.", _AT + r"txt_in\.weight \d+x3584$"),
     _unsupported("a HiDream checkpoint", _AT + r"caption_projection\.0\.linear\."),
-    _unsupported(
-        "an AuraFlow or Pony V7 checkpoint", _AT + r"(?:double_layers\.\d+\.attn\.w1q|joint_transformer_blocks\.)"
-    ),
     _unsupported("a Kandinsky 5 checkpoint", _AT + r"visual_transformer_blocks\."),
     _unsupported("a Kandinsky checkpoint", _AT + r"encoder_hid_proj\.(?:image_embeds|text_proj|image_proj)"),
     _unsupported("a DeepFloyd IF checkpoint", _AT + r"add_embedding\.pool\."),
@@ -65,30 +64,29 @@ UNSUPPORTED = (
         "a PixArt checkpoint", _AT + r"adaln_single\.emb\.timestep_embedder\.", _AT + r"pos_embed\.proj\.weight "
     ),
     _unsupported("an OmniGen2 checkpoint", _AT + r"(?:ref_image_patch_embedder|ref_image_refiner)\."),
+    _unsupported("a Z-Image Omni checkpoint", _AT + r"siglip_embedder\."),
+    _unsupported("a Zeta-Chroma checkpoint", _AT + r"dec_net\."),
+    _unsupported("a Ming-Image checkpoint", _AT + r"__ming_image__ ", alike=True),
     _unsupported("a NewBie checkpoint", _AT + r"clip_text_pooled_proj\."),
-    _unsupported("a Z-Image checkpoint", _AT + r"cap_embedder\.1\.weight 3840x"),
-    _unsupported("a Lumina 2 checkpoint", _AT + r"cap_embedder\.1\.weight 2304x"),
-    _unsupported("a Z-Image checkpoint", _AT + r"all_x_embedder\."),
-    _unsupported("a Lumina 2 checkpoint", _AT + r"time_caption_embed\."),
-    _unsupported("a Lumina 2 or Z-Image checkpoint", _AT + r"cap_embedder\.1\.weight "),
     _unsupported(
         "a Qwen-Image 2.1 checkpoint", _AT + r"txt_in\.text_norm\.", _AT + r"transformer_blocks\.\d+\.img_mlp\."
     ),
     _unsupported("a Lens checkpoint", _AT + r"transformer_blocks\.\d+\.img_mlp\.w1\."),
-    _unsupported("a Mage-Flow checkpoint", _AT + r"txt_norm\.weight 2560$", _AT + r"proj_out\.weight 128x"),
-    _unsupported("a Qwen-Image checkpoint", _AT + r"(?:transformer_blocks\.\d+\.img_mod\.1|txt_norm)\."),
-    _unsupported("a Krea 2 checkpoint", _AT + r"(?:txtfusion|text_fusion)\."),
-    _unsupported("an Ernie-Image checkpoint", _AT + r"layers\.\d+\.mlp\.linear_fc2\."),
-    _unsupported("an Anima checkpoint", _AT + r"llm_adapter\.blocks\."),
-    _unsupported("an Anima or Cosmos-Predict2 checkpoint", _AT + r"blocks\.\d+\.mlp\.layer1\."),
+    _unsupported("a Mage-Flow checkpoint", _AT + r"txt_norm\.weight 2560$", _AT + r"proj_out\.weight 128x", alike=True),
+    _unsupported("a Cosmos-Predict2 14B checkpoint", _AT + r"x_embedder\.proj\.1\.weight 5120x", alike=True),
     _unsupported(
-        "an Anima or Cosmos-Predict2 checkpoint",
-        _AT + r"transformer_blocks\.\d+\.norm1\.linear_1\.",
-        _AT + r"patch_embed\.proj\.",
+        "a Cosmos-Predict2 14B checkpoint",
+        _AT + r"transformer_blocks\.0\.norm1\.linear_1\.",
+        _AT + r"patch_embed\.proj\.weight 5120x",
+        alike=True,
     ),
     _unsupported("a Cosmos checkpoint", _AT + r"blocks\.block\d+\.blocks\."),
-    _unsupported("a Wan checkpoint", _AT + r"head\.modulation "),
-    _unsupported("a Wan checkpoint", _AT + r"condition_embedder\.time_proj\."),
+    _unsupported("a Wan VACE checkpoint", _AT + r"vace_(?:blocks|patch_embedding)\."),
+    _unsupported("a Wan Animate checkpoint", _AT + r"(?:face_adapter|motion_encoder|pose_patch_embedding)\."),
+    _unsupported("a Wan S2V checkpoint", _AT + r"casual_audio_encoder\."),
+    _unsupported("a Wan HuMo checkpoint", _AT + r"audio_proj\.audio_proj_glob"),
+    _unsupported("a Wan Camera checkpoint", _AT + r"control_adapter\."),
+    _unsupported("a Wan SCAIL checkpoint", _AT + r"patch_embedding_pose\."),
     _unsupported("a Mochi checkpoint", _AT + r"(?:t5_yproj|t5_y_embedder|blocks\.\d+\.attn\.qkv_y)\b"),
     _unsupported(
         "a Mochi checkpoint", _AT + r"transformer_blocks\.\d+\.norm1_context\.", _AT + r"time_embed\.pooler\."
@@ -115,5 +113,14 @@ UNSUPPORTED = (
 
 def unsupported(tensors: Tensors) -> Unsupported | None:
     """The family that the tensors look like, if it is known and not supported."""
+    return _first(UNSUPPORTED, tensors)
+
+
+def alike(tensors: Tensors) -> Unsupported | None:
+    """The same, of those alone whose modules are those of a supported model."""
+    return _first((family for family in UNSUPPORTED if family.alike), tensors)
+
+
+def _first(families: Iterable[Unsupported], tensors: Tensors) -> Unsupported | None:
     lines = "\n".join(f"{key} {'x'.join(map(str, shape))}" for key, shape in tensors.items())
-    return next((family for family in UNSUPPORTED if family.fits(lines)), None)
+    return next((family for family in families if family.fits(lines)), None)

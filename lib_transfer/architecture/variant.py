@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lib_transfer.architecture.architecture import Architecture, Tensors, key_layout_in
+from lib_transfer.architecture.layout import Slot
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,27 @@ MARKERS = (
     (("v_pred",), V),
 )
 
-# Path of the first layer -> its input channels -> what they are beside the noisy image.
+# Path of the first layer -> its input channels, where it sees more than the noisy image -> what else it sees.
 INPUTS = {
     "input_blocks.0.0": {
-        4: "",
         5: "the depth of a picture",
         7: "a smaller picture (upscaler)",
         8: "the picture to edit (pix2pix)",
         9: "the picture to fill and its mask (inpainting)",
     },
-    "x_embedder.proj": {16: ""},
+    "x_embedder.proj.1": {72: "the frames that go before (Video2World)"},
     "img_in": {
-        64: "",
         128: "a control picture (Canny or Depth)",
         384: "the picture to fill and its mask (Fill)",
     },
+    "patch_embedding": {
+        36: "the picture to begin with (I2V)",
+        48: "a picture and a control video (Fun Control)",
+    },
+    "x_embedder.proj": {},
+    "x_embedder": {},
+    "first": {},
+    "init_x_linear": {},
 }
 
 EXTRAS = frozenset(("time_embed.cond_proj.weight", "time_embedding.cond_proj.weight"))
@@ -99,10 +106,10 @@ def _prediction(architecture: Architecture, tensors: Tensors) -> str | None:
 
 def _input(architecture: Architecture, tensors: Tensors) -> str:
     for path, known in INPUTS.items():
-        key = _key(architecture, tensors, path)
-        if key is not None:
-            channels = tensors[key][1]
-            return known.get(channels, f"{channels} channels instead of {min(known)}")
+        key, slot = _key(architecture, tensors, path), _slot(architecture, path)
+        if key is not None and slot is not None:
+            channels, own = tensors[key][1], slot.shape[1]
+            return "" if channels == own else known.get(channels, f"{channels} channels instead of {own}")
     return ""
 
 
@@ -111,10 +118,13 @@ def _takes_guidance(architecture: Architecture, tensors: Tensors) -> bool:
     return key_layout is not None and any(key_layout.prefix + key in tensors for key in EXTRAS)
 
 
+def _slot(architecture: Architecture, path: str) -> Slot | None:
+    return next((slot for slot in architecture.core.slots() if slot.path == path), None)
+
+
 def _key(architecture: Architecture, tensors: Tensors, path: str, *, bias: bool = False) -> str | None:
     """The weight (or bias) at this path of the diffusion model, if the file holds it."""
-    key_layout = key_layout_in(architecture.core, tensors)
-    slot = next((slot for slot in architecture.core.slots() if slot.path == path), None)
+    key_layout, slot = key_layout_in(architecture.core, tensors), _slot(architecture, path)
     if key_layout is None or slot is None:
         return None
     keys = (stored.bias if bias else stored.weight for stored in slot.stored_as(key_layout.style))

@@ -232,5 +232,5 @@ def missing_partners(written: Iterable[Module], target: Base, dtype: torch.dtype
     return zeros
 
 
-def _kernel(module: Module) -> tuple[int, int] | None:
-    return (module.shape[2], module.shape[3]) if module.kind == "convolution" else None
+def _kernel(module: Module) -> tuple[int, ...] | None:
+    return module.shape[2:] if module.kind == "convolution" else None

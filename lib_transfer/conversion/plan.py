@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from lib_transfer.architecture.architecture import full_index
+from lib_transfer.architecture.architecture import deepest, full_index
 from lib_transfer.architecture.identity import Identity
 from lib_transfer.architecture.layout import Layout
 from lib_transfer.architecture.module import Binding, Module, Position
@@ -169,9 +169,33 @@ def plan(
         )
     _need_fit(pairs, strangers, origin, shapes)
     embeddings, left = bundled(adapter, None if weightless else reads_alike)
-    notes = (*adapter.header.notes, *filter(None, (made_for.doubt,)))
+    depth = _other_depth(adapter, target) if weightless and origin is target else ""
+    notes = (*adapter.header.notes, *filter(None, (made_for.doubt, depth)))
     unread = (*adapter.unsupported, *left)
     return Plan(_with_norms(pairs, target, embeddings), tuple(strangers), unread, embeddings, notes)
+
+
+def _other_depth(adapter: Adapter, target: Base) -> str:
+    """A sentence where an adapter that is put on by its names alone was made for a relative of another depth; else empty."""
+    depths, part = target.architecture.depths, target.architecture.core.part
+    if depths is None:
+        return ""
+    names = full_index(deepest(target.architecture))
+    bound = (module for name in adapter.groups for module, _ in names.get(name, ()))
+    made_for, own = (_depth(modules, part) for modules in (bound, target.modules))
+    if made_for == own or made_for not in depths.known:
+        return ""
+    return (
+        f"Its highest block is {made_for - 1}, as in LoRAs for {made_for} blocks, and {target.path.name} has {own}: by their "
+        "names alone its blocks are other ones there. Name the checkpoint that it was trained on, with a method that takes a "
+        "source."
+    )
+
+
+def _depth(modules: Iterable[Module], part: str) -> int:
+    """One more than the highest number of a block of this part."""
+    units = {module.position.unit for module in modules if module.position.part == part and module.position.unit}
+    return max((int(unit.rpartition(".")[2]) for unit in units), default=-1) + 1
 
 
 def _with_norms(
@@ -197,6 +221,8 @@ def _with_norms(
 
 def _not_loaded(target: Base) -> str:
     first, _, second = target.architecture.hosts.partition(" or ")
+    if second == "ComfyUI":  # It has names for everything, and not always those of the other.
+        return f"no name of it is loaded by both {first} and {second}"
     return f"neither {first} nor {second} loads a LoRA on it" if second else f"{first} does not load a LoRA on it"
 
 

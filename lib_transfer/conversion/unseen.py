@@ -18,6 +18,9 @@ FILES = {
     "clip-g": ("CLIP-G", "clip_g.safetensors"),
     "clip-h": ("CLIP-H", "clip_h.safetensors"),
     "t5-xxl": ("T5-XXL", "t5xxl_fp16.safetensors"),
+    "qwen3-0.6b": ("Qwen3 0.6B", "qwen_3_06b_base.safetensors"),
+    "gemma2-2b": ("Gemma 2 2B", "gemma_2_2b_fp16.safetensors"),
+    "anima-llm-adapter": ("LLM adapter", "anima.safetensors"),
 }
 """What people call a text encoder, and the file that they have it in."""
 

@@ -11,7 +11,7 @@ from lib_transfer.errors import NumericError
 
 
 def lora_tensors(
-    name: str, up: Tensor, down: Tensor, kernel: tuple[int, int] | None, dtype: torch.dtype
+    name: str, up: Tensor, down: Tensor, kernel: tuple[int, ...] | None, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """The three tensors of the module ``name`` whose change of weight is ``up @ down``.
 
@@ -22,7 +22,7 @@ def lora_tensors(
         name: the kohya name.
         up: the left factor (out, r).
         down: the right factor (r, in*kh*kw).
-        kernel: the kernel (kh, kw) of a convolution, 1x1 included; None for a linear layer.
+        kernel: the kernel (kh, kw) of a convolution, 1x1 included, of one over time (kt, kh, kw); None for a linear layer.
         dtype: what the factors are stored in.
 
     Returns:
@@ -35,7 +35,7 @@ def lora_tensors(
     rank = up.shape[1]
     (up, lifted_up), (down, lifted_down) = (_into(name, factor, dtype) for factor in (up, down))
     if kernel is not None:
-        up = up.reshape(up.shape[0], rank, 1, 1)
+        up = up.reshape(up.shape[0], rank, *(1 for _ in kernel))
         down = down.reshape(rank, -1, *kernel)
     alpha = torch.tensor(rank * 2.0 ** (lifted_up + lifted_down), dtype=torch.float32)
     exact = bool(alpha.to(dtype).to(torch.float32) == alpha)

@@ -60,12 +60,36 @@ def _joined(name: str, *, style: str = "native") -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("style", ["native", "diffusers"])
 def test_adapters_of_transformers(style: str) -> None:
-    for name in ("sd3-medium", "sd3.5-medium", "sd3.5-large", "flux-dev", "chroma"):
+    newest = ("flux2-klein-4b", "flux2-klein-9b", "flux2-dev", "qwen-image", "wan-1.3b", "wan-5b", "wan-14b")
+    others = ("ernie-image", "krea-2", "auraflow")
+    for name in ("sd3-medium", "sd3.5-medium", "sd3.5-large", "flux-dev", "chroma", *newest, *others):
         shapes = _joined(name, style=style)
         assert known(name) in identify_adapter(shapes)
         assert identify_adapter(shapes, shapes) == (known(name),)
     shapes = _joined("flux-schnell", style=style)
     assert identify_adapter(shapes, shapes) == (known("flux-dev"),), "all that schnell has, dev has too"
+
+
+def _kohya(name: str, encoder: str) -> dict[str, tuple[int, int]]:
+    """What sd-scripts trains of a newer transformer: the blocks, and the layers of the language model."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for key, shape in reference(known(name)).items():
+        path = key.removeprefix("model.diffusion_model.").removesuffix(".weight")
+        if len(shape) == 2 and path.startswith(("blocks.", "layers.")) and "modulation" not in path:
+            shapes[f"lora_unet_{path.replace('.', '_')}"] = (shape[0], shape[1])
+        elif len(shape) == 2 and path.startswith(f"text_encoders.{encoder}.transformer.model.layers."):
+            path = path.partition(".model.")[2]
+            shapes[f"lora_te_{path.replace('.', '_')}"] = (shape[0], shape[1])
+    return shapes
+
+
+@pytest.mark.parametrize(("name", "encoder"), [("anima", "qwen3_06b"), ("lumina-2", "gemma2_2b")])
+def test_a_language_model_beside_a_transformer_or_alone(name: str, encoder: str) -> None:
+    shapes = _kohya(name, encoder)
+    assert len(shapes) == {"anima": 28 * 10 + 28 * 7, "lumina-2": 26 * 5 + 26 * 7}[name]
+    assert identify_adapter(shapes, shapes) == identify_adapter(shapes) == (known(name),)
+    alone = {it: shape for it, shape in shapes.items() if it.startswith("lora_te_")}
+    assert identify_adapter(alone, alone) == (known(name),)
 
 
 def test_widths_tell_the_sizes_of_stable_diffusion_3_apart() -> None:
@@ -86,7 +110,7 @@ def test_shapes_decide_between_names_that_both_know() -> None:
 
 def test_one_foreign_name_does_not_matter_and_only_foreign_names_are_nobodys() -> None:
     assert identify_adapter([*_adapter(SDXL, "unet"), "lora_unet_no_such_module"]) == (SDXL,)
-    assert identify_adapter(["lora_unet_blocks_0_self_attn_q", "diffusion_model.layers.0.attention.qkv"]) == ()
+    assert identify_adapter(["lora_unet_blocks_0_self_attn_qq", "diffusion_model.layers.0.attention.qkvv"]) == ()
     assert identify_adapter([]) == ()
 
 

@@ -31,31 +31,19 @@ def _each(pattern: str, count: int, shape: tuple[int, int], *leaves: str) -> Sha
 
 QKV = ("to_q", "to_k", "to_v")
 ADDED = (*QKV, "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-ANIMA_OR_COSMOS, SHARED = (
-    "Anima or Cosmos-Predict2",
-    "PixArt or Sana or LTX-Video or CogVideoX or Anima or Cosmos-Predict2",
-)
+SHARED = "PixArt or Sana or LTX-Video or CogVideoX"
 
 UNSUPPORTED: list[tuple[str, Shapes, str]] = [
-    ("Flux.2", _flux_2(3072, 5, 20), ""),
-    ("Flux.2", _flux_2(4096, 8, 24, leaves=()), ""),
-    ("Flux.2", _flux_2(8, 5, 20), ""),
-    ("Flux.2", _flux_2(3072, 5, 20, leaves=()), "flux2_klein_4b"),
-    ("Flux.2", _each("transformer.single_transformer_blocks.{}.attn.{}", 20, (27648, 3072), "to_qkv_mlp_proj"), ""),
-    ("Qwen-Image", _each("transformer.transformer_blocks.{}.attn.{}", 60, (3072, 3072), *ADDED), ""),
-    ("Qwen-Image", _each("transformer_blocks.{}.attn.{}", 30, (3072, 3072), *QKV), ""),
-    ("Qwen-Image", _each("lora_unet_transformer_blocks_{}_{}", 6, (18432, 3072), "img_mod_1", "txt_mod_1"), ""),
-    ("Qwen-Image", _each("transformer.transformer_blocks.{}.attn.{}", 19, (3072, 3072), *QKV), "qwen_image"),
-    ("Wan", _each("diffusion_model.blocks.{}.self_attn.{}", 30, (1536, 1536), "q", "k", "v", "o"), ""),
-    ("Wan", _each("lora_unet_blocks_{}_cross_attn_{}", 40, (5120, 5120), "q", "k", "v", "o"), ""),
-    ("Wan", _each("transformer.blocks.{}.attn1.{}", 40, (5120, 5120), *QKV), ""),
-    (ANIMA_OR_COSMOS, _each("lora_unet_blocks_{}_self_attn_{}_proj", 28, (2048, 2048), "q", "k", "output"), ""),
-    (ANIMA_OR_COSMOS, _each("net.blocks.{}.mlp.{}", 28, (8192, 2048), "layer1"), ""),
-    ("Krea 2", _each("diffusion_model.blocks.{}.attn.{}", 28, (6144, 6144), "wq", "wo", "gate"), ""),
-    ("Lumina 2 or Z-Image or OmniGen2", _each("diffusion_model.layers.{}.attention.{}", 30, (3840, 3840), *QKV), ""),
-    ("Lumina 2 or Z-Image or OmniGen2", _each("lora_unet_layers_{}_feed_forward_{}", 26, (9216, 2304), "w1", "w3"), ""),
-    ("Ernie-Image", _each("transformer.layers.{}.self_attention.{}", 36, (4096, 4096), *QKV), ""),
-    ("AuraFlow or Pony V7", _each("transformer.joint_transformer_blocks.{}.attn.{}", 4, (3072, 3072), *QKV), ""),
+    (
+        "Qwen-Image 2.1",
+        _each("diffusion_model.transformer_blocks.{}.img_mlp.{}", 30, (9216, 3072), "gate_layer", "proj"),
+        "",
+    ),
+    ("Lens", _each("diffusion_model.transformer_blocks.{}.img_mlp.{}", 30, (9216, 3072), "w1", "w2"), ""),
+    ("Wan VACE", _each("diffusion_model.vace_blocks.{}.self_attn.{}", 8, (5120, 5120), "q", "k"), ""),
+    ("Zeta-Chroma", _each("diffusion_model.layers.{}.attention.{}", 30, (3840, 3840), *QKV), "zeta_chroma"),
+    ("Ming-Image", _each("diffusion_model.layers.{}.attention.{}", 30, (3840, 3840), *QKV), "ming_image"),
+    ("OmniGen2", _each("transformer.layers.{}.attn.{}", 32, (2520, 2520), "to_q", "to_out.0"), ""),
     (
         "HunyuanVideo or HunyuanImage",
         _each("diffusion_model.double_blocks.{}.img_mlp.{}", 20, (12288, 3072), "fc1"),
@@ -67,11 +55,10 @@ UNSUPPORTED: list[tuple[str, Shapes, str]] = [
     ("HunyuanVideo or HunyuanImage", _each("lora_unet_double_blocks_{}_{}", 20, (10752, 3584), "img_attn_qkv"), ""),
     ("HunyuanVideo or HunyuanImage", _each("transformer.double_blocks.{}.{}", 8, (3072, 3072), "img_attn_qkv.0"), ""),
     ("HunyuanVideo or Qwen-Image", _each("transformer.transformer_blocks.{}.attn.{}", 20, (3072, 3072), *ADDED), ""),
-    ("Qwen-Image", _each("transformer.transformer_blocks.{}.attn.{}", 20, (3072, 3072), *ADDED), "qwen-image"),
-    ("AuraFlow or Pony V7", _each("transformer.single_transformer_blocks.{}.attn.to_out.0", 32, (3072, 3072), ""), ""),
     ("Chroma Radiance", _each("diffusion_model.nerf_blocks.{}.{}", 4, (64, 64), "param_generator"), ""),
     (SHARED, _each("transformer.transformer_blocks.{}.attn1.{}", 28, (1152, 1152), *QKV), ""),
     (SHARED, _each("base_model.model.transformer_blocks.{}.{}", 28, (1152, 1152), "attn1.to_q", "attn2.to_q"), ""),
+    (SHARED, _each("transformer.transformer_blocks.{}.{}", 28, (2048, 2048), "attn1.to_q", "attn2.to_k"), ""),
 ]
 
 
@@ -82,11 +69,73 @@ def test_a_model_that_is_not_supported_is_called_by_its_name(title: str, shapes:
     assert not found.doubt
 
 
+KLEINS = ["flux2-klein-4b", "flux2-klein-9b", "flux2-dev"]
+SUPPORTED: list[tuple[list[str], Shapes, str]] = [
+    (["flux2-klein-4b"], _flux_2(3072, 5, 20), ""),
+    (["flux2-klein-9b"], _flux_2(4096, 8, 24, leaves=()), ""),
+    (["flux2-dev"], _flux_2(6144, 8, 48, leaves=("linear2",)), "flux_2_dev"),
+    (KLEINS, _flux_2(8, 5, 20), ""),
+    (["flux2-klein-9b"], _flux_2(8, 5, 20), "Flux.2-klein-9b/lora"),
+    (["flux2-klein-4b"], _flux_2(3072, 5, 20, leaves=()), "flux2_klein_4b"),
+    (["flux-dev", "flux2-klein-4b"], _flux_2(3072, 5, 20, leaves=()), ""),
+    (["flux-dev"], _flux_2(3072, 5, 20, leaves=()), "flux1"),
+    (
+        ["flux2-klein-4b"],
+        _each("transformer.single_transformer_blocks.{}.attn.{}", 20, (27648, 3072), "to_qkv_mlp_proj"),
+        "",
+    ),
+    (["qwen-image"], _each("transformer.transformer_blocks.{}.attn.{}", 60, (3072, 3072), *ADDED), ""),
+    (["qwen-image"], _each("transformer_blocks.{}.attn.{}", 30, (3072, 3072), *QKV), ""),
+    (["qwen-image"], _each("lora_unet_transformer_blocks_{}_{}", 6, (18432, 3072), "img_mod_1", "txt_mod_1"), ""),
+    (["qwen-image"], _each("transformer.transformer_blocks.{}.attn.{}", 19, (3072, 3072), *QKV), "qwen_image"),
+    (["qwen-image"], _each("transformer.transformer_blocks.{}.attn.{}", 20, (3072, 3072), *ADDED), "qwen-image"),
+    (["wan-1.3b"], _each("diffusion_model.blocks.{}.self_attn.{}", 30, (1536, 1536), "q", "k", "v", "o"), ""),
+    (["wan-5b"], _each("diffusion_model.blocks.{}.ffn.{}", 30, (14336, 3072), "0"), ""),
+    (["wan-14b"], _each("lora_unet_blocks_{}_cross_attn_{}", 40, (5120, 5120), "q", "k", "v", "o"), "wan2.1"),
+    (["wan-14b"], _each("transformer.blocks.{}.attn1.{}", 40, (5120, 5120), *QKV), ""),
+    (["wan-i2v-14b"], _each("lora_unet_blocks_{}_cross_attn_{}", 40, (5120, 5120), "q", "k_img", "v_img"), ""),
+    (["krea-2"], _each("diffusion_model.blocks.{}.attn.{}", 28, (6144, 6144), "wq", "wo", "gate"), ""),
+    (["ernie-image"], _each("transformer.layers.{}.self_attention.{}", 36, (4096, 4096), *QKV), ""),
+    (["auraflow"], _each("transformer.joint_transformer_blocks.{}.attn.{}", 4, (3072, 3072), *QKV), "pony_v7"),
+    (["auraflow"], _each("transformer.single_transformer_blocks.{}.attn.to_out.0", 32, (3072, 3072), ""), ""),
+]
+
+
+@pytest.mark.parametrize(("ids", "shapes", "said"), SUPPORTED)
+def test_what_the_newest_models_are_told_by(ids: list[str], shapes: Shapes, said: str) -> None:
+    """Names that no other has, numbers of blocks, sizes; and metadata, where these do not tell."""
+    found = identity(list(shapes), shapes, [said])
+    assert [it.id for it in found.architectures] == ids and not found.unsupported and not found.doubt
+
+
+@pytest.mark.parametrize(
+    ("said", "ids"),
+    [
+        ("flux_2_dev", ["flux2-dev"]),
+        ("Flux.2-klein-4b", ["flux2-klein-4b"]),
+        ("flux-2", KLEINS),
+        ("wan2.2-ti2v-5b", ["wan-5b"]),
+        ("wan_1.3b", ["wan-1.3b"]),
+        ("wan2.1_14b", ["wan-14b"]),
+    ],
+)
+def test_sizes_that_metadata_say(said: str, ids: list[str]) -> None:
+    """Of an adapter for a tiny model, whose shapes are none's."""
+    shapes = _flux_2(8, 5, 20) if "lux" in said else _each("diffusion_model.blocks.{}.ffn.{}", 30, (24, 8), "0")
+    assert [it.id for it in identity(list(shapes), shapes, [said]).architectures] == ids
+
+
 SDXL = _each("lora_unet_input_blocks_4_1_transformer_blocks_{}_{}", 2, (640, 640), *(f"attn1_{x}" for x in QKV))
 CHROMA = {
     **_each("lora_transformer_transformer_blocks_{}_attn_{}", 19, (3072, 3072), *QKV, "add_q_proj"),
     **_each("lora_transformer_single_transformer_blocks_{}_attn_{}", 38, (3072, 3072), *QKV),
 }
+ANIMA = _each("lora_unet_blocks_{}_self_attn_{}_proj", 28, (2048, 2048), "q", "k", "output")
+DEEP = _each("diffusion_model.blocks.{}.self_attn.{}_proj", 52, (2048, 2048), "q", "k", "output")
+ANIMA_OF_DIFFUSERS = _each("transformer.transformer_blocks.{}.attn1.{}", 28, (2048, 2048), *QKV)
+ANIMA_OF_DIFFUSERS |= _each("transformer.transformer_blocks.{}.attn2.{}", 28, (2048, 1024), "to_k", "to_v")
+Z_IMAGE = _each("lora_unet_layers_{}_attention_{}", 30, (3840, 3840), *QKV)
+LUMINA = _each("lora_unet_layers_{}_feed_forward_{}", 26, (9216, 2304), "w1", "w3")
 SD3_LARGE = _each("transformer.transformer_blocks.{}.attn.{}", 38, (2432, 2432), *ADDED)
 
 
@@ -99,6 +148,16 @@ SD3_LARGE = _each("transformer.transformer_blocks.{}.attn.{}", 38, (2432, 2432),
         (CHROMA, "chroma/lora", ["chroma"]),
         (CHROMA, "flux-1-schnell/lora", ["flux-schnell"]),
         (CHROMA, "flux.1", ["flux-dev"]),
+        (ANIMA, "", ["anima"]),
+        (ANIMA, "anima-preview/lora", ["anima"]),
+        (ANIMA, "cosmos_predict2", ["cosmos-predict2-2b"]),
+        (ANIMA_OF_DIFFUSERS, "", ["anima"]),
+        (DEEP, "", ["anima"]),
+        (Z_IMAGE, "", ["z-image"]),
+        (Z_IMAGE, "Z-Image/lora", ["z-image"]),
+        (Z_IMAGE, "zimage", ["z-image"]),
+        (LUMINA, "", ["lumina-2"]),
+        (LUMINA, "lumina2", ["lumina-2"]),
         (SD3_LARGE, "", ["sd3.5-large"]),
         (SD3_LARGE, "stable-diffusion-3-5-large/lora", ["sd3.5-large"]),
     ],
@@ -112,11 +171,16 @@ def test_metadata_choose_between_what_fits_equally(shapes: Shapes, said: str, id
     ("shapes", "said", "doubt"),
     [
         (SDXL, "sd_v1", "Its metadata call it Stable Diffusion 1.x, but its modules are those of Stable Diffusion XL."),
-        (SDXL, "wan2.1", "Its metadata call it Wan, but its modules are those of Stable Diffusion XL."),
+        (Z_IMAGE, "anima", "Its metadata call it Anima, but its modules are those of Z-Image."),
+        (
+            SDXL,
+            "wan2.1",
+            "Its metadata call it Wan 2.1 1.3B or Wan 2.2 5B or Wan 14B, but its modules are those of Stable Diffusion XL.",
+        ),
         (
             UNSUPPORTED[0][1],
             "sdxl_base_v1-0",
-            "Its metadata call it Stable Diffusion XL, but its modules are those of Flux.2.",
+            f"Its metadata call it Stable Diffusion XL, but its modules are those of {UNSUPPORTED[0][0]}.",
         ),
     ],
 )

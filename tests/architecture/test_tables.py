@@ -161,15 +161,21 @@ def test_kind_follows_from_the_shape(architecture: Architecture) -> None:
 
 def test_canonical_names_are_the_checkpoints_own_module_paths() -> None:
     for architecture in architectures():
-        for module in modules(architecture, reference(architecture)):
+        tensors = reference(architecture)
+        for module in modules(architecture, tensors):
             if module.rows is None and module.weight.endswith(".weight"):
                 assert module.name + ".weight" == module.weight
             elif module.rows is None:
-                bare = module.name == module.weight and module.name.endswith(("positional_embedding", "_projection"))
+                parameters = ("positional_embedding", "_projection", ".modulation")
+                bare = module.name == module.weight and module.name.endswith(parameters)
                 assert bare or (module.kind == "norm" and module.name + ".scale" == module.weight)
             else:
                 [(first, last)] = module.rows
-                part = "mlp" if last == 7 * first // 3 else "qkv"[first // module.shape[0]]
+                rows, width = tensors[module.weight]
+                # Lumina 2 has a third as many keys and values as queries.
+                offset = first if architecture.id != "lumina-2" else max(0, first - 1536)
+                behind = first == 3 * width and last == rows
+                part = "mlp" if behind else "qkv"[offset // module.shape[0]]
                 assert module.name == re.sub(r"[._]weight$", "", module.weight) + f".{part}"
 
 

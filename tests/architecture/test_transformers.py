@@ -1,4 +1,4 @@
-"""Stable Diffusion 3, Flux and Chroma against sd-mecha's tables, diffusers' and transformers' models and conversions.
+"""The diffusion transformers against sd-mecha's tables, diffusers' and transformers' models and conversions.
 
 The oracles convert whole state dicts. They are given tensors whose rows are numbered, one column wide, so that whatever they
 cut, swap or copy can be told; modules and names of ours must then stand for the same rows.
@@ -22,7 +22,9 @@ from tests.architecture.known import known
 
 SD3S = ("sd3-medium", "sd3.5-medium", "sd3.5-large")
 FLUXES = ("flux-dev", "flux-schnell", "chroma")
-EACH = pytest.mark.parametrize("architecture", [known(name) for name in (*SD3S, *FLUXES)], ids=(*SD3S, *FLUXES))
+NEWER = ("cosmos-predict2-2b", "z-image", "lumina-2")  # Anima's transformer is that of the first
+ALL = (*SD3S, *FLUXES, *NEWER)
+EACH = pytest.mark.parametrize("architecture", [known(name) for name in ALL], ids=ALL)
 CORE = "model.diffusion_model."
 
 
@@ -38,6 +40,8 @@ def test_reference_is_the_real_key_list(name: str, identifier: str) -> None:
 def _diffusers_model(architecture: Architecture, sizes: Mapping[str, tuple[int, ...]]) -> Any:
     """diffusers' own model of this kind, as wide as a reference in its keys."""
     diffusers = pytest.importorskip("diffusers")
+    if architecture.id in NEWER:
+        return _newer(diffusers, architecture.id, {k.removeprefix("transformer."): s for k, s in sizes.items()})
     if architecture.id.startswith("sd3"):
         width, context = sizes["transformer.context_embedder.weight"]
         head = sizes.get("transformer.transformer_blocks.0.attn.norm_q.weight", (64 if width == 1536 else 8,))[0]
@@ -63,6 +67,28 @@ def _diffusers_model(architecture: Architecture, sizes: Mapping[str, tuple[int, 
     return diffusers.FluxTransformer2DModel(**shared, pooled_projection_dim=pooled, guidance_embeds=guidance)
 
 
+def _newer(diffusers: Any, name: str, sizes: Mapping[str, tuple[int, ...]]) -> Any:
+    if name == "z-image":
+        (width, _), (head,) = sizes["all_x_embedder.2-1.weight"], sizes["layers.0.attention.norm_q.weight"]
+        return diffusers.ZImageTransformer2DModel(
+            dim=width, n_heads=width // head, n_kv_heads=width // head, cap_feat_dim=sizes["cap_embedder.1.weight"][1],
+            axes_dims=[32, 48, 48] if head == 128 else [2, 2, 4],
+        )  # fmt: skip
+    if name == "lumina-2":
+        (width, _), (head,) = sizes["x_embedder.weight"], sizes["layers.0.attn.norm_q.weight"]
+        return diffusers.Lumina2Transformer2DModel(
+            hidden_size=width, num_attention_heads=width // head, num_kv_heads=width // head // 3,
+            cap_feat_dim=sizes["time_caption_embed.caption_embedder.1.weight"][1],
+            axes_dim_rope=(32, 32, 32) if head == 96 else (2, 2, 4), multiple_of=256 if head == 96 else 8,
+        )  # fmt: skip
+    (width, _), (head,) = sizes["patch_embed.proj.weight"], sizes["transformer_blocks.0.attn1.norm_q.weight"]
+    return diffusers.CosmosTransformer3DModel(
+        num_attention_heads=width // head, attention_head_dim=head, extra_pos_embed_type=None,
+        adaln_lora_dim=sizes["norm_out.linear_1.weight"][0],
+        text_embed_dim=sizes["transformer_blocks.0.attn2.to_k.weight"][1],
+    )  # fmt: skip
+
+
 @EACH
 @pytest.mark.parametrize("width", [None, 8, 20])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -71,7 +97,8 @@ def test_diffusers_builds_the_same_model(architecture: Architecture, width: int 
     with torch.device("meta"):
         model = _diffusers_model(architecture, ours)
     theirs = {f"transformer.{key}": tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    theirs.pop("transformer.pos_embed.pos_embed", None)
+    for key in ("pos_embed.pos_embed", "x_pad_token", "cap_pad_token"):
+        theirs.pop(f"transformer.{key}", None)
     assert {key: shape for key, shape in ours.items() if key.startswith("transformer.")} == theirs
 
 
@@ -100,11 +127,53 @@ def test_transformers_builds_the_same_t5(width: int | None) -> None:
     assert tied is None or tuple(tied.shape) == ours["shared.weight"]
 
 
+@pytest.mark.parametrize("width", [None, 8])
+def test_anima_is_cosmos_predict2_with_an_adapter(width: int | None) -> None:
+    """diffusers' adapter, under the names of a folder of diffusers'."""
+    diffusers = pytest.importorskip("diffusers")
+    ours = reference(known("anima"), width=width, style="diffusers")
+    assert {key: s for key, s in ours.items() if key.startswith("transformer.")} == reference(
+        known("cosmos-predict2-2b"), width=width, style="diffusers"
+    )
+    start = "text_conditioner."
+    adapter = {key.removeprefix(start): shape for key, shape in ours.items() if key.startswith(start)}
+    (tokens, size), (head,) = adapter["embed.weight"], adapter["blocks.0.self_attn.q_norm.weight"]
+    with torch.device("meta"):
+        built = diffusers.AnimaTextConditioner(
+            size, size, size, num_attention_heads=size // head, target_vocab_size=tokens
+        )
+    assert adapter == {key: tuple(tensor.shape) for key, tensor in built.state_dict().items()}
+
+
+@pytest.mark.parametrize("width", [None, 8])
+@pytest.mark.parametrize(("name", "kind"), [("anima", "Qwen3"), ("lumina-2", "Gemma2")])
+def test_transformers_builds_the_same_language_models(name: str, kind: str, width: int | None) -> None:
+    transformers = pytest.importorskip("transformers")
+    ours = {
+        key.removeprefix("text_encoder."): shape
+        for key, shape in reference(known(name), width=width, style="diffusers").items()
+        if key.startswith("text_encoder.")
+    }
+    tokens, size = ours["embed_tokens.weight"]
+    query, key, inner = (
+        ours[f"layers.0.{path}.weight"][0] for path in ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj")
+    )
+    head = ours["layers.0.self_attn.q_norm.weight"][0] if kind == "Qwen3" else (8 if width else 256)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=tokens, hidden_size=size, intermediate_size=inner, head_dim=head,
+        num_hidden_layers=28 if kind == "Qwen3" else 26, num_attention_heads=query // head,
+        num_key_value_heads=key // head,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = getattr(transformers, f"{kind}Model")(config)
+    assert ours == {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+
 @EACH
 def test_kinds(architecture: Architecture) -> None:
     kinds = {1: "norm", 2: "linear", 4: "convolution"}
     for module in modules(architecture, reference(architecture)):
-        table = module.name.endswith(("_embedding", ".shared", ".relative_attention_bias"))
+        table = module.name.endswith(("_embedding", ".shared", ".relative_attention_bias", ".embed_tokens"))
         assert module.kind == ("embedding" if table else kinds[len(module.shape)])
 
 
@@ -125,7 +194,8 @@ def _converted(architecture: Architecture) -> dict[str, Tensor]:
     """What diffusers makes of it."""
     single_file = pytest.importorskip("diffusers.loaders.single_file_utils")
     kind = "sd3" if architecture.id.startswith("sd3") else architecture.id.split("-")[0]
-    convert = getattr(single_file, f"convert_{kind}_transformer_checkpoint_to_diffusers")
+    named = {"lumina": "lumina2", "z": "z_image_transformer_checkpoint"}
+    convert = getattr(single_file, f"convert_{named.get(kind, f'{kind}_transformer_checkpoint')}_to_diffusers")
     tensors = {key.removeprefix(CORE): tensor for key, tensor in _numbered(architecture).items()}
     position = {"pos_embed": torch.zeros(1)} if kind == "sd3" else {}
     converted: dict[str, Tensor] = convert({**tensors, **position})
@@ -306,7 +376,8 @@ def test_names_of_diffusers_are_its_keys(architecture: Architecture) -> None:
         [[(module, rows)]] = found
         halves = ((module.shape[0] // 2, module.shape[0]), (0, module.shape[0] // 2))
         ends = "context_block.adaLN" in module.name and module.shape[0] == 2 * module.shape[1]
-        swapped = module.name.endswith("final_layer.adaLN_modulation.1") or ends
+        last = module.name.endswith("final_layer.adaLN_modulation.1") and architecture.id not in NEWER
+        swapped = last or ends
         assert rows == (halves if swapped else None)
 
 
@@ -341,6 +412,90 @@ def test_other_names_by_hand() -> None:
         (single + "v", ((6144, 9216),)),
         (single + "mlp", ((9216, 21504),)),
     ]
+
+
+def _as_converted(architecture: Architecture, convert: str, given: dict[str, Tensor], start: str) -> int:
+    """Assert that diffusers' conversion names the same rows; says how many modules these are."""
+    utils = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
+    converted = getattr(utils, convert)(dict(given))
+    return _same_rows(architecture, _ups(given, start), _ups(converted, ".lora_B.weight"))
+
+
+def test_names_of_anima_are_those_of_diffusers_conversion() -> None:
+    anima = known("anima")
+    names = {f"diffusion_model.{path}": rows for path, rows in _fused(anima, "").items() if path != "llm_adapter.embed"}
+    given = _adapter(names, "lora_A.weight", "lora_B.weight")
+    found = _as_converted(anima, "_convert_non_diffusers_anima_lora_to_diffusers", given, ".lora_B.weight")
+    assert found == 28 * (8 + 2 + 6) + 6 + 6 * 10 + 1
+
+
+@pytest.mark.parametrize("prefix", ["diffusion_model.", "", "lora_unet_"])
+def test_names_of_z_image_are_those_of_diffusers_conversion(prefix: str) -> None:
+    """ai-toolkit's, DiffSynth-Studio's, and musubi-tuner's, which no program loads."""
+    z_image = known("z-image")
+    paths = {
+        key.removeprefix("transformer.").removesuffix(".weight"): shape[0]
+        for key, shape in reference(z_image, style="diffusers").items()
+        if re.search(r"attention\.to_|feed_forward", key)
+    }
+    kohya = prefix.endswith("_")
+    names = {prefix + (path.replace(".", "_") if kohya else path): rows for path, rows in paths.items()}
+    ends = ("lora_down.weight", "lora_up.weight") if kohya else ("lora_A.weight", "lora_B.weight")
+    given = _adapter(names, *ends)
+    convert = "_convert_non_diffusers_z_image_lora_to_diffusers"
+    assert _as_converted(z_image, convert, given, f".{ends[1]}") == 34 * 7
+
+
+def test_fused_names_of_lumina_2_are_those_of_diffusers_conversion() -> None:
+    """Keys and values have a third of the rows of the queries."""
+    lumina = known("lumina-2")
+    paths = _fused(lumina, "layers.", "noise_refiner.", "context_refiner.")
+    given = _adapter(
+        {f"diffusion_model.{path}": rows for path, rows in paths.items()}, "lora_A.weight", "lora_B.weight"
+    )
+    convert = "_convert_non_diffusers_lumina2_lora_to_diffusers"
+    assert _as_converted(lumina, convert, given, ".lora_B.weight") == 30 * 7 + 28
+    index = name_index(modules(lumina, reference(lumina)))
+    parts = {module.name[-1]: rows for module, rows in index["lora_unet_layers_3_attention_qkv"]}
+    assert parts == {"q": ((0, 2304),), "k": ((2304, 3072),), "v": ((3072, 3840),)}
+
+
+GGUF_LLM = {
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "attn_norm": "input_layernorm", "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+GGUF_OWN = {
+    "anima": {
+        "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "ffn_norm": "post_attention_layernorm",
+    },
+    "lumina-2": {
+        "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
+        "post_ffw_norm": "post_feedforward_layernorm",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GGUF_OWN)
+def test_language_models_in_files_of_their_own(name: str) -> None:
+    """As they are published, as transformers saves them, and as llama.cpp converts them."""
+    architecture = known(name)
+    start = next(k.prefix for layout in architecture.text_encoders[:1] for k in layout.key_layouts)
+    hf = {key.removeprefix(start): s for key, s in reference(architecture).items() if key.startswith(start)}
+    gguf: dict[str, tuple[int, ...]] = {}
+    for layer in range(28 if name == "anima" else 26):
+        for short, leaf in {**GGUF_LLM, **GGUF_OWN[name]}.items():
+            gguf[f"blk.{layer}.{short}.weight"] = hf[f"model.layers.{layer}.{leaf}.weight"]
+    gguf |= {"token_embd.weight": hf["model.embed_tokens.weight"], "output_norm.weight": hf["model.norm.weight"]}
+    assert len(gguf) == len(hf)
+    bare = {key.removeprefix("model."): shape for key, shape in hf.items()}
+    for keys in (hf, {**hf, "lm_head.weight": (8, 8)}, bare, gguf):
+        [encoder] = encoders_in(architecture, keys)
+        assert encoder.layout.part == "te1" and encoder.key_layout.prefix
+        there = {encoder.key_layout.prefix + key: shape for key, shape in keys.items() if key != "lm_head.weight"}
+        assert {m.weight: m.shape for m in modules(architecture, there) if m.position.part == "te1"} == there
+    other = known("lumina-2" if name == "anima" else "anima")
+    assert not encoders_in(other, hf), "the two are not taken for each other"
 
 
 T5_NAMES = {

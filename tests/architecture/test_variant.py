@@ -18,7 +18,16 @@ def _variant(tensors: Tensors) -> Variant:
 def _seeing(name: str, channels: int, *, style: str | None = None) -> dict[str, tuple[int, ...]]:
     """A checkpoint whose first layer has so many input channels."""
     tensors = reference(known(name), width=8, style=style)
-    first = ("input_blocks.0.0.weight", "unet.conv_in.weight", "img_in.weight", "x_embedder.weight")
+    ways_in = (
+        "input_blocks.0.0",
+        "unet.conv_in",
+        "img_in",
+        "x_embedder",
+        "patch_embedding",
+        "x_embedder.proj",
+        "first",
+    )
+    first = tuple(f"{path}.weight" for path in ways_in)
     key = next(key for key in tensors if key.endswith(first))
     out, _, *kernel = tensors[key]
     return {**tensors, key: (out, channels, *kernel)}
@@ -39,6 +48,14 @@ def _seeing(name: str, channels: int, *, style: str | None = None) -> dict[str, 
         ("flux-dev", 128, "Canny or Depth"),
         ("sdxl", 6, "6 channels instead of 4"),
         ("flux-dev", 196, "196 channels instead of 64"),
+        ("flux2-klein-4b", 128, ""),
+        ("qwen-image", 96, "96 channels instead of 64"),
+        ("wan-14b", 16, ""),
+        ("wan-14b", 36, "I2V"),
+        ("wan-5b", 48, ""),
+        ("wan-14b", 48, "Fun Control"),
+        ("ernie-image", 128, ""),
+        ("krea-2", 64, ""),
     ],
 )
 @pytest.mark.parametrize("style", [None, "diffusers"])

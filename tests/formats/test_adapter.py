@@ -57,9 +57,8 @@ BROKEN: dict[str, tuple[dict[str, Tensor], list[str]]] = {
     "kernel in up": (module(lora_up__weight=random(5, 2, 3, 3), lora_down__weight=DOWN), ["kernel"]),
     "1-D convolution": (
         module(lora_up__weight=random(5, 2, 1), lora_down__weight=random(2, 3, 3)),
-        ["2-D convolution"],
+        ["2-D or 3-D convolution"],
     ),
-    "3-D convolution": (module(lora_up__weight=UP, lora_down__weight=random(2, 3, 1, 3, 3)), ["2-D convolution"]),
     "1-D factor": (module(lora_up__weight=UP, lora_down__weight=random(2)), ["[2]"]),
     "integer factors": (module(lora_up__weight=UP.to(torch.int64), lora_down__weight=DOWN), ["I64"]),
     "alpha per rank": (module(lora_up__weight=UP, lora_down__weight=DOWN, alpha=random(2)), ["alpha has shape [2]"]),

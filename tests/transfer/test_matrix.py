@@ -52,6 +52,40 @@ PLACES = {
     "koala-1b": ("down_blocks.1.attentions.0", "input_blocks.3.1"),
     "sdxl-refiner": ("down_blocks.1.attentions.0", "input_blocks.4.1"),
 }
+# Of the newer transformers: a place that is a share of a fused weight, in diffusers' words and its key, and one that is whole.
+NEWER = {
+    "cosmos-predict2-2b": (("transformer_blocks.1.attn1.to_k", "blocks.1.self_attn.k_proj", (0, 1)),),
+    "anima": (
+        ("transformer_blocks.1.attn1.to_k", "blocks.1.self_attn.k_proj", (0, 1)),
+        ("transformer_blocks.1.ff.net.2", "blocks.1.mlp.layer2", (0, 1)),
+    ),
+    "z-image": (
+        ("layers.1.attention.to_k", "layers.1.attention.qkv", (1 / 3, 2 / 3)),
+        ("layers.1.feed_forward.w2", "layers.1.feed_forward.w2", (0, 1)),
+    ),
+    "lumina-2": (
+        ("layers.1.attn.to_k", "layers.1.attention.qkv", (3 / 5, 4 / 5)),
+        ("layers.1.feed_forward.linear_3", "layers.1.feed_forward.w3", (0, 1)),
+    ),
+}
+NEWER |= dict.fromkeys(
+    ("flux2-klein-4b", "flux2-dev"),
+    (
+        ("transformer_blocks.1.attn.add_k_proj", "double_blocks.1.txt_attn.qkv", (1 / 3, 2 / 3)),
+        ("single_transformer_blocks.1.attn.to_qkv_mlp_proj", "single_blocks.1.linear1", (0, 1)),
+    ),
+)
+NEWER |= {
+    "qwen-image": (("transformer_blocks.1.img_mlp.net.2", "transformer_blocks.1.img_mlp.net.2", (0, 1)),),
+    "wan-1.3b": (("blocks.1.attn2.to_k", "blocks.1.cross_attn.k", (0, 1)),),
+    "wan-i2v-14b": (("blocks.1.attn2.add_k_proj", "blocks.1.cross_attn.k_img", (0, 1)),),
+    "ernie-image": (("layers.1.self_attention.to_k", "layers.1.self_attention.to_k", (0, 1)),),
+    "krea-2": (("transformer_blocks.1.attn.to_k", "blocks.1.attn.wk", (0, 1)),),
+    "auraflow": (
+        ("joint_transformer_blocks.1.attn.to_k", "double_layers.1.attn.w2k", (0, 1)),
+        ("single_transformer_blocks.1.attn.to_k", "single_layers.1.attn.w1k", (0, 1)),
+    ),
+}
 SD3S, FLUXES = ("sd3-medium", "sd3.5-medium", "sd3.5-large"), ("flux-dev", "flux-schnell", "chroma")
 
 
@@ -106,6 +140,22 @@ def _flux(base: str) -> Iterator[tuple[str, Name]]:
     yield "XLabs", Name("single_blocks.1.processor.qkv_lora", f"{single}.weight", (0, 3 / 7), "xlabs")
 
 
+def _newer(base: str) -> Iterator[tuple[str, Name]]:
+    for diffusers, native, rows in NEWER[base]:
+        key, flat, joined = f"{native}.weight", diffusers.replace(".", "_"), native.replace(".", "_")
+        yield "kohya", Name(f"lora_unet_{joined}", key)
+        yield "LyCORIS", Name(f"lycoris_{joined}", key)
+        yield "ComfyUI", Name(f"diffusion_model.{native}", key, suffixes="peft")
+        yield "OneTrainer", Name(f"net.{native}", key, suffixes="peft")
+        yield "diffusers", Name(f"transformer.{diffusers}", key, rows, "peft")
+        yield "PEFT", Name(f"base_model.model.{diffusers}", key, rows, "peft")
+        yield "musubi-tuner", Name(f"lora_unet_{flat}", key, rows)
+        yield "OneTrainer", Name(f"lora_transformer_{flat}", key, rows)
+    if base == "anima":
+        yield "kohya", Name("lora_unet_llm_adapter_blocks_1_mlp_0", "llm_adapter.blocks.1.mlp.0.weight")
+        yield "diffusers", Name("text_conditioner.blocks.1.mlp.0", "llm_adapter.blocks.1.mlp.0.weight", suffixes="peft")
+
+
 def _text() -> Iterator[tuple[str, str, Name]]:
     """Base, family and name, for the text encoders."""
     leaf = "encoder.layers.1.self_attn.k_proj"
@@ -149,6 +199,9 @@ def _text() -> Iterator[tuple[str, str, Name]]:
     ):
         for prefix in prefixes:
             yield base, "kohya", Name(prefix + leaf, f"{t5}.weight")
+    qwen, leaf = "text_encoders.qwen3_06b.transformer.model.", "layers.1.mlp.up_proj"
+    yield "anima", "kohya", Name("lora_te_layers_1_mlp_up_proj", f"{qwen}{leaf}.weight")
+    yield "anima", "ComfyUI", Name(qwen + leaf, f"{qwen}{leaf}.weight", suffixes="peft")
 
 
 def names() -> Iterator[tuple[str, str, Name]]:
@@ -159,6 +212,8 @@ def names() -> Iterator[tuple[str, str, Name]]:
         yield from ((base, family, name) for family, name in _sd3())
     for base in FLUXES:
         yield from ((base, family, name) for family, name in _flux(base))
+    for base in NEWER:
+        yield from ((base, family, name) for family, name in _newer(base))
     yield from _text()
 
 
@@ -294,7 +349,7 @@ def _key(name: Name, weights: tiny.Weights) -> str:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("base", [*PLACES, *SD3S, *FLUXES])
+@pytest.mark.parametrize("base", [*PLACES, *SD3S, *FLUXES, *NEWER])
 def test_read_onto_the_right_rows(
     base: str, algorithm: str, bases: Callable[[str], tuple[Base, tiny.Weights]], tmp_path: Path
 ) -> None:

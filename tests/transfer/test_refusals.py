@@ -34,17 +34,17 @@ NEITHER = "neither a LoRA nor a checkpoint of an image model"
 # Case -> the file, then what each says: the base of inspect (None: it refuses with the next text), the sentence of
 # transfer, and that of a batch. {t} stands for the target's file, {f} for the path of the file.
 CASES: dict[str, tuple[Shapes, str | None, str, str]] = {
-    "flux 2": (
-        _each("diffusion_model.single_blocks.{}.linear1", 20, 27648, 3072),
-        "Flux.2",
-        "The adapter is for Flux.2, which is not supported; {t} is Stable Diffusion XL.",
-        "It is for Flux.2, which is not supported; the target is Stable Diffusion XL.",
+    "hidream": (
+        _each("diffusion_model.double_stream_blocks.{}.block.attn1.to_q", 16, 2560, 2560),
+        "HiDream",
+        "The adapter is for HiDream, which is not supported; {t} is Stable Diffusion XL.",
+        "It is for HiDream, which is not supported; the target is Stable Diffusion XL.",
     ),
-    "qwen-image": (
-        _each("transformer.transformer_blocks.{}.img_mlp.net.0.proj", 3, 12288, 3072),
-        "Qwen-Image",
-        "The adapter is for Qwen-Image, which is not supported; {t} is Stable Diffusion XL.",
-        "It is for Qwen-Image, which is not supported; the target is Stable Diffusion XL.",
+    "wan vace": (
+        _each("transformer.vace_blocks.{}.self_attn.q", 3, 5120, 5120),
+        "Wan VACE",
+        "The adapter is for Wan VACE, which is not supported; {t} is Stable Diffusion XL.",
+        "It is for Wan VACE, which is not supported; the target is Stable Diffusion XL.",
     ),
     "another family": (
         _factors(SD1, 320, 768),

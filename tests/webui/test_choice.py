@@ -154,18 +154,18 @@ def test_all_that_cannot_be_transferred_is_one_list_with_one_explanation(events:
     (folder / "Lora" / "cut-off.safetensors").write_bytes(sound.read_bytes()[:2000])
     models.lora(folder, "orphan", trained_on="gone.safetensors")
     models.lora(folder, "silent", trained_on=None)
-    wan = {
-        f"diffusion_model.blocks.{block}.{role}.lora_{way}.weight": torch.ones(shape)
-        for block in range(30)
-        for role in ("self_attn.q", "cross_attn.k", "ffn.0")
+    hidream = {
+        f"diffusion_model.double_stream_blocks.{block}.block.{role}.lora_{way}.weight": torch.ones(shape)
+        for block in range(16)
+        for role in ("attn1.to_q", "attn1.to_k", "attn1.to_v")
         for way, shape in (("A", (4, 16)), ("B", (16, 4)))
     }
-    save_file(wan, folder / "Lora" / "video.safetensors")
+    save_file(hidream, folder / "Lora" / "hidream.safetensors")
     save_file(
         {"nobody.knows.lora_up.weight": torch.ones(8, 4), "nobody.knows.lora_down.weight": torch.ones(4, 8)},
         folder / "Lora" / "strange.safetensors",
     )
-    bad = ("cut-off", "orphan", "silent", "video", "strange")
+    bad = ("cut-off", "orphan", "silent", "hidream", "strange")
     said = events.looked(values(events, "sound", *bad))
     chosen = str(said["chosen"])
     assert chosen.count('role="alert"') == 1

@@ -142,8 +142,9 @@ def _bias(tensors: Mapping[str, Tensor], scale: float) -> Tensor | None:
 
 def _wrong_shapes(up: tuple[int, ...], down: tuple[int, ...], mid: tuple[int, ...] | None) -> str | None:
     shapes = f"lora_up {list(up)}, lora_down {list(down)}" + (f", lora_mid {list(mid)}" if mid is not None else "")
-    if len(up) not in {2, 4} or len(down) not in {2, 4} or (mid is not None and len(mid) != 4):
-        return f"The factors are neither those of a linear layer nor of a 2-D convolution: {shapes}."
+    # Models of videos have convolutions over time too.
+    if len(up) not in {2, 4, 5} or len(down) not in {2, 4, 5} or (mid is not None and len(mid) != 4):
+        return f"The factors are neither those of a linear layer nor of a 2-D or 3-D convolution: {shapes}."
     if math.prod(up[2:]) != 1 or (mid is not None and math.prod(down[2:]) != 1):
         return f"The factors have a kernel where there should be none: {shapes}."
     rank = down[0]

@@ -18,7 +18,7 @@ from lib_transfer.errors import BadFileError, StorageError
 from lib_transfer.formats.regular_file import OpenFile
 from lib_transfer.formats.tensor_info import MAX_TENSORS
 
-PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "text_conditioner")
 SCHEDULER = ("scheduler", "scheduler_config.json")
 MAX_JSON = 48 << 20
 MAX_SHARDS = 1000
@@ -30,7 +30,7 @@ _NAME = re.compile(
     rf"(?P<stem>{'|'.join(_STEMS)})(?:\.(?P<early>\w+))?\.(?P<kind>safetensors|bin)(?P<index>\.index(?:\.(?P<late>\w+))?\.json)?"
 )
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}(?:\.\w+)?\.safetensors")
-_CLASSES = ((re.compile(r"UNet\w*ConditionModel"), "unet."), (re.compile(r"\w+Transformer2DModel"), "transformer."))
+_CLASSES = ((re.compile(r"UNet\w*ConditionModel"), "unet."), (re.compile(r"\w+Transformer[23]DModel"), "transformer."))
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,10 @@ _ROOT = re.compile(
 
 # Where the names of a diffusion model are expected to begin, by their first word: the place that is taken, and all others.
 _SINGLE_FILE = ("model.diffusion_model.", "diffusion_model.", "")
-_UNET, _TRANSFORMER = ("unet.", ""), ("transformer.", "")
-_EXPECTED = dict.fromkeys(("down_blocks", "up_blocks", "mid_block"), _UNET)
+_UNET = ("unet.", "")
+# Qwen-Image has diffusers' names in single files too.
+_TRANSFORMER = ("transformer.", *_SINGLE_FILE)
+_EXPECTED: dict[str, tuple[str, ...]] = dict.fromkeys(("down_blocks", "up_blocks", "mid_block"), _UNET)
 _EXPECTED |= dict.fromkeys(("transformer_blocks", "single_transformer_blocks"), _TRANSFORMER)
 
 
