@@ -212,8 +212,8 @@ def wide_lora_for(checkpoint: Path, path: Path) -> None:
     save_file({key: t.contiguous() for key, t in tensors.items()}, path, {"ss_output_name": path.stem})
 
 
-def lora_for(checkpoint: Path, path: Path, *, first: int = 0, every: int = 3, size: float = 0.1) -> None:
-    """A strong LoRA on part of ``checkpoint``, which names it as what it was trained on."""
+def lora_for(checkpoint: Path, path: Path, *, first: int = 0, every: int = 9, size: float = 0.1) -> None:
+    """A strong LoRA on a few modules of ``checkpoint``, which names it as what it was trained on."""
     found = [module for module in _modules_of(checkpoint) if module.kind == "linear"]
     chosen = [m for m in found if m.position.role.startswith(("attn2", "self_attn"))][first::every]
     tensors = {}

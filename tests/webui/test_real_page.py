@@ -72,9 +72,16 @@ def transferred(webui: WebUI, window: Window) -> Path:
     return copy
 
 
+def txt2img(webui: WebUI, window: Window) -> Tab:
+    """A page with txt2img open, whose scripts are all at work."""
+    tab = webui.tab(window)
+    tab.page.locator("#tabs > .tab-nav > button").first.click()
+    return tab
+
+
 def test_the_button_of_a_card_chooses_its_lora(webui: WebUI, window: Window) -> None:
     copy = transferred(webui, window)
-    tab = window(webui.url, theme="dark", ours=True)
+    tab = txt2img(webui, window)
     tab.page.locator("#txt2img_extra_tabs > .tab-nav > button").get_by_text("Lora", exact=True).click()
     card = tab.page.locator(f'#txt2img_lora_cards .card[data-name="{copy.stem}"]').first
     card.wait_for(state="visible")
@@ -82,8 +89,9 @@ def test_the_button_of_a_card_chooses_its_lora(webui: WebUI, window: Window) -> 
     card.locator(".transfer-lora-card").click()
     tab.part("adapters").locator(".token").get_by_text(copy.stem).wait_for()
     assert tab.part("adapters").is_visible()
-    # The copy is for the target already, which its own metadata says.
-    tab.part("chosen").get_by_text(webui.target.name).first.wait_for()
+    # The copy is for that target already, which its own metadata says.
+    tab.pick("target", webui.target.name)
+    tab.part("chosen").get_by_text("the target itself: nothing to transfer").first.wait_for()
     assert tab.page.locator("#txt2img_prompt textarea").input_value() == ""
 
 
@@ -104,8 +112,9 @@ def pick(tab: Tab, field: Locator, start: str) -> None:
 
 def switch(tab: Tab, checkpoint: Path) -> None:
     """Choose a checkpoint in the program's own bar."""
-    # Each program has its list above the tabs, under another name.
-    pick(tab, tab.page.locator("input[aria-label*=checkpoint i]:not(#tabs *)").first, checkpoint.name)
+    # Each program has its list above the tabs; in A1111 it has an id, in Forge only a label.
+    bar = "#setting_sd_model_checkpoint input, input[aria-label*=checkpoint i]:not(#tabs *)"
+    pick(tab, tab.page.locator(bar).locator("visible=true").first, checkpoint.name)
 
 
 def test_the_target_follows_the_programs_own_bar(webui: WebUI, window: Window) -> None:
@@ -184,7 +193,7 @@ def test_verifications_under_two_clip_skips_are_both_kept_and_shown(webui: WebUI
     print(f"\nmatches by Clip skip: {shown}")
     assert shown[1] != shown[2]
     keep(tab, f"{webui.target.stem}-verified")
-    noted = {r.conditions.clip_skip: r.matches for r in records_in(read_header(copy).metadata) if r.conditions}
+    noted = {r.conditions.clip_skip[1]: r.matches for r in records_in(read_header(copy).metadata) if r.conditions}
     assert noted.keys() == {1, 2}
     assert noted[1]["reuse"].explained != noted[2]["reuse"].explained
     assert webui.checkpoint() == webui.target.name
@@ -204,6 +213,8 @@ def test_a_search_for_a_better_lora_comes_to_an_end(webui: WebUI, window: Window
     before, began = webui.files(), time.monotonic()
     tab.begin("verify")
     said = tab.until("done")
+    # Until then the last verification stands there.
+    tab.part("verified").locator("tr", has_text="pursuit + reconstruct").first.wait_for()
     columns = table(tab)
     print(f"\nsearched for {time.monotonic() - began:.0f} s: {said}\n{columns[:2]}")
     assert {"reuse", "pursuit", "reconstruct"} <= set(columns[0])
@@ -223,7 +234,7 @@ def test_a_search_for_a_better_lora_comes_to_an_end(webui: WebUI, window: Window
 def test_a_batch_is_interrupted_and_taken_up_again(webui: WebUI, window: Window) -> None:
     many = [f"many/pupil{number}" for number in range(8)]
     for number, name in enumerate(many):
-        lora_for(webui.source, webui.loras / f"{name}.safetensors", first=number, every=2)
+        lora_for(webui.source, webui.loras / f"{name}.safetensors", first=number, every=30)
     view = Batch(webui.tab(window))
     view.tab.pick("batch_folder", "many/")
     view.tab.pick("target", webui.target.name)
@@ -269,7 +280,7 @@ def paste(tab: Tab, infotext: str) -> Locator:
 
 
 def test_the_page_restores_tag_and_box_and_says_what_went_otherwise(webui: WebUI, window: Window) -> None:
-    tab = window(webui.url, theme="dark", ours=True)
+    tab = txt2img(webui, window)
     box = tab.page.locator("#transfer_lora_txt2img_use input")
     for written, more in (
         (f"{PROMPT} <lora:learned:0.7>", BOX),
@@ -293,7 +304,7 @@ def test_a_plot_by_mouse(webui: WebUI, window: Window) -> None:
     copy = transferred(webui, window)
     written = f"{PROMPT} <lora:learned:1>"
     [infotext] = json.loads(webui.generate(written)["info"])["infotexts"]
-    tab = window(webui.url, theme="dark", ours=True)
+    tab = txt2img(webui, window)
     paste(tab, infotext)
     tab.wait(f"document.querySelector('#txt2img_prompt textarea').value === {json.dumps(written)}")
     tab.wait("document.querySelector('#txt2img_width input[type=number]').value === '64'")
