@@ -28,6 +28,8 @@
     }
 
     function repeat(button = "look") {
+        // Nothing is asked of a WebUI that does not answer, and gradio would say so every time.
+        if (window.transferLora.server.state) return;
         asking.at = Date.now();
         asking.tries += 1;
         press(button);

@@ -3,8 +3,12 @@
     "use strict";
 
     const {app, part, visible, press, write, read, calls} = window.transferLora;
+    const server = () => window.transferLora.server;
 
     const ACTIVE = ["waiting", "running", "stopping"];
+    // An answer that takes longer than this makes us wonder whether the WebUI is there, and then ask once more.
+    const OVERDUE_MS = 3000;
+    const LOST_MS = 5000;
 
     // The job of a view. Polls again only when the answer to the last poll is in the page.
     function follower(prefix, between) {
@@ -18,7 +22,8 @@
             const now = status();
             const root = part("root");
             if (!now || !root) return;
-            const state = now.dataset.state || "idle";
+            const restarted = server().state === "restarted";
+            const state = restarted ? "restarted" : now.dataset.state || "idle";
             if (root.dataset[mark] !== state) root.dataset[mark] = state;
             const id = read(prefix + "job");
             job.active = ACTIVE.includes(state);
@@ -28,15 +33,17 @@
                 const news = now.dataset.done > 0 && now.dataset.done !== job.done;
                 if (news && Date.now() - job.shownAt > between) show(now.dataset.done);
                 const answered = now.dataset.tick !== job.tick;
-                if (answered || Date.now() - job.asked > 5000) {
+                const silence = Date.now() - job.asked;
+                if (!answered && silence > OVERDUE_MS) server().wonder();
+                if (answered || (silence > LOST_MS && !server().state && !server().asking)) {
                     job.tick = now.dataset.tick;
                     job.asked = Date.now();
                     press(prefix + "poll");
                 }
-            } else if (now.dataset.tick && id && job.shown !== id) {
+            } else if (!restarted && now.dataset.tick && id && job.shown !== id) {
                 // The job is over. A quick one may end before it was ever seen running.
                 job.shown = id;
-                sessionStorage.removeItem(memory);
+                sessionStorage.setItem(memory, id);
                 show("");
                 if (Number(now.dataset.written) > 0) refreshCards();
             }
@@ -62,7 +69,7 @@
             window.requestProgress(id, part(prefix + "status"), null, function() {});
         }
 
-        // After a reload, the window continues to follow its job.
+        // After a reload, the window continues to follow its job, or shows the results of its last one.
         job.resume = function() {
             const id = sessionStorage.getItem(memory);
             if (!id) return;
@@ -76,7 +83,14 @@
     const one = follower("", 0);
     // The table of a batch may be long, so it is not updated for every LoRA.
     const batch = follower("batch_", 1500);
-    calls.opened.push(one.resume, batch.resume);
+    // Not before the tab shows what was chosen: what is kept with a LoRA is asked for together with the results.
+    let resumed = false;
+    calls.ticks.push(function() {
+        if (resumed || !part("root").dataset.ready) return;
+        resumed = true;
+        one.resume();
+        batch.resume();
+    });
     calls.always.push(function() {
         for (const job of [one, batch]) if (job.active || visible(part("root"))) job.follow();
     });

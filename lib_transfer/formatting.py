@@ -17,6 +17,12 @@ def size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
+def of_size(done: float, total: float) -> str:
+    """How much of a number of bytes is done, in MB or GB."""
+    unit, name = (1e9, "GB") if total >= 1e9 else (1e6, "MB")
+    return f"{done / unit:.1f} of {total / unit:.1f} {name}"
+
+
 def percent(share: float | None) -> str:
     """A share as people read it; never rounded up to 100 %."""
     if share is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from lib_transfer.errors import CancelledError
+from lib_transfer.formatting import of_size
 
 PUBLISHING = "writing the output"
 """What is shown while :meth:`Progress.publishing` lasts."""
@@ -18,6 +19,12 @@ class Progress(Protocol):
 
     def step(self, what: str) -> None:
         """One step is done; ``what`` names it. Called from worker threads too."""
+
+    def reading(self, files: str, done: int, total: int) -> None:
+        """``done`` of ``total`` bytes of ``files`` are read, within the stretch or before any; it is over when all are.
+
+        Called from worker threads too.
+        """
 
     def publishing(self) -> None:
         """From here on the output is written whole, and nothing stops it, until the next stretch or the end of the job.
@@ -39,6 +46,9 @@ class Silent:
     def step(self, what: str) -> None:
         """Ignore the step."""
 
+    def reading(self, files: str, done: int, total: int) -> None:
+        """Ignore what is read."""
+
     def publishing(self) -> None:
         """Let it be written."""
 
@@ -47,10 +57,19 @@ class Silent:
         return False
 
 
+SILENT = Silent()
+"""For functions that are told no progress."""
+
+
 def check(progress: Progress) -> None:
     """Raise :class:`CancelledError` if the person asked to stop."""
     if progress.cancelled():
         raise CancelledError
+
+
+def words_for_reading(files: str, done: int, total: int) -> str:
+    """What :meth:`Progress.reading` tells, for the person."""
+    return f"Reading {files}, {of_size(done, total)}"
 
 
 def remaining(share: float, elapsed: float) -> float | None:

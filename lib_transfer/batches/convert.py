@@ -61,7 +61,7 @@ def analysed(item: Convert, runtime: Runtime, progress: Progress) -> Outcome:
     Raises:
         TransferError: as :func:`~lib_transfer.conversion.jobs.analyse`.
     """
-    job = item.job(runtime.hashes, progress.cancelled)
+    job = item.job(runtime.hashes, progress)
     report = analyse(job, runtime=runtime, progress=progress)
     notes = doubts(item.facts, item.source, job.request.source_sha256)
     return dataclasses.replace(_blank(item), status="analysed", report=report, notes=notes)
@@ -77,7 +77,7 @@ def _together(task: Task, watch: Watch, progress: Progress) -> Iterator[Outcome]
     items: dict[TransferRequest, Convert] = {}
     for item in task.items:
         try:
-            job = item.job(task.runtime.hashes, watch.cancelled)
+            job = item.job(task.runtime.hashes, progress)
             same = items.setdefault(job.request, item)
             if same is not item:
                 message = f"It is the same file as {same.name}, whose output serves both."

@@ -77,5 +77,6 @@ def plan_folders(
         folders=(*map(Path, folders), *([settings.output] if settings.output is not None else [])),
         checkpoints=() if checkpoints is None else installed(Path(checkpoints), hashes),
         outputs=Outputs(index),
+        progress=progress,
     )
     return plan(found, described(model_paths(target), hashes), settings, library, progress)

@@ -208,6 +208,9 @@ class _Told(SilentWatch):
     def step(self, what: str) -> None:
         self.send("step", what)
 
+    def reading(self, files: str, done: int, total: int) -> None:
+        self.send("reading", files, done, total)
+
     def publishing(self) -> None:
         self.publishes = True
         self.send("publishing")

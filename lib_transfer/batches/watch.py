@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from lib_transfer.conversion.outcome import Outcome
-from lib_transfer.progress import PUBLISHING, Progress, Silent, remaining
+from lib_transfer.progress import PUBLISHING, Progress, Silent, remaining, words_for_reading
 
 
 class Watch(Protocol):
@@ -104,16 +104,22 @@ class _Group(Silent):
         self.names = names
         self._lock, self._changed = lock, changed
         self._total, self._done, self._publishing = 0, 0, False
-        self._what = ""
+        self._what, self._reading = "", ""
 
     def start(self, total: int, what: str) -> None:
         with self._lock:
             self._total, self._done, self._what, self._publishing = total, 0, what, False
+            self._reading = ""
         self._changed()
 
     def step(self, what: str) -> None:
         with self._lock:
             self._done += 1
+        self._changed()
+
+    def reading(self, files: str, done: int, total: int) -> None:
+        with self._lock:
+            self._reading = words_for_reading(files, done, total) if done < total else ""
         self._changed()
 
     def publishing(self) -> None:
@@ -129,4 +135,6 @@ class _Group(Silent):
     def words(self) -> str:
         if self._publishing:
             return PUBLISHING
+        if self._reading:
+            return self._reading
         return f"{self._what}, module {self._done} of {self._total}" if self._total > 1 else self._what

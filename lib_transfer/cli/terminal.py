@@ -15,7 +15,7 @@ from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import RequestError
 from lib_transfer.formats.publish import write_bytes
 from lib_transfer.formatting import duration
-from lib_transfer.progress import PUBLISHING, remaining
+from lib_transfer.progress import PUBLISHING, remaining, words_for_reading
 from lib_transfer.storage.cache import FOLDER_VARIABLE
 
 _MODEL_FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
@@ -63,6 +63,13 @@ class Bar:
             self._draw(what)
             if self._done == self._total:
                 self._line.clear()
+
+    def reading(self, files: str, done: int, total: int) -> None:
+        """Bytes of files are read."""
+        if done < total:
+            self._line.draw(done / total, words_for_reading(files, done, total), None)
+        else:
+            self._line.clear()
 
     def publishing(self) -> None:
         """The output is being written."""

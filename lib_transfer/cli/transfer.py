@@ -91,12 +91,13 @@ def run(options: argparse.Namespace) -> int:
 def _outcome(options: argparse.Namespace, runtime: Runtime) -> Outcome:
     """What becomes of the LoRA; with a report where one is to be written."""
     index, target = FileIndex(runtime.cache.folder), described(options.target, runtime.hashes)
+    progress = terminal.Bar()
     # An analysis is made whether or not there is an output.
-    library = Library(index, runtime.hashes, outputs=None if options.dry_run else Outputs(index))
+    outputs = None if options.dry_run else Outputs(index)
+    library = Library(index, runtime.hashes, outputs=outputs, progress=progress)
     file = adapter_file(options.adapter)
     adapter = Found(adapter_name(file), file)
     decision = decide(adapter, target, _asked(options, runtime), library, thorough=True)
-    progress = terminal.Bar()
     if not isinstance(decision, Convert):
         outcome = settled(adapter.name, target, decision)
     elif options.dry_run:
@@ -104,7 +105,7 @@ def _outcome(options: argparse.Namespace, runtime: Runtime) -> Outcome:
     else:
         [outcome] = convert(Task((decision,), runtime, keeps_reports=True), ProgressWatch(progress))
     if outcome.status == "already done" and (options.json or options.plot) and isinstance(decision, Convert | Done):
-        job = decision.job if isinstance(decision, Done) else decision.job(runtime.hashes)
+        job = decision.job if isinstance(decision, Done) else decision.job(runtime.hashes, progress)
         return replace(outcome, report=analyse(job, runtime=runtime, progress=progress))
     return outcome
 

@@ -81,7 +81,7 @@ def compare(source: Path, target: Path, wanted: Wanted, *, runtime: Runtime, pro
         TransferError: a file cannot be read, or the person stopped it.
     """
     with ExitStack() as stack:
-        one, other = (stack.enter_context(open_base(p, runtime.hashes.sha256(p))) for p in (source, target))
+        one, other = (stack.enter_context(open_base(p, runtime.hashes.sha256(p, progress))) for p in (source, target))
         if one.architecture.family != other.architecture.family:
             raise MismatchError(
                 f"{source.name} is {one.architecture.title}, {target.name} is {other.architecture.title}: "

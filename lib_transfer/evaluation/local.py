@@ -74,7 +74,15 @@ def verify(
     runtime, progress = runtime or Runtime(), progress or Silent()
     _check_size(size)
     _check_clip_skip(clip_skip)
-    job = make_job(adapter, target=target, source=source, settings={}, hashes=runtime.hashes, destination=improve)
+    job = make_job(
+        adapter,
+        target=target,
+        source=source,
+        settings={},
+        hashes=runtime.hashes,
+        destination=improve,
+        progress=progress,
+    )
     if improve is not None:
         check_place(job)
     models = OwnModels(runtime.torch_device)

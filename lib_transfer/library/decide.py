@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from lib_transfer.library.job import Job, make_job
 from lib_transfer.library.library import Library, families
 from lib_transfer.library.outputs import Outputs
 from lib_transfer.methods import Method, Value
+from lib_transfer.progress import SILENT, Progress
 from lib_transfer.storage.hashes import Hashes
 
 
@@ -87,13 +88,13 @@ class Convert:
         """The file of the LoRA."""
         return self.adapter.path
 
-    def job(self, hashes: Hashes, cancelled: Callable[[], bool] = lambda: False) -> Job:
+    def job(self, hashes: Hashes, progress: Progress = SILENT) -> Job:
         """The job, for which the files are hashed.
 
         Raises:
-            TransferError: a file cannot be read, or ``cancelled`` said to stop.
+            TransferError: a file cannot be read, or ``progress`` said to stop.
         """
-        made = _job(self.adapter, self.source, self.target, self.settings, hashes, cancelled)
+        made = _job(self.adapter, self.source, self.target, self.settings, hashes, progress)
         return replace(made, destination=self.destination)
 
 
@@ -261,7 +262,7 @@ def _placed(
         or (outputs is not None and outputs.made_from(adapter_name(adapter.path)))
     )
     if outputs is not None and early:
-        job = _job(adapter, source, target, settings, library.hashes, library.cancelled)
+        job = _job(adapter, source, target, settings, library.hashes, library.progress)
         if source is not None and settings.source is None and job.request.source_sha256 == job.request.target_sha256:
             return _trained_on(target, source)
         job = replace(job, destination=replace(destination, overwrite=False))
@@ -332,7 +333,7 @@ def _job(
     target: Checkpoint,
     settings: TransferSettings,
     hashes: Hashes,
-    cancelled: Callable[[], bool],
+    progress: Progress,
 ) -> Job:
     return make_job(
         adapter.path,
@@ -341,5 +342,5 @@ def _job(
         method=settings.method,
         settings=settings.values,
         hashes=hashes,
-        cancelled=cancelled,
+        progress=progress,
     )

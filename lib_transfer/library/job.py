@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lib_transfer.formats.peft_folder import adapter_file, adapter_home, adapter
 from lib_transfer.library.destination import Destination
 from lib_transfer.library.request import TransferRequest
 from lib_transfer.methods import Method, Value
+from lib_transfer.progress import SILENT, Progress
 from lib_transfer.storage.hashes import Hashes
 
 Model = str | Path | Sequence[str | Path]
@@ -97,7 +97,7 @@ def make_job(
     settings: Mapping[str, Value],
     hashes: Hashes,
     destination: Destination | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
+    progress: Progress = SILENT,
 ) -> Job:
     """The job of transferring ``adapter`` from the checkpoint ``source`` to the checkpoint ``target``. Hashes the files.
 
@@ -109,13 +109,13 @@ def make_job(
         settings: the method's settings (:func:`lib_transfer.methods.parameters`); those left out take their defaults.
         hashes: where the files' content hashes are remembered.
         destination: where the output goes; the adapter's own folder when not given.
-        cancelled: is asked while hashing whether to stop.
+        progress: is told the bytes that are read to hash the files, and asked whether to stop.
 
     Raises:
         RequestError: the method or a setting is unknown, a value is out of range, or there is no source where one is
             needed.
         BadFileError, StorageError: a file cannot be read.
-        CancelledError: ``cancelled`` said so.
+        CancelledError: the person asked to stop.
     """
     chosen = methods.get(method)
     checked = methods.settings(chosen, settings)
@@ -123,7 +123,7 @@ def make_job(
     every = (adapter, *of_source, *of_target)
     files = Files(adapter, of_source, of_target, tuple(s for path in every for s in checkpoint_stamps(path)))
     config = config_beside(adapter)
-    digests = _hashed(every, hashes, cancelled)
+    digests = hashes.of(every, progress)
     request = TransferRequest(
         adapter_name=adapter_name(adapter),
         adapter_sha256=digests[adapter],
@@ -138,16 +138,6 @@ def make_job(
         target_encoders=tuple(sorted(digests[path] for path in of_target[1:])),
     )
     return Job(request, files, destination or Destination())
-
-
-def _hashed(paths: Sequence[Path], hashes: Hashes, cancelled: Callable[[], bool]) -> dict[Path, str]:
-    """The SHA-256 of every file; those that are not remembered are computed side by side."""
-    known = {path: digest for path in paths if (digest := hashes.recalled(path)) is not None}
-    missing = [path for path in dict.fromkeys(paths) if path not in known]
-    if not missing:
-        return known
-    with ThreadPoolExecutor(len(missing)) as pool:
-        return known | dict(zip(missing, pool.map(lambda path: hashes.sha256(path, cancelled), missing), strict=True))
 
 
 def model_paths(model: Model) -> tuple[Path, ...]:

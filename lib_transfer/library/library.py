@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib_transfer.architecture import architectures
-from lib_transfer.errors import CancelledError, RequestError, StorageError, TransferError
+from lib_transfer.errors import RequestError, StorageError, TransferError
 from lib_transfer.formats.checkpoint import checkpoint_stamps
 from lib_transfer.formats.identity import stamp
 from lib_transfer.library.base import encoders_among
 from lib_transfer.library.checkpoints import Checkpoint, SourceMatch, find
 from lib_transfer.library.index import AdapterFacts, CheckpointFacts, FileIndex
 from lib_transfer.library.outputs import Outputs
+from lib_transfer.progress import SILENT, Progress, check
 from lib_transfer.storage.hashes import Hashes
 
 
@@ -30,7 +31,7 @@ class Library:
         outputs: what was made already; None where that plays no part.
         beside: files that the program loads beside every checkpoint, text encoders among them.
         hash_sources: whether a checkpoint that is not hashed yet may be, to find the source of a LoRA.
-        cancelled: is asked meanwhile whether to stop.
+        progress: is told the bytes of files that are hashed, and asked whether to stop.
         given: names of outputs that were decided on and are not written yet, without ending and casefolded.
     """
 
@@ -41,7 +42,7 @@ class Library:
     outputs: Outputs | None = None
     beside: tuple[Path, ...] = ()
     hash_sources: bool = True
-    cancelled: Callable[[], bool] = lambda: False
+    progress: Progress = SILENT
     given: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -54,7 +55,7 @@ class Library:
             CancelledError: it was stopped meanwhile.
         """
         if self.outputs is not None:
-            self.outputs.look(self.folders, self._check)
+            self.outputs.look(self.folders, lambda: check(self.progress))
 
     def adapter(self, path: Path) -> AdapterFacts:
         """What the header of a LoRA says."""
@@ -75,7 +76,7 @@ class Library:
             for place, checkpoint in enumerate(self._known):
                 about = self.index.checkpoint(checkpoint.path) if checkpoint.sha256 is None else None
                 if about is not None and about.architecture in facts.architectures:
-                    digest = self.hashes.sha256(checkpoint.path, self.cancelled)
+                    digest = self.hashes.sha256(checkpoint.path, self.progress)
                     self._known[place] = dataclasses.replace(checkpoint, sha256=digest)
                     if digest.startswith(wanted):
                         break
@@ -110,10 +111,6 @@ class Library:
             return checkpoint
         encoders = encoders_among(checkpoint.path, self.beside)
         return dataclasses.replace(checkpoint, encoders=(*checkpoint.encoders, *encoders))
-
-    def _check(self) -> None:
-        if self.cancelled():
-            raise CancelledError
 
 
 def _not_there(path: Path) -> AdapterFacts:

@@ -167,6 +167,10 @@ def test_the_tally_goes_from_nothing_to_all() -> None:
         shares.append(tally.now()[0])
     assert shares == [0, 1 / 4, 2 / 4, 2.5 / 4]
     assert "module 1 of 2" in tally.now()[1]
+    groups[0].reading("base", 1_500_000_000, 2_000_000_000)
+    assert "Reading base, 1.5 of 2.0 GB; " in tally.now()[1]
+    groups[0].reading("base", 2_000_000_000, 2_000_000_000)
+    assert "module 2 of 2" in tally.now()[1]
     groups[0].publishing()
     for name in ("a", "b"):
         tally.settled(name)

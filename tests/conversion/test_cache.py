@@ -22,8 +22,10 @@ from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.relation import Relation
 from lib_transfer.conversion.weights import Weight
 from lib_transfer.errors import CancelledError, StorageError
+from lib_transfer.formats import identity
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.identity import stamp
+from lib_transfer.progress import Silent
 from lib_transfer.storage import cache as cache_module
 from lib_transfer.storage import hashes as hashes_module
 from lib_transfer.storage.cache import Cache, entry_key
@@ -438,9 +440,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are really hashed."""
     real, asked = hashes_module.file_sha256, []
 
-    def counting(path: Path, cancelled: Callable[[], bool]) -> str:
+    def counting(path: Path, read: Callable[[int], None]) -> str:
         asked.append(path)
-        return real(path, cancelled)
+        return real(path, read)
 
     monkeypatch.setattr(hashes_module, "file_sha256", counting)
     return asked
@@ -514,12 +516,13 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(tmp_path: Path
     state = path.stat()
     written = []
 
-    def meanwhile() -> bool:
-        if not written:
-            written.append(path.write_bytes(b"other weights"))
-        return False
+    class Meanwhile(Silent):
+        def cancelled(self) -> bool:
+            if not written:
+                written.append(path.write_bytes(b"other weights"))
+            return False
 
-    hashes.sha256(path, meanwhile)
+    hashes.sha256(path, Meanwhile())
     assert hashes.recalled(path) is None
     # Put back, it is in the state in which the hashing began; what was hashed is not what is in it.
     path.write_bytes(b"weights")
@@ -531,10 +534,44 @@ def test_hashing_can_be_stopped_and_then_nothing_is_remembered(tmp_path: Path) -
     path = tmp_path / "model"
     path.write_bytes(b"weights")
     hashes = Hashes(tmp_path / "cache")
+
+    class Stopped(Silent):
+        def cancelled(self) -> bool:
+            return True
+
     with pytest.raises(CancelledError):
-        hashes.sha256(path, lambda: True)
+        hashes.sha256(path, Stopped())
     assert hashes.recalled(path) is None
     assert not (tmp_path / "cache").exists()
+
+
+def test_reading_several_files_tells_the_bytes_of_all_and_each_is_read_once(
+    tmp_path: Path, counted: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "_CHUNK", 10)
+    sizes = {"base": 35, "tuned": 20, "cat": 5}
+    paths = [tmp_path / name for name in sizes]
+    for path in paths:
+        path.write_bytes(path.name[:1].encode() * sizes[path.name])
+    hashes = Hashes(tmp_path / "cache")
+    told: list[tuple[str, int, int]] = []
+
+    class Watching(Silent):
+        def reading(self, files: str, done: int, total: int) -> None:
+            told.append((files, done, total))
+
+    hashes.sha256(paths[2], Watching())
+    assert told == [("cat", 0, 5), ("cat", 5, 5)]
+    told.clear()
+    assert hashes.of(paths, Watching()) == {path: true_hash(path) for path in paths}
+    assert {(files, total) for files, _, total in told} == {("base and tuned", 55)}
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told[-1][1] == 55
+    assert {done for _, done, _ in told} > {0, 10, 55}
+    assert len(counted) == 3
+    told.clear()
+    hashes.of(paths, Watching())
+    assert told == []
 
 
 def test_a_file_that_is_not_there_is_the_only_error(tmp_path: Path) -> None:

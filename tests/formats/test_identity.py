@@ -35,12 +35,23 @@ def test_addnet_hash_is_of_the_data_only(tmp_path: Path) -> None:
         addnet_hash(tmp_path / "c")
 
 
-def test_hashing_stops_when_asked(tmp_path: Path) -> None:
+def test_hashing_tells_its_bytes_and_stops_when_asked(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(bytes(20 << 20))
-    answers = iter([False, False, True])
+    pieces: list[int] = []
+    assert file_sha256(path, pieces.append) == file_sha256(path)
+    assert sum(pieces) == 20 << 20
+    assert len(pieces) > 2
+
+    def third(count: int) -> None:
+        pieces.append(count)
+        if len(pieces) == 3:
+            raise CancelledError
+
+    pieces.clear()
     with pytest.raises(CancelledError):
-        file_sha256(path, lambda: next(answers))
+        file_sha256(path, third)
+    assert len(pieces) == 3
 
 
 def test_a_stamp_tells_two_states_apart(tmp_path: Path) -> None:

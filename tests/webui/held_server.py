@@ -4,6 +4,9 @@ A job that waits within a module is what a slow module on a large model looks li
 pictures too, as a WebUI does: plain ones, whose colours follow from everything they are made of, which is written to
 HOLD.drawn. And it runs models: networks of the checkpoints' own attention layers, whose coming and going is in HOLD.loaded. While
 HOLD.damped exists, the one called tuned follows an adapter by less than half.
+
+While HOLD.reading exists, files that are hashed are read no further than their first kilobytes. If HOLD.written exists, HOLD is
+made as soon as a LoRA has been written. If HOLD.growth exists at the start, every growth of the cache is told.
 """
 
 from __future__ import annotations
@@ -22,9 +25,14 @@ from torch import nn
 
 from lib_transfer.cli.main import main
 from lib_transfer.conversion import group
+from lib_transfer.formats import identity
+from lib_transfer.formats.identity import file_sha256
 from lib_transfer.library.base import open_base
 from lib_transfer.models import Schedule, TorchModel, places
+from lib_transfer.storage import hashes
 from lib_transfer.webui.hosts.standalone import Standalone
+from lib_transfer.webui.shell.jobs import Job
+from lib_transfer.webui.transfer import growth
 
 
 class Painter:
@@ -110,5 +118,25 @@ if __name__ == "__main__":
         return carry(*arguments)
 
     group.carry = held
+
+    def settled(self, outcome):
+        settle(self, outcome)
+        if outcome.status == "written" and hold.with_suffix(".written").exists():
+            hold.touch()
+
+    settle, Job.settled = Job.settled, settled
+
+    def read_slowly(path, read):
+        def held_read(count):
+            read(count)
+            while hold.with_suffix(".reading").exists():
+                time.sleep(0.01)
+                read(0)
+
+        return file_sha256(path, held_read)
+
+    identity._CHUNK, hashes.file_sha256 = 1 << 12, read_slowly
+    if hold.with_suffix(".growth").exists():
+        growth.NOTICEABLE = 0
     Standalone.pictures, Standalone.models = Painter(hold), Runner(hold)
     sys.exit(main(sys.argv[2:]))

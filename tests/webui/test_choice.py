@@ -239,7 +239,8 @@ def test_growth_of_the_cache_is_told_after_a_transfer_and_a_batch(
     [remark] = job.remarks
     assert remark.startswith("The cache grew by ")
     assert "it may take 21.5 GB" in remark
-    assert 'the setting "Cache size" under Settings, Transfer LoRA' in remark
+    assert "the setting &#34;Cache size&#34; under Settings, Transfer LoRA" in remark
+    assert 'data-setting="cache_size"' in remark
     job.finish("done")
     assert "The cache grew by" in status(job)
 

@@ -17,6 +17,7 @@ from lib_transfer.webui.app import extension
 from lib_transfer.webui.host.settings import PREFIX, settings
 from lib_transfer.webui.hosts.program import Program as Host
 from lib_transfer.webui.shell.jobs import Board, Job
+from lib_transfer.webui.shell.record import JobRecords
 from lib_transfer.webui.transfer.work import files_of
 from tests import tiny
 from tests.webui import models
@@ -72,8 +73,10 @@ def test_the_gpu_turn_holds_the_queue_and_gives_it_back(program: Program) -> Non
     assert program.tasks == ["queued task(x)", "started task(x)", "finished task(x)"]
 
 
-def test_a_job_on_the_gpu_waits_for_the_picture_and_obeys_the_webuis_interrupt(program: Program) -> None:
-    job, board, reached = Job("transfer", ("one",)), Board(), threading.Event()
+def test_a_job_on_the_gpu_waits_for_the_picture_and_obeys_the_webuis_interrupt(
+    program: Program, tmp_path: Path
+) -> None:
+    job, board, reached = Job("transfer", ("one",)), Board(JobRecords(lambda: tmp_path)), threading.Event()
 
     def work(running: Job) -> None:
         running.begin(0)
@@ -94,7 +97,7 @@ def test_a_job_on_the_gpu_waits_for_the_picture_and_obeys_the_webuis_interrupt(p
     assert program.state.log[-1] == "end"
 
 
-def test_a_job_on_the_cpu_leaves_the_webuis_state_alone(program: Program) -> None:
+def test_a_job_on_the_cpu_leaves_the_webuis_state_alone(program: Program, tmp_path: Path) -> None:
     job, over = Job("transfer", ("one",)), threading.Event()
 
     def work(running: Job) -> None:
@@ -104,7 +107,7 @@ def test_a_job_on_the_cpu_leaves_the_webuis_state_alone(program: Program) -> Non
         over.set()
 
     program.state.interrupted = True  # somebody stops a picture meanwhile
-    Board().start(job, work, None)
+    Board(JobRecords(lambda: tmp_path)).start(job, work, None)
     assert over.wait(5)
     assert program.state.log == []
     assert not job.interrupted

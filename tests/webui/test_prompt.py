@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 import lib_transfer
 from lib_transfer.conversion import group
+from lib_transfer.formats import identity
+from lib_transfer.storage import hashes
 from lib_transfer.webui.host.settings import PREFIX, USE_ORIGINAL
 from lib_transfer.webui.prompt.infotext import BOX
 from tests.webui import models
@@ -365,6 +368,56 @@ def test_progress_is_shown_in_the_generations_own_bar(made: Generations, monkeyp
     hold_first_module(monkeypatch, look)
     made.generate("<tlora:cat:1>")
     assert seen == [(1, 0, models.MODULES, "Transfer LoRA: cat to tuned")]
+
+
+def during_hashing(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
+    """After the first piece of every file that is hashed, ``then`` happens."""
+    real = hashes.file_sha256
+
+    def held(path, read):
+        def first(count):
+            read(count)
+            then()
+
+        return real(path, first)
+
+    monkeypatch.setattr(identity, "_CHUNK", 1 << 12)
+    monkeypatch.setattr(hashes, "file_sha256", held)
+
+
+def test_hashing_is_shown_in_the_generations_own_bar(made: Generations, monkeypatch: pytest.MonkeyPatch) -> None:
+    state, seen = made.program.state, []
+    during_hashing(monkeypatch, lambda: seen.append((state.textinfo, state.sampling_step, state.sampling_steps)))
+    made.generate("<tlora:cat:1>")
+    assert len(made.copies()) == 1
+    shown = [
+        (step, steps) for text, step, steps in seen if (text or "").startswith("Transfer LoRA: Reading cat.safetens")
+    ]
+    total = sum(path.stat().st_size for path in (made.program.loras / "cat.safetensors", made.path(models.BASE)))
+    total += made.path(models.TUNED).stat().st_size
+    assert {text for text, *_ in seen if "Reading" not in text} <= {"Transfer LoRA: looking for the copy of cat"}
+    assert {steps for _, steps in shown} == {total}
+    assert len({step for step, _ in shown}) > 2
+    assert re.fullmatch(
+        r"Transfer LoRA: Reading cat\.safetensors, base\.safetensors and tuned\.safetensors, 0\.\d of \d\.\d MB",
+        seen[0][0],
+    )
+
+
+def test_skip_while_hashing_makes_the_picture_with_the_original(
+    made: Generations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    during_hashing(monkeypatch, lambda: setattr(made.program.state, "skipped", True))
+    p = made.generate("<tlora:cat:1>")
+    assert made.last == (("cat.safetensors", 1.0, 1.0),)
+    assert "Skipped" in " ".join(p.comments)
+
+
+def test_an_interrupt_while_hashing_makes_no_picture(made: Generations, monkeypatch: pytest.MonkeyPatch) -> None:
+    during_hashing(monkeypatch, lambda: setattr(made.program.state, "interrupted", True))
+    made.generate("<tlora:cat:1>")
+    assert made.passes == []
+    assert made.copies() == []
 
 
 def test_the_box_can_be_made_again_and_again_and_is_unticked(made: Generations) -> None:

@@ -244,7 +244,8 @@ def test_the_page_itself_may_do_it(
     assert "Reload the page." in tab.part("refused").inner_text()
     assert server.files() == before
     tab.page.reload(wait_until="domcontentloaded")
-    tab.ready().choose("mine  [", target=models.TUNED)
+    # What was chosen is there again.
+    tab.ready().part("adapters").locator(".token").wait_for()
     assert tab.run("transfer") == "Done: 1 there already."
 
     thrown = throw(server)

@@ -9,6 +9,7 @@ from lib_transfer.webui.batch import view as batch
 from lib_transfer.webui.compare import view as compare
 from lib_transfer.webui.shell.form import Form
 from lib_transfer.webui.shell.gradio_compat import HIDDEN, blocks, elem_id
+from lib_transfer.webui.shell.html import render
 from lib_transfer.webui.transfer import view as transfer
 from lib_transfer.webui.verify import view as verify
 
@@ -24,6 +25,7 @@ def tab(events: LateEvents) -> gr.Blocks:
             with gr.Column(elem_id=elem_id("inputs"), min_width=320):
                 _inputs(form, events)
             with gr.Column(elem_id=elem_id("results"), min_width=320):
+                form.add(gr.HTML, "away", value=render("away"))
                 with gr.Column(elem_id=elem_id("transfer_results")):
                     transfer.overview(form)
                     verify.panel(form, events.host)
@@ -52,7 +54,7 @@ def _inputs(form: Form, events: LateEvents) -> None:
 def _signals(form: Form) -> None:
     """The controls that our JavaScript writes into and presses."""
     with gr.Column(elem_classes=[HIDDEN]):
-        for name in ("job", "card", "question"):
+        for name in ("job", "card", "question", "remembered"):
             form.add(gr.Textbox, name, label=name, value="")
         for name in ("open", "poll", "show", "look", "from_card"):
             form.add(gr.Button, name, value=name)

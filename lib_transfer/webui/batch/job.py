@@ -17,6 +17,8 @@ class BatchJob(Job):
         said: sentences to show at the end.
     """
 
+    counted = "{} of {}"
+
     def __init__(self, *, converts: bool) -> None:
         super().__init__("batch" if converts else "plan", ())
         self.report: BatchReport | None = None
@@ -40,7 +42,7 @@ class BatchJob(Job):
         assert self._tally is not None
         self.report.settled(outcome)
         self._tally.settled(outcome.name)
-        self.outcomes.append(outcome)
+        super().settled(outcome)
         self.begin(0)
 
     @property
@@ -52,8 +54,7 @@ class BatchJob(Job):
         """How much is done, at what, and the seconds left."""
         if self._tally is not None:
             return self._tally.now()
-        share, _, left = super().now()
-        return share, f"{self._text}, {self._step} of {self._steps}" if self._steps else self._text, left
+        return super().now()
 
     def done(self) -> tuple[str, ...]:
         """Sentences to show at the end."""
@@ -88,6 +89,10 @@ class BatchWatch(ProgressWatch):
     def step(self, what: str) -> None:
         self._batch.step(what)
         self._group.step(what)
+
+    def reading(self, files: str, done: int, total: int) -> None:
+        self._batch.reading(files, done, total)
+        self._group.reading(files, done, total)
 
     def publishing(self) -> None:
         self._batch.publishing()

@@ -58,7 +58,7 @@ class BatchWork:
 
     def _run(self, job: BatchJob) -> None:
         asked, run = self.asked, runtime(self.host)
-        library = library_of(self.host, self.index, job.cancelled, Outputs(self.index))
+        library = library_of(self.host, self.index, job, Outputs(self.index))
         planned = plan(
             asked.found,
             asked.order.target,

@@ -34,6 +34,7 @@ class CompareJob(Job):
     def __init__(self, loras: tuple[str, ...]) -> None:
         pictures = (f"{name} {part}" for name in loras for part in ("without", "original", "transferred"))
         super().__init__("compare", (*loras, *pictures))
+        self.loras = loras
         self.pictures: list[Shown] = []
         self.scene: Scene | None = None
 

@@ -14,10 +14,14 @@ _CHOOSE = "Choose another under Settings, Transfer LoRA."
 COMPARISONS = "comparisons"
 """The folder in a cache folder that holds the pictures of comparisons."""
 
-# What a cache folder of ours holds: entries, what is remembered of files, comparisons, and the settings of the standalone server.
+JOBS = "jobs"
+"""The folder in a cache folder that holds the records of jobs that are under way."""
+
+# What a cache folder of ours holds: entries, what is remembered of files, comparisons, jobs, and the standalone server's
+# settings.
 _INDEX = re.compile(r"files-\d+\.sqlite3")
 _OURS = re.compile(
-    rf"{'|'.join(KINDS)}|files|{COMPARISONS}|settings\.json|file-index\.json|files-\d+\.sqlite3(-\w+)?|\..+\.part"
+    rf"{'|'.join(KINDS)}|files|{COMPARISONS}|{JOBS}|settings\.json|file-index\.json|files-\d+\.sqlite3(-\w+)?|\..+\.part"
 )
 
 

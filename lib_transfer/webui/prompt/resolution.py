@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from lib_transfer.library.index import FileIndex
 from lib_transfer.library.job import Job as TransferJob
 from lib_transfer.library.library import Library
 from lib_transfer.library.outputs import Outputs
-from lib_transfer.webui.host.host import Host, QueueSlot
+from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.host.settings import USE_ORIGINAL
 from lib_transfer.webui.prompt.overrides import Overrides
 from lib_transfer.webui.shell.jobs import Job, KeyedLock
@@ -88,17 +90,24 @@ class Resolver:
             TransferError: there is no transferred LoRA, and why.
         """
         order = Order({original.name: path}, target, None, *overrides.how(self._host))
-        with self._prompting.within_generation(f"looking for the copy of {original.name}") as turn:
-            library = library_of(self._host, self._index, turn.interrupted, self._outputs)
+        words = f"looking for the copy of {original.name}"
+        with self._prompting.within_generation(words) as turn:
+            progress = Job("transfer", tuple(order.adapters))
+            progress.turn = turn
+            progress.go()
+            progress.start(0, words)
+            library = library_of(self._host, self._index, progress, self._outputs)
             adapter = Found(original.name, path)
-            decision = decide(adapter, target, settings_for(order, self._host), library, thorough=True)
+            with _skipped(progress):
+                decision = decide(adapter, target, settings_for(order, self._host), library, thorough=True)
             if isinstance(decision, LeftOut) and decision.why == "trained on the target":
                 return original
             if isinstance(decision, LeftOut | Failed):
                 raise RequestError(decision.sentence, hint=decision.hint)
             if isinstance(decision, Convert):
-                job = decision.job(library.hashes, turn.interrupted)
-                found = self._made(order, decision, job, library, turn)
+                with _skipped(progress):
+                    job = decision.job(library.hashes, progress)
+                found = self._made(order, decision, job, library, progress)
             else:
                 job, found = decision.job, decision.path
         if not _same(self._host.listed_adapter(found.stem), found):
@@ -109,7 +118,7 @@ class Resolver:
         problem = " ".join((f"{original.name}:", *doubt)) if doubt else ""
         return Resolved(original.name, found.stem, job.request.method, hashes[1][:10], problem)
 
-    def _made(self, order: Order, decision: Convert, asked: TransferJob, library: Library, turn: QueueSlot) -> Path:
+    def _made(self, order: Order, decision: Convert, asked: TransferJob, library: Library, progress: Job) -> Path:
         """A missing transferred LoRA, made now.
 
         Raises:
@@ -119,10 +128,7 @@ class Resolver:
             raise RequestError("It has no copy for this checkpoint yet.")
         if asked.request.digest in self._nothing:
             raise RequestError(NOTHING)
-        job = Job("transfer", tuple(order.adapters))
-        job.turn = turn
-        job.go()
-        outcome = Work(order, self._host, self._index, self._lock).convert(job, decision, library)
+        outcome = Work(order, self._host, self._index, self._lock).convert(progress, decision, library)
         if outcome.path is not None:
             return outcome.path
         if outcome.status == "nothing carried":
@@ -130,6 +136,21 @@ class Resolver:
             self._nothing.add(asked.request.digest)
             raise RequestError(NOTHING)
         raise RequestError(outcome.message, hint=outcome.hint)
+
+
+@contextmanager
+def _skipped(job: Job) -> Iterator[None]:
+    """The person skipped the LoRA, which is something else than interrupting the generation.
+
+    Raises:
+        RequestError: this LoRA was skipped.
+    """
+    try:
+        yield
+    except CancelledError:
+        if job.interrupted:
+            raise
+        raise RequestError("Skipped; nothing was written.") from None
 
 
 def _instead(original: Resolved, why: str) -> Resolved:

@@ -10,10 +10,12 @@ from typing import Any
 
 from lib_transfer.errors import TransferError, internal
 from lib_transfer.library.index import FileIndex
+from lib_transfer.webui.host.folders import JOBS
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell.form import FormValues
 from lib_transfer.webui.shell.jobs import Board, Job, KeyedLock
-from lib_transfer.webui.shell.status import refused, status
+from lib_transfer.webui.shell.record import JobRecords
+from lib_transfer.webui.shell.status import refused, status, unfinished
 
 logger = logging.getLogger("transfer_lora")
 
@@ -38,7 +40,7 @@ class TabEvents:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.board = Board()
+        self.board = Board(JobRecords(lambda: host.cache_folder() / JOBS))
         self.once = KeyedLock()
         self.index = FileIndex(host.cache_folder())
 
@@ -82,7 +84,9 @@ class ViewEvents:
 
     def poll(self, values: FormValues) -> dict[str, Any]:
         """The status of the job; this is called again and again, so it does nothing else."""
-        return {self.status_name: status(self.job(values))}
+        job = self.job(values)
+        left = self.tab.board.records.find(values[self.job_name]) if job is None else None
+        return {self.status_name: status(job) if left is None else unfinished(left)}
 
     def interrupt(self, values: FormValues) -> dict[str, Any]:
         """Stop the job."""

@@ -6,18 +6,21 @@ written after that: the engine asks once more before it begins to write, and fro
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Literal
 
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, internal
-from lib_transfer.progress import PUBLISHING, remaining
+from lib_transfer.progress import PUBLISHING, remaining, words_for_reading
 from lib_transfer.webui.host.host import QueueSlot
+from lib_transfer.webui.shell.record import JobRecords
 
 State = Literal["waiting", "running", "stopping", "done", "stopped", "failed"]
 Kind = Literal["transfer", "analyse", "compare", "plan", "batch", "verify"]
@@ -38,23 +41,30 @@ class Job:
         names: the names of the LoRAs, in order, and of what else is done one after another.
 
     Attributes:
+        loras: the names of the LoRAs alone; none where they are not known yet.
+        counted: how far a stretch is, in words: the steps that are done, and all of them.
         problem: why there is no result: a message, and what to do about it.
         remarks: sentences to show at the end, however it ends.
+        wrote: told the path of every LoRA that is written.
     """
+
+    counted = "module {} of {}"
 
     def __init__(self, kind: Kind, names: tuple[str, ...]) -> None:
         self.id = f"task(transfer-lora-{secrets.token_hex(8)})"
         self.kind = kind
-        self.names = names
+        self.names = self.loras = names
         self.state: State = "waiting"
         self.turn: QueueSlot | None = None
         self.on_gpu = False
         self.outcomes: list[Outcome] = []
         self.problem: tuple[str, str] | None = None
         self.remarks: list[str] = []
+        self.wrote: Callable[[Path], None] = lambda path: None
         self.current = 0
         self._lock = threading.Lock()
         self._text, self._step, self._steps = "", 0, 0
+        self._reading: tuple[str, int, int] | None = None
         self._began = 0.0
         self._stop, self._skip, self._publishing = False, False, False
 
@@ -70,12 +80,20 @@ class Job:
             if self._stop or self._skip:
                 raise CancelledError
             self._text, self._step, self._steps, self._publishing = what, 0, total, False
+            self._reading = None
         self._show()
 
     def step(self, what: str) -> None:
         """One step is done."""
         with self._lock:
             self._step += 1
+            self._reading = None
+        self._show()
+
+    def reading(self, files: str, done: int, total: int) -> None:
+        """Bytes of files are read."""
+        with self._lock:
+            self._reading = (files, done, total) if done < total else None
         self._show()
 
     def publishing(self) -> None:
@@ -88,6 +106,7 @@ class Job:
             if self._stop or self._skip:
                 raise CancelledError
             self._text, self._step, self._steps, self._publishing = PUBLISHING, 0, 0, True
+            self._reading = None
         self._show()
 
     def cancelled(self) -> bool:
@@ -122,8 +141,15 @@ class Job:
             if self._stop:
                 raise CancelledError
             self.current, self._skip, self._publishing = number, False, False
-            self._text, self._step, self._steps = "reading the files", 0, 0
+            self._text, self._step, self._steps = "Reading the files", 0, 0
+            self._reading = None
             self._began = self._began or time.monotonic()
+
+    def settled(self, outcome: Outcome) -> None:
+        """A LoRA is through."""
+        if outcome.status == "written" and outcome.path is not None:
+            self.wrote(outcome.path)
+        self.outcomes.append(outcome)
 
     @property
     def interrupted(self) -> bool:
@@ -154,13 +180,14 @@ class Job:
     def now(self) -> tuple[float, str, float | None]:
         """How much is done (0 to 1), at what, and the seconds left where they can be told."""
         with self._lock:
-            inner = self._step / self._steps if self._steps else 0.0
             if self.state == "done":
                 return 1.0, "", None
+            text, done, total = self._at()
+            inner = done / total if total else 0.0
             share = min((self.current + (1.0 if self._publishing else inner)) / max(len(self.names), 1), 1.0)
             elapsed = time.monotonic() - self._began if self._began else 0.0
-            left = remaining(share, elapsed)
-            text = f"{self._text}, module {self._step} of {self._steps}" if self._steps > 1 else self._text
+            # How long reading takes says nothing of the rest.
+            left = remaining(share, elapsed) if self._reading is None else None
             return share, "skipping this LoRA" if self._skip else text, left
 
     @property
@@ -185,16 +212,33 @@ class Job:
         with self._lock:
             self.state = "stopped" if self._stop and state != "failed" else state
 
+    def _at(self) -> tuple[str, int, int]:
+        """What is done, in words, and how much of it: steps, or bytes where files are read."""
+        if self._reading is not None:
+            files, done, total = self._reading
+            return words_for_reading(files, done, total), done, total
+        counted = f", {self.counted.format(self._step, self._steps)}" if self._steps > 1 else ""
+        return f"{self._text}{counted}", self._step, self._steps
+
     def _show(self) -> None:
         turn = self.turn
         if turn is not None:
-            turn.show(self.current, len(self.names), self._step, self._steps, self._text)
+            text, done, total = self._at()
+            turn.show(self.current, len(self.names), done, total, text if self._reading is not None else self._text)
 
 
 class Board:
-    """Every job, the one that runs and those that wait for it. Jobs of several windows run one after another."""
+    """Every job, the one that runs and those that wait for it. Jobs of several windows run one after another.
 
-    def __init__(self) -> None:
+    Args:
+        records: where it is noted what the jobs under way have written.
+
+    Attributes:
+        records: the same.
+    """
+
+    def __init__(self, records: JobRecords) -> None:
+        self.records = records
         self._lock = threading.Lock()
         self._one_at_a_time = threading.Lock()
         self._jobs: dict[str, Job] = {}
@@ -213,6 +257,8 @@ class Board:
                 del self._jobs[job_id]
             self._jobs[job.id] = job
         job.on_gpu = turn is not None
+        self.records.begin(job.id, job.kind, job.loras)
+        job.wrote = functools.partial(self.records.wrote, job.id)
         threading.Thread(target=self._run, args=(job, work, turn), name="transfer-lora-job", daemon=True).start()
 
     def _run(
@@ -234,6 +280,7 @@ class Board:
                 job.finish("failed")
             finally:
                 job.turn = None
+                self.records.end(job.id)
 
     @staticmethod
     def _work(job: Job, work: Callable[[Job], None]) -> None:

@@ -12,6 +12,7 @@ from lib_transfer.webui.shell.html import render
 
 if TYPE_CHECKING:
     from lib_transfer.webui.shell.jobs import Job
+    from lib_transfer.webui.shell.record import Unfinished
 
 WORDS = {
     "analysed": "analysed, nothing written",
@@ -35,6 +36,11 @@ def idle() -> Markup:
 def refused(problem: tuple[str, str]) -> Markup:
     """The status of a job that was not started, with the problem and what to do about it."""
     return _html({"state": "refused"}, problem=problem)
+
+
+def unfinished(job: Unfinished) -> Markup:
+    """The status of a job that an earlier start of the WebUI did not end."""
+    return _html({"state": "unfinished", "tick": time.monotonic_ns()}, lines=(job.sentence,))
 
 
 def status(job: Job | None) -> Markup:

@@ -17,6 +17,7 @@ from lib_transfer.library.checkpoints import Checkpoint, find
 from lib_transfer.library.decide import Convert, Decision, TransferSettings
 from lib_transfer.library.library import Library
 from lib_transfer.methods import Value
+from lib_transfer.progress import SILENT
 from lib_transfer.webui.host import files
 from lib_transfer.webui.shell import controls
 from lib_transfer.webui.shell.events import Start, ViewEvents
@@ -30,6 +31,7 @@ from lib_transfer.webui.transfer.form import (
     chosen_names,
     method_of,
     order,
+    remembered,
     settings_of,
     source_of,
     target_of,
@@ -69,6 +71,17 @@ class TransferEvents(ViewEvents):
         }
         self.tab.index.scan(names.values(), [checkpoint.path for checkpoint in checkpoints.values()])
         return {**lists, **self.looked(values)}
+
+    def restored(self, values: FormValues) -> dict[str, Any]:
+        """The same when a page is loaded: with what its window had chosen before, as far as that is still there."""
+        choice = remembered(values["remembered"])
+        updates = self.opened({**values, **choice})
+        for name in ("target", "source"):
+            if choice.get(name) in updates[name].get("choices", ()):
+                updates[name] = {**updates[name], "value": choice[name]}
+        if choice.get("method") in controls.titles():
+            updates["method"] = choice["method"]
+        return updates
 
     def from_card(self, values: FormValues) -> dict[str, Any]:
         """The list with the LoRA of a card of the WebUI chosen."""
@@ -145,7 +158,7 @@ class TransferEvents(ViewEvents):
 
     def _library(self) -> Library:
         """What the program's person has, without outputs and text encoders: these have no say in what can be transferred."""
-        return dataclasses.replace(library_of(self.host, self.tab.index, lambda: False, None), beside=())
+        return dataclasses.replace(library_of(self.host, self.tab.index, SILENT, None), beside=())
 
     def _target(self, name: object) -> Markup:
         checkpoint = target_of(name, self.host)

@@ -5,9 +5,11 @@ All values come from a browser. Names are looked up in the program's own lists; 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lib_transfer import methods
 from lib_transfer.errors import RequestError
@@ -109,6 +111,15 @@ def chosen_names(lines: object, names: Mapping[str, Path]) -> list[str]:
     """The names of the chosen lines that stand for an installed file."""
     found = [files.name_in(line, names) for line in (lines if isinstance(lines, list) else [])[:MAX_ADAPTERS]]
     return list(dict.fromkeys(name for name in found if name is not None))
+
+
+def remembered(text: object) -> dict[str, Any]:
+    """What a window remembers of its choice, by the names of :data:`CHOICE`: of any kind, and not looked up yet."""
+    try:
+        choice = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return {}
+    return {name: choice[name] for name in CHOICE if choice.get(name)} if isinstance(choice, dict) else {}
 
 
 def output_folder(host: Host) -> Path | None:

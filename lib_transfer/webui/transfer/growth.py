@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from lib_transfer.formatting import size
 from lib_transfer.storage.cache import Cache
 from lib_transfer.webui.host.settings import by_key
+from lib_transfer.webui.shell.html import render
 from lib_transfer.webui.shell.jobs import Job
 
 NOTICEABLE = 50_000_000
@@ -23,7 +24,8 @@ def growth_told(cache: Cache, job: Job) -> Iterator[None]:
     finally:
         after = cache.contents().total_bytes
         if after - before >= NOTICEABLE:
-            job.remarks.append(sentence(after - before, after, cache.limit))
+            text = sentence(after - before, after, cache.limit)
+            job.remarks.append(render("growth", text=text, key="cache_size"))
 
 
 def sentence(grown: int, total: int, limit: int) -> str:

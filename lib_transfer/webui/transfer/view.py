@@ -98,8 +98,8 @@ def details(form: Form) -> None:
 def wire(form: Form, events: Any) -> None:
     """Connect the events of the view."""
     asked = ("question", *order_controls())
-    for name in ("refresh", "open"):
-        form.on(form[name].click, events.opened, asked, ("adapters", "target", "source", *ANSWERS))
+    form.on(form["refresh"].click, events.opened, asked, ("adapters", "target", "source", *ANSWERS))
+    form.on(form["open"].click, events.restored, ("remembered", *asked), (*CHOICE, *ANSWERS))
     # What the tab says of the choice is asked for by our JavaScript alone, which numbers the questions.
     form.on(form["look"].click, events.looked, asked, ANSWERS)
     form.on(form["adapters"].change, events.sources, CHOICE, ("source",))

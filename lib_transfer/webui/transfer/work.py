@@ -25,6 +25,7 @@ from lib_transfer.library.destination import Existing
 from lib_transfer.library.index import FileIndex
 from lib_transfer.library.library import Library
 from lib_transfer.library.outputs import Outputs
+from lib_transfer.progress import Progress
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.host.settings import KEEP_BOTH, LEAVE, REPLACE
 from lib_transfer.webui.shell.jobs import Job, KeyedLock
@@ -60,7 +61,7 @@ class Work:
         """
         # An analysis is made whether or not there is an output.
         outputs = None if job.kind == "analyse" else Outputs(self.index)
-        library = library_of(self.host, self.index, job.cancelled, outputs)
+        library = library_of(self.host, self.index, job, outputs)
         written = False
         try:
             library.look()
@@ -69,7 +70,7 @@ class Work:
                     job.begin(number)
                     outcome = self._one(job, Found(name, path), library)
                     written = written or outcome.status == "written"
-                    job.outcomes.append(outcome)
+                    job.settled(outcome)
                     logger.info("Transfer LoRA: %r: %s %s", name, outcome.status, outcome.message)
         finally:
             if written:
@@ -113,7 +114,7 @@ class Work:
         run = runtime(self.host)
         if job.kind == "analyse":
             return analysed(decision, run, job)
-        asked = decision.job(library.hashes, job.cancelled)
+        asked = decision.job(library.hashes, job)
         taken = frozenset() if library.outputs is None else frozenset(library.outputs.stems)
         task = Task((decision,), run, taken, keeps_reports=True)
         with self.lock.holding(asked.request.digest, job.cancelled):
@@ -145,7 +146,7 @@ def settings_for(order: Order, host: Host, *, across_families: bool = True) -> T
     )
 
 
-def library_of(host: Host, index: FileIndex, cancelled: Callable[[], bool], outputs: Outputs | None) -> Library:
+def library_of(host: Host, index: FileIndex, progress: Progress, outputs: Outputs | None) -> Library:
     """What the program's person has. No checkpoint is hashed to find out whether it is a source: that takes too long."""
     return Library(
         index,
@@ -155,7 +156,7 @@ def library_of(host: Host, index: FileIndex, cancelled: Callable[[], bool], outp
         outputs=outputs,
         beside=host.encoders(),
         hash_sources=False,
-        cancelled=cancelled,
+        progress=progress,
     )
 
 

@@ -22,6 +22,8 @@ class VerifyJob(Job):
         verified: what came out, once it did.
     """
 
+    counted = "run {} of {}"
+
     def __init__(self, lora: str, output: Path, before: Sequence[Outcome]) -> None:
         super().__init__("verify", (lora,))
         self.output, self.outcomes = output, list(before)
@@ -32,11 +34,6 @@ class VerifyJob(Job):
         with self._lock:
             self._text = what
         super().step(what)
-
-    def now(self) -> tuple[float, str, float | None]:
-        """How much is done, at what, and the seconds left."""
-        share, text, left = super().now()
-        return share, f"{self._text}, run {self._step} of {self._steps}" if self._steps else text, left
 
     @property
     def runs(self) -> int:

@@ -138,7 +138,7 @@ class Verification:
             settings={},
             hashes=runtime(host).hashes,
             destination=Destination(output_folder(host), template=template, overwrite=True),
-            cancelled=job.cancelled,
+            progress=job,
         )
         return Better(transfer, only_new=True)
 
