@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import time
 import urllib.request
 from collections.abc import Callable
@@ -327,3 +328,29 @@ def test_a_plot_by_mouse(webui: WebUI, window: Window) -> None:
     cells = [pixels_of(urllib.request.urlopen(source, timeout=HANG).read()) for source in sources[1:4]]
     for cell, tag in zip(cells, ("", "<lora:learned:1>", f"<lora:{copy.stem}:1>"), strict=True):
         assert np.array_equal(cell, webui.picture(f"{PROMPT} {tag}")), tag
+
+
+def test_a_restart_in_the_middle_of_a_job_is_told(webui: WebUI, window: Window) -> None:
+    names = ["fallen0", "fallen1", "fallen2"]
+    for number, name in enumerate(names):
+        lora_for(webui.source, webui.loras / f"{name}.safetensors", first=number, every=2)
+    tab = webui.tab(window)
+    tab.choose(*names, target=webui.target.name)
+    tab.begin("transfer")
+    tab.wait("status.state === 'running'")
+    webui.stop(signal.SIGKILL)
+    tab.page.get_by_text("The WebUI does not answer.").first.wait_for()
+    webui.start()
+    tab.page.get_by_text("The WebUI was started again while a job of this page ran").first.wait_for()
+    keep(tab, f"{webui.target.stem}-restarted")
+    tab.page.get_by_role("button", name="Reload the page").click()
+    tab.page.locator("#tabs > .tab-nav > button").get_by_text("Transfer LoRA", exact=True).click()
+    said = tab.ready().until("unfinished")
+    print(f"\n{said}")
+    assert said.startswith("The WebUI ended during the transfer.")
+    tab.part("transfer").wait_for(state="visible")
+    tab.part("interrupt").wait_for(state="hidden")
+    until(lambda: tab.part("adapters").locator(".token").count() == len(names))
+    written = list(webui.loras.glob("fallen*_*.safetensors"))
+    assert all(read_header(path).tensors for path in written)
+    assert len(written) < len(names)
