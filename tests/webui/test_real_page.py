@@ -183,7 +183,7 @@ def verification(webui: WebUI, window: Window) -> Tab:
 
 
 def test_verifications_under_two_clip_skips_are_both_kept_and_shown(webui: WebUI, window: Window) -> None:
-    tab = verification(webui, window)
+    tab, persons = verification(webui, window), webui.checkpoint()
     [copy] = webui.copies()
     shown = {}
     for clip_skip in (1, 2):
@@ -198,7 +198,7 @@ def test_verifications_under_two_clip_skips_are_both_kept_and_shown(webui: WebUI
     noted = {r.conditions.clip_skip[1]: r.matches for r in records_in(read_header(copy).metadata) if r.conditions}
     assert noted.keys() == {1, 2}
     assert noted[1]["reuse"].explained != noted[2]["reuse"].explained
-    assert webui.checkpoint() == webui.target.name
+    assert webui.checkpoint() == persons
 
     again = webui.tab(window)
     again.choose("learned", target=webui.target.name)
@@ -208,7 +208,7 @@ def test_verifications_under_two_clip_skips_are_both_kept_and_shown(webui: WebUI
 
 
 def test_a_search_for_a_better_lora_comes_to_an_end(webui: WebUI, window: Window) -> None:
-    tab = verification(webui, window)
+    tab, persons = verification(webui, window), webui.checkpoint()
     fill(tab, verify_clip_skip=1)
     tab.part("verify_improve").locator("input").check()
     tab.part("verify_cost").get_by_text("At most").first.wait_for()
@@ -230,7 +230,7 @@ def test_a_search_for_a_better_lora_comes_to_an_end(webui: WebUI, window: Window
         assert np.abs(webui.picture(f"{PROMPT} {tag}") - webui.picture(PROMPT)).mean() > 0
         report = json.loads(read_header(webui.loras / f"{written}.safetensors").metadata["transfer_lora.report"])
         assert report["best"] == written or report["best"] in columns[0]
-    assert webui.checkpoint() == webui.target.name
+    assert webui.checkpoint() == persons
 
 
 def test_a_batch_is_interrupted_and_taken_up_again(webui: WebUI, window: Window) -> None:
