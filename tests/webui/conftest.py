@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
 
     from tests.webui.generations import Generations
+    from tests.webui.real import WebUI
 
 ROOT = Path(__file__).resolve().parents[2]
 FORGE = GRADIO is not None and int(GRADIO.partition(".")[0]) >= 4
@@ -49,9 +50,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Without a WebUI to run in, its test is none of these."""
+    """Without a WebUI to run in, its tests are none of these."""
     # The options are known only where pytest was given this folder.
-    return True if collection_path.name == "test_real_webui.py" and not config.getoption("webui", None) else None
+    return True if collection_path.name.startswith("test_real_") and not config.getoption("webui", None) else None
 
 
 @dataclass
@@ -95,6 +96,26 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """The real WebUI, which runs; its LoRA folder has one LoRA that was trained on its ``source``."""
+    from tests.webui.real import WebUI, lora_for, wide_lora_for
+
+    folder = request.config.getoption("--webui").resolve()
+    python = request.config.getoption("--webui-python") or folder / "venv" / "bin" / "python"
+    checkpoints = request.config.getoption("--webui-models") or folder / "models" / "Stable-diffusion"
+    made = WebUI(folder, python, checkpoints, tmp_path_factory.mktemp("webui"), free_port())
+    lora_for(made.source, made.loras / "learned.safetensors")
+    wide_lora_for(made.source, made.loras / "beside" / "wide.safetensors")
+    try:
+        made.start()
+        yield made
+        assert "transfer_lora.py" not in made.said, made.said[made.said.index("transfer_lora.py") - 200 :][:3000]
+        assert "Transfer LoRA will not work" not in made.said
+    finally:
+        made.stop()
 
 
 @pytest.fixture(params=[FORGE], ids=["forge" if FORGE else "a1111"])
