@@ -22,7 +22,7 @@ from lib_transfer.formats.safetensors_file import header_mentions, read_header
 from lib_transfer.library.inspection import identify
 from lib_transfer.storage.memory import FileMemory
 
-VERSION = 3
+VERSION = 4
 
 logger = logging.getLogger("transfer_lora")
 
