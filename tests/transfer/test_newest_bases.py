@@ -319,7 +319,7 @@ def test_an_adapter_of_one_family_is_known_for_what_it_is(base: str) -> None:
         assert tiny.architecture(base).family in families and not without.unsupported, family
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", [base for base in BASES if base not in ("flux2-klein-9b", "wan-5b", "wan-14b")])
 def test_rotation_carries_the_parts_of_a_weight_one_by_one(
     base: str, bases: Bases, runtime: lib_transfer.Runtime, tmp_path: Path
 ) -> None:
@@ -456,7 +456,7 @@ def test_what_stands_beside_joined_projections_does_not_take_their_place(
 
 
 @pytest.mark.parametrize("form", [_bare, _mixed, _gguf])
-@pytest.mark.parametrize("base", ["flux2-klein-4b", "qwen-image", "wan-1.3b", "ernie-image", "krea-2", "auraflow"])
+@pytest.mark.parametrize("base", ["flux2-klein-4b", "qwen-image", "wan-1.3b", "krea-2"])
 def test_quantised_checkpoints_are_the_same_modules(
     base: str, form: Callable[[Path, tiny.Weights], tiny.Weights], tmp_path: Path
 ) -> None:
