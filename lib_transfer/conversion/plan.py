@@ -136,8 +136,7 @@ def plan(
     """
     pairs: list[Pair] = []
     strangers: list[Stranger] = []
-    taken: set[str] = set()
-    shapes = matrix_shapes(adapter)
+    shapes, owners = matrix_shapes(adapter), _owners(adapter, origin)
     of_origin, of_target = lacking(origin), lacking(target)
     for group in adapter.groups.values():
         bound, remark = origin.by_adapter_name.get(group.name), ""
@@ -149,11 +148,10 @@ def plan(
         for share, (module, _) in enumerate(bound):
             found = Counterpart(module) if remark else find(module)
             obstacle = _obstacle(found, target, _lacks(module, origin, target, of_target))
-            if module.name in taken:
+            if owners.setdefault(module.name, group.name) != group.name:
                 obstacle = Obstacle("unsupported", "another group of the adapter already changes this module")
             hosts = target.architecture.hosts
             pairs.append(Pair(group, bound, share, found.module, found.how, obstacle, hosts, remark))
-        taken.update(module.name for module, _ in bound)
     if not pairs and strangers and all(s.position is not None and s.position.part in of_origin for s in strangers):
         raise MismatchError(f"Nothing of the adapter can be carried: {strangers[0].reason}.")
     # Architectures share names (the first encoder, many blocks): those of a wrong one must not come through in part.
@@ -196,6 +194,19 @@ def _depth(modules: Iterable[Module], part: str) -> int:
     """One more than the highest number of a block of this part."""
     units = {module.position.unit for module in modules if module.position.part == part and module.position.unit}
     return max((int(unit.rpartition(".")[2]) for unit in units), default=-1) + 1
+
+
+def _owners(adapter: Adapter, origin: Base) -> dict[str, str]:
+    """The group that each module is changed by, where several name it: of those the one that changes the most modules.
+
+    SimpleTuner writes queries, keys and values as one, and groups of each that change nothing beside it.
+    """
+    named = {name: bound for name in adapter.groups if (bound := origin.by_adapter_name.get(name)) is not None}
+    owners: dict[str, str] = {}
+    for name, bound in sorted(named.items(), key=lambda it: -len(it[1])):
+        for module, _ in bound:
+            owners.setdefault(module.name, name)
+    return owners
 
 
 def _with_norms(

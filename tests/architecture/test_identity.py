@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from lib_transfer.architecture import identity
+from lib_transfer.architecture import Architecture, identity, modules, reference
+from tests.architecture.known import ALL
 
 Shapes = dict[str, tuple[int, int]]
 
@@ -123,6 +124,19 @@ def test_sizes_that_metadata_say(said: str, ids: list[str]) -> None:
     """Of an adapter for a tiny model, whose shapes are none's."""
     shapes = _flux_2(8, 5, 20) if "lux" in said else _each("diffusion_model.blocks.{}.ffn.{}", 30, (24, 8), "0")
     assert [it.id for it in identity(list(shapes), shapes, [said]).architectures] == ids
+
+
+@ALL
+def test_what_is_written_says_what_it_is_for(architecture: Architecture) -> None:
+    """Names, sizes and metadata of an output are read as those of the architecture, or of the one that it stems from."""
+    shapes = {
+        module.output_name: module.matrix_shape
+        for module in modules(architecture, reference(architecture))
+        if module.output_name is not None and module.kind == "linear" and module.rows is None
+    }
+    said = [architecture.base_model_version, architecture.modelspec_architecture]
+    found = identity(list(shapes), shapes, said)
+    assert {it.family for it in found.architectures} == {architecture.family} and not found.unsupported
 
 
 SDXL = _each("lora_unet_input_blocks_4_1_transformer_blocks_{}_{}", 2, (640, 640), *(f"attn1_{x}" for x in QKV))
