@@ -56,7 +56,7 @@ def test_what_is_read_and_what_is_left_of_a_job_is_shown(
     tab.page.reload(wait_until="domcontentloaded")
     tab.ready()
     assert tab.until("done") == "Done: 2 analysed, nothing written."
-    tab.part("overview").locator("tbody tr").nth(1).wait_for()
+    tab.results.nth(1).wait_for()
     assert [row[0] for row in tab.rows()] == ["one", "two"]
     chosen = tab.part("adapters").locator(".token > span")
     until(lambda: [name.strip().partition(" ")[0] for name in chosen.all_inner_texts()] == ["one", "two"])
