@@ -256,12 +256,12 @@ def test_a_batch_is_interrupted_and_taken_up_again(webui: WebUI, window: Window)
     view.tab.pick("batch_folder", "many/")
     view.tab.pick("target", webui.target.name)
     there = f", {len(first)} already done" if first else ""
-    assert view.run("run") == f"Done: {len(many) - len(first)} written{there}."
+    assert view.run("run").startswith(f"Done: {len(many) - len(first)} written{there}.")
     made = {path.name for path in (webui.loras / "many").glob("pupil?_*")}
     assert first < made
     assert len(made) == len(many)
     keep(view.tab, f"{webui.target.stem}-batch")
-    assert view.run("run") == f"Done: {len(many)} already done."
+    assert view.run("run").startswith(f"Done: {len(many)} already done.")
 
 
 def test_compare_in_the_tab(webui: WebUI, window: Window) -> None:
@@ -270,7 +270,7 @@ def test_compare_in_the_tab(webui: WebUI, window: Window) -> None:
     tab.part("comparison").locator(".label-wrap").first.click()
     fill(tab, prompt=PROMPT, steps=1, width=64, height=64, seed=1)
     tab.begin("compare")
-    assert tab.until("done").endswith("4 pictures.")
+    assert "4 pictures." in tab.until("done").splitlines()[0]
     figures = tab.part("pictures").locator("figure")
     roles = [figure.get_attribute("data-role") for figure in figures.all()]
     assert roles == ["without", "source", "reuse", "transferred"]
@@ -354,7 +354,7 @@ def test_a_restart_in_the_middle_of_a_job_is_told(webui: WebUI, window: Window) 
     tab.page.locator("#tabs > .tab-nav > button").get_by_text("Transfer LoRA", exact=True).click()
     said = tab.ready().until("unfinished")
     print(f"\n{said}")
-    assert said.startswith("The WebUI ended during the transfer.")
+    assert said.startswith("The WebUI ended during the transfer")
     tab.part("transfer").wait_for(state="visible")
     tab.part("interrupt").wait_for(state="hidden")
     until(lambda: tab.part("adapters").locator(".token").count() == len(names))
