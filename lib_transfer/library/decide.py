@@ -38,6 +38,7 @@ class TransferSettings:
         existing: what to do where another output is in the way.
         across_families: whether LoRAs of another family than the target's are tried, because a text encoder may be common
             to both; the conversion then says what corresponds to nothing.
+        same_base: whether the LoRAs stay on the base that they were trained on, and only names and layout change.
     """
 
     method: str
@@ -48,6 +49,7 @@ class TransferSettings:
     template: str = TEMPLATE
     existing: Existing = "skip"
     across_families: bool = False
+    same_base: bool = False
 
     @property
     def how(self) -> Method:
@@ -123,12 +125,12 @@ class LeftOut:
     """There is nothing to do for this LoRA, and nothing is wrong.
 
     Attributes:
-        why: ``trained on the target``, ``another family`` or ``no LoRA``.
+        why: ``trained on the target``, ``another family``, ``no LoRA`` or ``loads as it is``.
         sentence, hint: the decision in words, and what the person can do.
         source: the checkpoint that it was trained on, where that is known.
     """
 
-    why: Literal["trained on the target", "another family", "no LoRA"]
+    why: Literal["trained on the target", "another family", "no LoRA", "loads as it is"]
     sentence: str
     hint: str = ""
     source: Checkpoint | None = None
@@ -195,8 +197,11 @@ def decide(
         return Failed(message, source=source, exit_code=StorageError.exit_code)
 
 
+LOADS = "It loads as it is: its names are those that the programs for its base know. Nothing was written."
+
+
 def _unfit(facts: AdapterFacts, target: str, settings: TransferSettings) -> LeftOut | Failed | None:
-    """Why a file is no LoRA for a target of the architecture ``target``."""
+    """Why a file is no LoRA for a target of the architecture ``target``, or nothing is to be done about it."""
     if facts.problem:
         return LeftOut("no LoRA", facts.problem) if facts.foreign else Failed(facts.problem, exit_code=facts.exit_code)
     if not settings.across_families and families(target).isdisjoint(families(*facts.architectures)):
@@ -207,6 +212,8 @@ def _unfit(facts: AdapterFacts, target: str, settings: TransferSettings) -> Left
         return LeftOut(
             "another family", f"It is for {facts.base}, the target is {target}: their weights do not correspond."
         )
+    if settings.same_base and not facts.obstacles:
+        return LeftOut("loads as it is", LOADS)
     return None
 
 
@@ -217,6 +224,8 @@ def _source(
     if settings.source is not None:
         return settings.source if settings.how.needs_source else None
     match = library.source(facts)
+    if settings.same_base:
+        return None
     if match.checkpoint is not None and match.checkpoint.path == target.path:
         return _trained_on(target, match.checkpoint if settings.how.needs_source else None)
     if not settings.how.needs_source:
@@ -340,6 +349,7 @@ def _job(
         target=target.files,
         source=None if source is None else source.files,
         method=settings.method,
+        architecture=target.architecture,
         settings=settings.values,
         hashes=hashes,
         progress=progress,

@@ -21,9 +21,10 @@ from lib_transfer.formats.identity import addnet_hash, stamp
 from lib_transfer.formats.metadata import DATA_HASH, PREFIX, source_hints
 from lib_transfer.formats.safetensors_file import header_mentions, read_header
 from lib_transfer.library.inspection import identify
+from lib_transfer.library.loads import obstacles
 from lib_transfer.storage.memory import FileMemory
 
-VERSION = 4
+VERSION = 5
 
 logger = logging.getLogger("transfer_lora")
 
@@ -43,6 +44,7 @@ class AdapterFacts:
         problem: why it cannot be read; "" where it can.
         foreign: whether that is because it is a sound file of another kind, not a LoRA.
         exit_code: what the command line ends with because of the problem.
+        obstacles: what keeps the programs from loading it as it is, in sentences.
     """
 
     architectures: tuple[str, ...] = ()
@@ -58,6 +60,7 @@ class AdapterFacts:
     problem: str = ""
     foreign: bool = False
     exit_code: int = TransferError.exit_code
+    obstacles: tuple[str, ...] = ()
 
     @property
     def base(self) -> str:
@@ -193,6 +196,9 @@ def _read_adapter(path: Path) -> AdapterFacts:
             source_legacy_hash=hints.legacy_hash,
             parent=parent,
             dtype=about.dtype,
+            obstacles=obstacles(adapter, found.architectures[0])
+            if found.architectures and not found.unsupported
+            else (),
         )
     except TransferError as error:
         foreign = isinstance(error, UnsupportedError)
