@@ -11,10 +11,12 @@ from lib_transfer.batches.watch import ProgressWatch
 from lib_transfer.conversion.outcome import Outcome, failed, settled
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import CancelledError, TransferError
+from lib_transfer.formats.adapter_file import outline_adapter
 from lib_transfer.library.adapters import Found
 from lib_transfer.library.checkpoints import Checkpoint
-from lib_transfer.library.decide import Convert, Failed, TransferSettings, decide
-from lib_transfer.library.library import Library
+from lib_transfer.library.decide import LOADS, Convert, Failed, LeftOut, TransferSettings, decide
+from lib_transfer.library.library import Library, architecture_of, families
+from lib_transfer.library.loads import obstacles
 from lib_transfer.library.own_base import own_base
 
 UNKNOWN = Checkpoint("", Path())
@@ -49,6 +51,11 @@ def make_loadable(
     if facts.problem:
         return settled(adapter.name, UNKNOWN, Failed(facts.problem, exit_code=facts.exit_code))
     try:
+        wrong = facts.obstacles
+        if base:
+            wrong = obstacles(outline_adapter(adapter.path), architecture_of(base))
+        if not wrong and (base or families(*facts.architectures)):
+            return settled(adapter.name, UNKNOWN, LeftOut("loads as it is", LOADS))
         on = target or own_base(facts, base)
         decision = decide(adapter, on, settings, library, thorough=writes)
         if not isinstance(decision, Convert):
@@ -62,4 +69,4 @@ def make_loadable(
         raise
     except TransferError as error:
         return failed(adapter.name, None, target or UNKNOWN, error)
-    return dataclasses.replace(outcome, notes=(*facts.obstacles, *outcome.notes))
+    return dataclasses.replace(outcome, notes=(*wrong, *outcome.notes))

@@ -23,7 +23,7 @@ from lib_transfer.conversion.parallel import over_modules
 from lib_transfer.conversion.partly_loaded import unread_embeddings
 from lib_transfer.conversion.plan import Pair, Stranger, plan
 from lib_transfer.conversion.relation import Relations
-from lib_transfer.conversion.renamed import need_weight, renamed, renamings
+from lib_transfer.conversion.renamed import renamed, renamings, without_weight
 from lib_transfer.conversion.report import ModuleReport, TransferReport
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.sketches import Sketches, same_encoders
@@ -146,10 +146,6 @@ class AdapterRun:
         self._renamed: dict[int, tuple[int, ...]] = {}
         if bases.stays:
             self._renamed = renamings(self.planned.pairs, bases.target)
-            pairs = (
-                pair if number in self._renamed else need_weight(pair) for number, pair in enumerate(self.planned.pairs)
-            )
-            self.planned = dataclasses.replace(self.planned, pairs=tuple(pairs))
         self.dtype = output.output_dtype(job.request.setting("dtype"), self.adapter)
         self._writes = writes
         self._spool = Spool(bases.folder)
@@ -185,6 +181,8 @@ class AdapterRun:
         if place in self._renamed:
             places = self._renamed[place]
             return renamed([pairs[it] for it in places], places.index(place), self.bases.target, self.dtype)
+        if self.bases.stays and pairs[place].group.algorithm.needs_base:
+            return without_weight(pairs[place])
         carried = carry(pairs[place], settings, relate, device)
         return output.with_tensors(carried, self.dtype, writes=self._writes)
 

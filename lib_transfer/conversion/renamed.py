@@ -6,7 +6,6 @@ for several weights at once, are cut and laid side by side, with zeros where a p
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -54,15 +53,17 @@ def renamings(pairs: Sequence[Pair], target: Base) -> dict[int, tuple[int, ...]]
     return found
 
 
-def need_weight(pair: Pair) -> Pair:
-    """The pair with what is in its way, where its update is made from a weight that is not there."""
-    if not pair.group.algorithm.needs_base or pair.obstacle is not None:
-        return pair
+def without_weight(pair: Pair) -> ModuleResult:
+    """What becomes of a pair whose update is made from a weight that is not there."""
     reason = (
-        f"it is written as {pair.group.algorithm.title} for another extent than the programs' layer has, and takes the "
-        "checkpoint's weight to be written anew; name the checkpoint as the target"
+        f"it is {pair.group.algorithm.title} and cannot be written as the programs' layer is without the checkpoint's weight; "
+        "name the checkpoint as the target"
     )
-    return dataclasses.replace(pair, obstacle=Obstacle("unsupported", reason))
+    obstacle = pair.obstacle or Obstacle("unsupported", reason)
+    tensors = tuple(pair.group.keys.values())
+    return ModuleResult(
+        pair, ModuleReport(pair.name, pair.source.position, obstacle.decision, obstacle.reason, tensors=tensors)
+    )
 
 
 def renamed(pairs: Sequence[Pair], number: int, target: Base, dtype: torch.dtype) -> ModuleResult:

@@ -152,6 +152,8 @@ class Failed:
     exit_code: int = TransferError.exit_code
 
 
+LOADS = "It loads as it is: its names are those that the programs for its base know. Nothing was written."
+
 Decision = Convert | Done | LeftOut | Failed
 
 
@@ -197,11 +199,8 @@ def decide(
         return Failed(message, source=source, exit_code=StorageError.exit_code)
 
 
-LOADS = "It loads as it is: its names are those that the programs for its base know. Nothing was written."
-
-
 def _unfit(facts: AdapterFacts, target: str, settings: TransferSettings) -> LeftOut | Failed | None:
-    """Why a file is no LoRA for a target of the architecture ``target``, or nothing is to be done about it."""
+    """Why a file is no LoRA for a target of the architecture ``target``."""
     if facts.problem:
         return LeftOut("no LoRA", facts.problem) if facts.foreign else Failed(facts.problem, exit_code=facts.exit_code)
     if not settings.across_families and families(target).isdisjoint(families(*facts.architectures)):
@@ -212,8 +211,6 @@ def _unfit(facts: AdapterFacts, target: str, settings: TransferSettings) -> Left
         return LeftOut(
             "another family", f"It is for {facts.base}, the target is {target}: their weights do not correspond."
         )
-    if settings.same_base and not facts.obstacles:
-        return LeftOut("loads as it is", LOADS)
     return None
 
 

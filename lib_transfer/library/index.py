@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lib_transfer.architecture import recognise
+from lib_transfer.architecture import Architecture, recognise
 from lib_transfer.errors import StorageError, TransferError, UnsupportedError
+from lib_transfer.formats.adapter import Adapter
 from lib_transfer.formats.adapter_file import outline_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.description import describe
@@ -196,13 +197,16 @@ def _read_adapter(path: Path) -> AdapterFacts:
             source_legacy_hash=hints.legacy_hash,
             parent=parent,
             dtype=about.dtype,
-            obstacles=obstacles(adapter, found.architectures[0])
-            if found.architectures and not found.unsupported
-            else (),
+            obstacles=() if found.unsupported else _obstacles(adapter, found.architectures),
         )
     except TransferError as error:
         foreign = isinstance(error, UnsupportedError)
         return AdapterFacts(problem=str(error), foreign=foreign, exit_code=error.exit_code)
+
+
+def _obstacles(adapter: Adapter, architectures: Iterable[Architecture]) -> tuple[str, ...]:
+    """What keeps the programs for one of these architectures from loading a LoRA; that of the first where there is any."""
+    return next((found for it in architectures if (found := obstacles(adapter, it))), ())
 
 
 def _read_checkpoint(path: Path) -> CheckpointFacts:
