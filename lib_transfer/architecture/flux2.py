@@ -181,7 +181,11 @@ KLEIN_4B = Architecture(
         *GENERIC,
         *(("diffusers", prefix) for prefix in ("transformer.", "", "lycoris_", "lora_transformer_")),
     ),
-    not_loaded=("stream_modulation", "time_guidance_embed"),
+    # What programs list of diffusers' names are those of the blocks.
+    not_loaded=(
+        *(f"modulation{part}{dot}linear" for part in ("", "_img", "_txt") for dot in "._"),
+        "time_guidance_embed",
+    ),
 )
 
 KLEIN_9B = replace(

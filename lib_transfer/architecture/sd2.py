@@ -33,6 +33,8 @@ SD2 = Architecture(
     core=SD2_UNET,
     text_encoders=(SD2_CLIP,),
     also_loaded=(("ldm", "lora_unet_"), ("diffusers", "lora_unet_"), ("hf", "lora_te1_")),
+    # A1111 does not know it.
+    not_loaded=("conv_norm_out",),
     namings=(
         *unet_namings("diffusers"),
         *text_namings(

@@ -46,8 +46,8 @@ SDXL = Architecture(
         ),
     ),
     also_loaded=(("ldm", "lora_unet_"), ("diffusers", "lora_unet_")),
-    # A1111 looks for the first upsampler at a place that it does not have here.
-    not_loaded=("up_blocks_0_upsamplers",),
+    # A1111 does not know these, and looks for the first upsampler at a place that it does not have here.
+    not_loaded=("up_blocks_0_upsamplers", "add_embedding", "conv_norm_out"),
     namings=(
         *unet_namings("ldm"),
         *text_namings("te1", underscored=("lora_te1_",), folder="text_encoder.", comfy="clip_l"),

@@ -36,22 +36,24 @@ def _namings(architecture: Architecture) -> dict[str, tuple[str, str, bool]]:
     for layout in architecture.layouts:
         namings = [naming for naming in architecture.namings if naming.part == layout.part]
         for slot in layout.slots():
-            own: dict[str, list[tuple[str, str]]] = {}
+            own: dict[str, list[tuple[str, str, bool]]] = {}
             for naming in namings:
-                for name, _ in naming.names(slot):
-                    own.setdefault(name, []).append((naming.style, str(getattr(naming, "prefix", ""))))
+                # The first spelling of a style is the path itself, which programs know; the others are tools' own.
+                for number, (name, _) in enumerate(naming.names(slot)):
+                    own.setdefault(name, []).append((naming.style, str(getattr(naming, "prefix", "")), number == 0))
             written = _written(slot.output, own)
             for name, ways in own.items():
                 odd = any(part in name for part in architecture.not_loaded)
-                loads = written is None or name == written or (not odd and not also.isdisjoint(ways))
-                style, prefix, before = found.get(name, (*ways[0], True))
+                usual = {(style, prefix) for style, prefix, first in ways if first}
+                loads = written is None or name == written or (not odd and not also.isdisjoint(usual))
+                style, prefix, before = found.get(name, (*ways[0][:2], True))
                 found[name] = style, prefix, before and loads
     return found
 
 
-def _written(style: str | None, names: dict[str, list[tuple[str, str]]]) -> str | None:
+def _written(style: str | None, names: dict[str, list[tuple[str, str, bool]]]) -> str | None:
     """The name that is written: the first in this style."""
-    return next((name for name, ways in names.items() if any(it == style for it, _ in ways)), None)
+    return next((name for name, ways in names.items() if any(it == style for it, _, _ in ways)), None)
 
 
 def not_loaded(architecture: Architecture, names: Collection[str]) -> tuple[str, ...]:
@@ -80,5 +82,5 @@ def _words(style: str, prefix: str) -> str:
         return "names in an unusual spelling"
     called = STYLES.get(style, "numbers in place of names")
     return (
-        f"{called} behind {prefix}" if prefix else f"{called} with nothing before them" if style in STYLES else called
+        f'{called} behind "{prefix}"' if prefix else f"{called} with nothing before them" if style in STYLES else called
     )
