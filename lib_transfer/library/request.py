@@ -60,7 +60,7 @@ class TransferRequest:
         identity = {
             "adapter": adapter if self.config_sha256 is None else {**adapter, "config_sha256": self.config_sha256},
             "source": _base(self.source_name, self.source_sha256, self.source_encoders) if self.source_sha256 else None,
-            "target": {"architecture": self.architecture}
+            "target": {"name": self.architecture, "architecture": self.architecture}
             if self.architecture
             else _base(self.target_name, self.target_sha256, self.target_encoders),
             "method": self.method,

@@ -174,6 +174,18 @@ def test_a_file_that_loads_is_not_written_again(convert: Convert, tmp_path: Path
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_an_attention_that_a1111_passes_over_is_completed(convert: Convert, tmp_path: Path) -> None:
+    """kohya's names, and q and v alone of an OpenCLIP attention."""
+    name = "lora_te2_text_model_encoder_layers_3_self_attn_{}_proj"
+    made = {key: t for word in "qv" for key, t in tiny.factors(name.format(word), (1280, 1280)).items()}
+    outcome = convert(tiny.save(tmp_path / "style.safetensors", made), base="sdxl")
+    assert any("A1111 passes over" in note for note in outcome.notes)
+    assert outcome.path is not None
+    file = hosts.read(outcome.path)
+    assert file.names.keys() == {name.format(word) for word in ("q", "k", "v", "out")}
+    assert all(torch.equal(file.tensors[key], tensor) for key, tensor in made.items())
+
+
 def test_folders_of_peft_and_their_scale(convert: Convert, tmp_path: Path) -> None:
     folder = tmp_path / "style"
     folder.mkdir()
