@@ -6,6 +6,7 @@ from collections.abc import Collection
 from functools import cache
 
 from lib_transfer.architecture.architecture import Architecture, deepest
+from lib_transfer.spelling import usual
 
 STYLES = {
     "native": "the model's own paths",
@@ -68,7 +69,9 @@ def not_loaded(architecture: Architecture, names: Collection[str]) -> tuple[str,
     for name in sorted(names):
         style, prefix, loads = known.get(name, ("", "", False))
         if not loads:
-            families.setdefault(_words(style, prefix), []).append(name)
+            strange = not style and usual(name) not in known
+            words = f"names that no module of {architecture.title} has" if strange else _words(style, prefix)
+            families.setdefault(words, []).append(name)
     first, _, second = architecture.hosts.partition(" or ")
     hosts = f"both {first} and {second}" if second else first
     return tuple(

@@ -47,7 +47,7 @@ def reference_base(architecture: Architecture, adapter: Adapter) -> Base:
     """
     architecture = deepest(architecture)
     index, full = full_index(architecture), reference(architecture)
-    told, sizes = matrix_shapes(adapter), full_shapes(architecture)
+    told, sizes = {**_vectors(adapter), **matrix_shapes(adapter)}, full_shapes(architecture)
     shapes: dict[str, tuple[int, ...]] = {}
     changed: dict[str, tuple[Module, tuple[int, int]]] = {}
     for name in adapter.groups:
@@ -66,6 +66,18 @@ def reference_base(architecture: Architecture, adapter: Adapter) -> Base:
     return Base(Path(architecture.title), "", store, architecture, found, by_name, name_index(found))
 
 
+def _vectors(adapter: Adapter) -> dict[str, tuple[int, int]]:
+    """The sizes of the groups that are differences of a normalisation, as :func:`matrix_shapes` has those of the others."""
+    found = {}
+    for name, group in adapter.groups.items():
+        shapes = [
+            adapter.header.tensors[group.keys[it]].shape for it in ("diff", "w_norm", "b_norm") if it in group.keys
+        ]
+        if shapes and len(shapes[0]) == 1:
+            found[name] = (shapes[0][0], 1)
+    return found
+
+
 def _size(module: Module, whole: tuple[int, int], told: tuple[int, int] | None) -> tuple[int, int]:
     """``(out, in)`` of a module, where the update of ``whole`` rows and columns in the full model has ``told``."""
     out, into = module.matrix_shape
@@ -77,9 +89,9 @@ def _size(module: Module, whole: tuple[int, int], told: tuple[int, int] | None) 
 
 def _stored(module: Module, full: tuple[int, ...], size: tuple[int, int]) -> tuple[int, ...]:
     """The shape of the tensor that a module of this size is kept in, which has the shape ``full`` in the full model."""
-    if len(full) < 2:
-        return full
     out, into = size
+    if len(full) < 2:
+        return (out,)
     if module.transposed:
         return into, out
     return (full[0] * out // module.shape[0], into, *full[2:])

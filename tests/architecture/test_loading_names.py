@@ -113,3 +113,9 @@ def test_a_family_is_named_once_with_its_first_module() -> None:
         '2 of its 3 modules have the model\'s own paths behind "net.", which are not known to load in both Forge Neo and '
         "ComfyUI: net.blocks.0.mlp.layer1."
     )
+
+
+def test_unusual_spellings_and_names_that_are_unknown() -> None:
+    spelled, unknown = not_loaded(known("anima"), ["lora_unet__blocks_0_mlp_layer1", "lora_unet_blocks_0_mlp_layer9"])
+    assert "names in an unusual spelling" in spelled and "lora_unet__blocks_0_mlp_layer1" in spelled
+    assert "names that no module of Anima has" in unknown and "lora_unet_blocks_0_mlp_layer9" in unknown
