@@ -37,7 +37,8 @@ def own_base(facts: AdapterFacts, asked: str = "") -> Checkpoint:
     if len({it.family for it in found}) > 1:
         raise RequestError(
             f"It may be for {facts.base}, and nothing in it tells which.",
-            hint=f"Name one with --base ({', '.join(it.id for it in found)}), or a checkpoint of it with --target.",
+            hint="Choose a checkpoint of its base as the target; on the command line name the base with --base "
+            f"({', '.join(it.id for it in found)}).",
         )
     return _standing_for(found[0].id)
 

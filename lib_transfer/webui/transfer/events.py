@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -299,7 +300,12 @@ class TransferEvents(ViewEvents):
 
         def prepare() -> Start:
             found = in_need(values["adapters"], self.host, self.tab.index)
-            return Start(Job("convert", tuple(found)), Loading(found, self.host, self.tab.index), in_queue=False)
+            target = ""
+            with contextlib.suppress(TransferError):
+                target = self._architecture(values["target"])
+            return Start(
+                Job("convert", tuple(found)), Loading(found, self.host, self.tab.index, target), in_queue=False
+            )
 
         updates = self.begin(values, prepare)
         return {**updates, **emptied()} if self.job_name in updates else updates

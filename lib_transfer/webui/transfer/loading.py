@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lib_transfer.architecture import architectures
 from lib_transfer.batches.loadable import make_loadable
 from lib_transfer.conversion.outcome import Outcome, failed
 from lib_transfer.errors import CancelledError, RequestError
@@ -49,11 +50,13 @@ class Loading:
         adapters: the paths of the LoRAs by name.
         host: the program.
         index: what the headers of files say.
+        target: the architecture of the target that is chosen, which decides where a LoRA fits several.
     """
 
     adapters: Mapping[str, Path]
     host: Host
     index: FileIndex
+    target: str = ""
 
     def __call__(self, job: Job) -> None:
         """Work on every LoRA; one that fails does not keep the others back.
@@ -80,7 +83,10 @@ class Loading:
         began = time.monotonic()
         try:
             settings = staying(output_folder(self.host), EXISTING[str(self.host.setting("exists"))])
-            outcome = make_loadable(adapter, settings, library, runtime(self.host))
+            fitting = library.adapter(adapter.path).architectures
+            asked = self.target if len(fitting) > 1 and self.target in fitting else ""
+            base = next((it.id for it in architectures() if it.title == asked), "")
+            outcome = make_loadable(adapter, settings, library, runtime(self.host), base=base)
         except CancelledError:
             if job.interrupted:
                 raise

@@ -110,7 +110,7 @@ def wire(form: Form, events: Any) -> None:
     for kind in ("transfer", "analyse"):
         start = functools.partial(events.start, kind)
         form.on(form[kind].click, start, ("job", *asked), ("job", "status", "target_line", *RESULTS))
-    form.on(form["loadable"].click, events.make_load, ("job", "adapters"), ("job", "status", *RESULTS))
+    form.on(form["loadable"].click, events.make_load, ("job", "adapters", "target"), ("job", "status", *RESULTS))
     for name in ("poll", "interrupt", "skip"):
         form.on(form[name].click, getattr(events, name), ("job",), ("status",))
     form.on(form["picker"].input, events.details, ("job", "picker"), ("details",))
