@@ -17,7 +17,8 @@ def _of_diffusers(path: Path) -> dict[str, torch.Tensor]:
     """The LoRA at ``path`` under names that A1111 does not know; the names that it had go into the result."""
     given = {key: tensor.clone() for key, tensor in load_file(path).items()}
     renamed = {"base_model.model." + _dotted(key): tensor for key, tensor in given.items()}
-    save_file(renamed, path, {"ss_base_model_version": "sd_v1"})
+    # Without metadata it may be for Stable Diffusion 2 as well; the active checkpoint decides.
+    save_file(renamed, path)
     return given
 
 
