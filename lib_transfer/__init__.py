@@ -9,6 +9,7 @@ The Python interface, stable::
     result = lib_transfer.transfer(job)     # writes the transferred LoRA beside the original
     print(result.path, result.report.verdict)
 
+    lib_transfer.convert("style.safetensors")    # the same numbers under names that load
     lib_transfer.batch(["loras"], target="other.safetensors", checkpoints="Stable-diffusion")
     lib_transfer.verify("style.safetensors", source="base.safetensors", target="other.safetensors")
     lib_transfer.inspect("style.safetensors")
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from lib_transfer.version import VERSION
 
 if TYPE_CHECKING:
-    from lib_transfer.api import batch, list_methods, request
+    from lib_transfer.api import batch, convert, list_methods, request
     from lib_transfer.batches.report import BatchReport
     from lib_transfer.conversion.jobs import analyse, transfer
     from lib_transfer.conversion.publish import TransferResult
@@ -41,6 +42,7 @@ __version__ = VERSION
 
 _HOME = {
     "batch": "api",
+    "convert": "api",
     "list_methods": "api",
     "request": "api",
     "BatchReport": "batches.report",
@@ -71,6 +73,7 @@ __all__ = [
     "__version__",
     "analyse",
     "batch",
+    "convert",
     "inspect",
     "list_methods",
     "request",

@@ -7,18 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib_transfer import methods
-from lib_transfer.batches.convert import convert
+from lib_transfer.batches.convert import convert as carry_out
 from lib_transfer.batches.costs import Costs
 from lib_transfer.batches.folders import checked_settings, plan_folders
+from lib_transfer.batches.loadable import make_loadable
 from lib_transfer.batches.plan import BatchPlan
 from lib_transfer.batches.processes import in_processes
 from lib_transfer.batches.report import BatchReport
 from lib_transfer.batches.task import MEMORY, tasks
 from lib_transfer.batches.watch import SilentWatch, Watch
+from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.conversion.runtime import Runtime
-from lib_transfer.library.adapters import find
-from lib_transfer.library.destination import Existing
-from lib_transfer.library.job import Job, Model, make_job
+from lib_transfer.formats.peft_folder import adapter_file, adapter_home, adapter_name
+from lib_transfer.library.adapters import Found, find
+from lib_transfer.library.checkpoints import described
+from lib_transfer.library.destination import Existing, need_folder
+from lib_transfer.library.index import FileIndex
+from lib_transfer.library.job import Job, Model, make_job, model_paths
+from lib_transfer.library.library import Library
+from lib_transfer.library.outputs import Outputs
+from lib_transfer.library.own_base import staying
 from lib_transfer.methods import METHODS, Method, Value
 from lib_transfer.progress import Progress, Silent
 
@@ -54,6 +62,53 @@ def request(
     """
     hashes = (runtime or Runtime()).hashes
     return make_job(adapter, target=target, source=source, method=method, settings=settings, hashes=hashes)
+
+
+def convert(
+    adapter: str | Path,
+    *,
+    base: str = "",
+    target: Model | None = None,
+    output: str | Path | None = None,
+    existing: Existing = "skip",
+    runtime: Runtime | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Make ``adapter`` load: write the same numbers under the names and in the layout that the programs for its base read.
+
+    No checkpoint is needed; shapes come from the adapter itself.
+
+    Args:
+        adapter: the path of the LoRA, or of a folder that PEFT saved one as.
+        base: the id of the architecture that it is for (``anima``, ``sdxl``), where the file does not tell.
+        target: a checkpoint that it works on, as in :func:`request`, for what cannot be written without its weights.
+        output: the folder that the output goes to; the LoRA's own folder when not given.
+        existing: what to do where another output has the wanted name, as in :func:`batch`.
+        runtime: the device and the cache folder.
+        progress: is told of every module, and asked whether to stop.
+
+    Returns:
+        What became of it. ``status`` is ``written``, ``already done``, ``left out`` (``why`` is ``loads as it is``),
+        ``nothing carried`` or ``failed``, with the reason in ``message``; ``notes`` say what was wrong with the file, and
+        ``path`` is the output.
+
+    Raises:
+        CancelledError: ``progress`` said to stop.
+        TransferError: the output folder cannot be used, or the output could not be written.
+    """
+    runtime = runtime or Runtime()
+    file = adapter_file(Path(adapter))
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        need_folder(folder)
+    index = FileIndex(runtime.cache.folder)
+    folders = (folder or adapter_home(file),)
+    library = Library(index, runtime.hashes, folders, outputs=Outputs(index), progress=progress or Silent())
+    library.look()
+    on = None if target is None else described(model_paths(target), runtime.hashes)
+    return make_loadable(
+        Found(adapter_name(file), file), staying(folder, existing), library, runtime, base=base, target=on
+    )
 
 
 def batch(
@@ -113,7 +168,7 @@ def _converted(plan: BatchPlan, runtime: Runtime, watch: Watch, *, memory: int, 
     report = BatchReport(plan)
     how = dataclasses.replace(runtime, workers=runtime.workers if workers == 1 else 1)
     groups = tasks(plan, how, Costs(plan), memory=memory, workers=workers)
-    here = (outcome for group in groups for outcome in convert(group, watch))
+    here = (outcome for group in groups for outcome in carry_out(group, watch))
     for outcome in here if workers == 1 else in_processes(groups, watch, workers):
         report.settled(outcome)
         watch.settled(outcome)

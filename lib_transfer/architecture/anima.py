@@ -16,7 +16,7 @@ from lib_transfer.architecture.cosmos import COSMOS_NAMINGS, Cosmos
 from lib_transfer.architecture.language_model import qwen3_06b
 from lib_transfer.architecture.layout import KeyLayout, Slot, shrink
 from lib_transfer.architecture.names import Naming, dotted, text_namings
-from lib_transfer.architecture.transformer import Place, at, slots
+from lib_transfer.architecture.transformer import GENERIC, Place, at, slots
 
 ADAPTER = "llm_adapter."
 
@@ -125,6 +125,7 @@ ANIMA = Architecture(
         *dotted("te1", "hf", "text_encoders.qwen3_06b.", "text_encoders.transformer."),
     ),
     hosts="Forge Neo or ComfyUI",
+    also_loaded=(*GENERIC, ("native", f"diffusion_model.{ADAPTER}")),
     # A branch of Anima 3.8B that reads a second language model, which files without it do as well.
     beside=(ADAPTER, "anima_v2_connector."),
 )

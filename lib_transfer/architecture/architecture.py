@@ -57,6 +57,8 @@ class Architecture:
         depths: how many blocks the diffusion model may have; None where the core has all of them.
         namings: how adapters name its modules. Of several that start from one spelling, the first is written.
         idle: parts and blocks whose output the model does not read, so that a change of them has no effect.
+        also_loaded: what namings that every one of ``hosts`` loads beside the names that are written have as style and prefix.
+        not_loaded: what is in the names of these namings that some of ``hosts`` do not load all the same.
     """
 
     id: str
@@ -75,6 +77,8 @@ class Architecture:
     beside: tuple[str, ...] = ()
     rows: tuple[tuple[str, int], ...] = ()
     depths: Depths | None = None
+    also_loaded: tuple[tuple[str, str], ...] = ()
+    not_loaded: tuple[str, ...] = ()
 
     @property
     def layouts(self) -> tuple[Layout, ...]:

@@ -14,6 +14,7 @@ from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.layout import KeyLayout, Slot, shrink
 from lib_transfer.architecture.transformer import (
     FREQUENCIES,
+    GENERIC,
     PART,
     WRAPPED_KEY_LAYOUTS,
     WRAPPED_NAMINGS,
@@ -147,4 +148,5 @@ AURAFLOW = Architecture(
     text_encoders=(),
     namings=WRAPPED_NAMINGS,
     hosts="ComfyUI",
+    also_loaded=GENERIC,
 )

@@ -9,7 +9,7 @@ from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.flux import Flux
 from lib_transfer.architecture.names import text_namings
 from lib_transfer.architecture.t5 import t5_xxl
-from lib_transfer.architecture.transformer import NAMINGS
+from lib_transfer.architecture.transformer import GENERIC, NAMINGS
 
 CHROMA = Architecture(
     id="chroma",
@@ -34,4 +34,5 @@ CHROMA = Architecture(
         ),
     ),
     hosts="Forge",
+    also_loaded=GENERIC,
 )

@@ -13,7 +13,7 @@ from functools import lru_cache
 from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.layout import KeyLayout, Slot, Spelling, shrink
 from lib_transfer.architecture.names import dotted
-from lib_transfer.architecture.transformer import PART, WRAPPED_KEY_LAYOUTS, WRAPPED_NAMINGS, Place, at, slots
+from lib_transfer.architecture.transformer import GENERIC, PART, WRAPPED_KEY_LAYOUTS, WRAPPED_NAMINGS, Place, at, slots
 
 CHANNELS, PATCH = 16, 2
 
@@ -135,4 +135,5 @@ COSMOS_PREDICT2 = Architecture(
     text_encoders=(),
     namings=COSMOS_NAMINGS,
     hosts="ComfyUI",
+    also_loaded=GENERIC,
 )

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.layout import KeyLayout, Slot, shrink
-from lib_transfer.architecture.transformer import PART, WRAPPED_KEY_LAYOUTS, WRAPPED_NAMINGS, Place, at, slots
+from lib_transfer.architecture.transformer import GENERIC, PART, WRAPPED_KEY_LAYOUTS, WRAPPED_NAMINGS, Place, at, slots
 
 LATENT = 128  # 32 channels in patches of 2 x 2
 
@@ -106,4 +106,5 @@ ERNIE_IMAGE = Architecture(
     text_encoders=(),
     namings=WRAPPED_NAMINGS,
     hosts="Forge Neo or ComfyUI",
+    also_loaded=GENERIC,
 )

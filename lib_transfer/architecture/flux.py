@@ -18,6 +18,7 @@ from lib_transfer.architecture.t5 import shrunk_width, t5_xxl
 from lib_transfer.architecture.transformer import (
     CLIP_L_NAMINGS,
     FREQUENCIES,
+    GENERIC,
     IMAGE,
     KEY_LAYOUTS,
     NAMINGS,
@@ -234,6 +235,7 @@ FLUX_DEV = Architecture(
         *t5_namings("text_encoder_2."),
     ),
     hosts="Forge",
+    also_loaded=(*GENERIC, *(("diffusers", it) for it in ("transformer.", "lycoris_", "lora_transformer_"))),
 )
 
 FLUX_SCHNELL = replace(

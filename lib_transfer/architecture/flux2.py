@@ -17,6 +17,7 @@ from lib_transfer.architecture.layout import KeyLayout, Share, Slot, Spelling, s
 from lib_transfer.architecture.names import dotted
 from lib_transfer.architecture.transformer import (
     FREQUENCIES,
+    GENERIC,
     PART,
     WRAPPED_KEY_LAYOUTS,
     WRAPPED_NAMINGS,
@@ -176,6 +177,15 @@ KLEIN_4B = Architecture(
     text_encoders=(),
     namings=(*WRAPPED_NAMINGS, *dotted(PART, "cut", "diffusion_model.")),
     hosts="Forge Neo or ComfyUI",
+    also_loaded=(
+        *GENERIC,
+        *(("diffusers", prefix) for prefix in ("transformer.", "", "lycoris_", "lora_transformer_")),
+    ),
+    # What programs list of diffusers' names are those of the blocks.
+    not_loaded=(
+        *(f"modulation{part}{dot}linear" for part in ("", "_img", "_txt") for dot in "._"),
+        "time_guidance_embed",
+    ),
 )
 
 KLEIN_9B = replace(

@@ -15,6 +15,7 @@ from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.layout import KeyLayout, Share, Slot, Spelling, shrink
 from lib_transfer.architecture.transformer import (
     FREQUENCIES,
+    GENERIC,
     PART,
     WRAPPED_KEY_LAYOUTS,
     WRAPPED_NAMINGS,
@@ -167,4 +168,5 @@ KREA_2 = Architecture(
     text_encoders=(),
     namings=WRAPPED_NAMINGS,
     hosts="Forge Neo or ComfyUI",
+    also_loaded=(*GENERIC, *(("diffusers", it) for it in ("diffusion_model.", "transformer.", "", "lycoris_"))),
 )

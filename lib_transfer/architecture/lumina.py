@@ -17,6 +17,7 @@ from lib_transfer.architecture.layout import KeyLayout, Share, Slot, Spelling, s
 from lib_transfer.architecture.names import dotted, text_namings
 from lib_transfer.architecture.transformer import (
     FREQUENCIES,
+    GENERIC,
     PART,
     WRAPPED_KEY_LAYOUTS,
     WRAPPED_NAMINGS,
@@ -208,6 +209,7 @@ LUMINA_2 = Architecture(
         *dotted("te1", "hf", "text_encoders.gemma2_2b.", "text_encoders.transformer."),
     ),
     hosts="Forge Neo or ComfyUI",
+    also_loaded=GENERIC,
     # A norm that older files hold and no program reads.
     beside=("norm_final.",),
 )

@@ -15,6 +15,7 @@ from lib_transfer.architecture.flux import STREAMS
 from lib_transfer.architecture.layout import KeyLayout, Slot, Spelling, shrink, third
 from lib_transfer.architecture.transformer import (
     FREQUENCIES,
+    GENERIC,
     PART,
     WRAPPED_KEY_LAYOUTS,
     WRAPPED_NAMINGS,
@@ -124,6 +125,7 @@ QWEN_IMAGE = Architecture(
     text_encoders=(),
     namings=WRAPPED_NAMINGS,
     hosts="Forge Neo or ComfyUI",
+    also_loaded=(*GENERIC, *(("native", prefix) for prefix in ("transformer.", "", "lycoris_"))),
     # What tells Layered's layers apart.
     beside=("time_text_embed.addition_t_embedding.",),
 )

@@ -33,6 +33,9 @@ SD1 = Architecture(
     modelspec_implementation="diffusers",
     core=SD1_UNET,
     text_encoders=(SD1_CLIP,),
+    also_loaded=(("ldm", "lora_unet_"), ("diffusers", "lora_unet_"), ("hf", "lora_te1_")),
+    # A1111 does not know it.
+    not_loaded=("conv_norm_out",),
     namings=(
         *unet_namings("diffusers"),
         *text_namings("te1", underscored=("lora_te_", "lora_te1_"), folder="text_encoder.", comfy="clip_l"),

@@ -32,6 +32,9 @@ SD2 = Architecture(
     modelspec_implementation="diffusers",
     core=SD2_UNET,
     text_encoders=(SD2_CLIP,),
+    also_loaded=(("ldm", "lora_unet_"), ("diffusers", "lora_unet_"), ("hf", "lora_te1_")),
+    # A1111 does not know it.
+    not_loaded=("conv_norm_out",),
     namings=(
         *unet_namings("diffusers"),
         *text_namings(

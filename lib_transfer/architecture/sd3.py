@@ -19,6 +19,7 @@ from lib_transfer.architecture.t5 import shrunk_width, t5_xxl
 from lib_transfer.architecture.transformer import (
     CLIP_L_NAMINGS,
     FREQUENCIES,
+    GENERIC,
     IMAGE,
     KEY_LAYOUTS,
     NAMINGS,
@@ -198,6 +199,7 @@ SD3_MEDIUM = Architecture(
         *t5_namings("text_encoder_3."),
     ),
     hosts="Forge",
+    also_loaded=GENERIC,
 )
 
 SD35_MEDIUM = replace(

@@ -45,6 +45,9 @@ SDXL = Architecture(
             clip_g("te2", KeyLayout("conditioner.embedders.1.model.", "openclip"), *hf_key_layouts("text_encoder_2."))
         ),
     ),
+    also_loaded=(("ldm", "lora_unet_"), ("diffusers", "lora_unet_")),
+    # A1111 does not know these, and looks for the first upsampler at a place that it does not have here.
+    not_loaded=("up_blocks_0_upsamplers", "add_embedding", "conv_norm_out"),
     namings=(
         *unet_namings("ldm"),
         *text_namings("te1", underscored=("lora_te1_",), folder="text_encoder.", comfy="clip_l"),
@@ -118,6 +121,9 @@ REFINER = Architecture(
     text_encoders=(
         clip_g("te1", KeyLayout("conditioner.embedders.0.model.", "openclip"), *hf_key_layouts("text_encoder_2.")),
     ),
+    also_loaded=(("ldm", "lora_unet_"), ("diffusers", "lora_unet_")),
+    # A1111 looks for the first upsampler at a place that it does not have here.
+    not_loaded=("up_blocks_0_upsamplers",),
     namings=(
         *unet_namings("ldm"),
         *text_namings("te1", underscored=("lora_te_", "lora_te2_"), folder="text_encoder_2.", comfy="clip_g"),

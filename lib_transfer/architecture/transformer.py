@@ -64,6 +64,9 @@ WRAPPED_NAMINGS = (
 )
 """How adapters name the places of the transformers of 2025 and later."""
 
+GENERIC = (("native", "diffusion_model."), ("parameter", "diffusion_model."))
+"""Style and prefix of ComfyUI's own names, which Forge and Forge Neo load of all of these models too."""
+
 CLIP_L_NAMINGS = text_namings("te1", underscored=("lora_te1_", "lora_te_"), folder="text_encoder.", comfy="clip_l")
 """How adapters of Flux.1 and Stable Diffusion 3 name CLIP-L."""
 

@@ -15,6 +15,7 @@ from lib_transfer.architecture.architecture import Architecture
 from lib_transfer.architecture.layout import KeyLayout, Share, Slot, Spelling, shrink
 from lib_transfer.architecture.transformer import (
     FREQUENCIES,
+    GENERIC,
     PART,
     WRAPPED_KEY_LAYOUTS,
     WRAPPED_NAMINGS,
@@ -165,6 +166,7 @@ WAN_14B = Architecture(
     text_encoders=(),
     namings=WRAPPED_NAMINGS,
     hosts="Forge Neo or ComfyUI",
+    also_loaded=GENERIC,
     # The places of a first and a last picture.
     beside=("img_emb.emb_pos",),
     rows=(("head.head", 64),),

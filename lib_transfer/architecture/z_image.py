@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from lib_transfer.architecture.lumina import LUMINA_2, NextDiT, Words
 from lib_transfer.architecture.names import dotted
-from lib_transfer.architecture.transformer import PART, WRAPPED_NAMINGS
+from lib_transfer.architecture.transformer import GENERIC, PART, WRAPPED_NAMINGS
 
 WORDS = Words(
     attention="attention",
@@ -47,5 +47,6 @@ Z_IMAGE = replace(
     ),
     # Qwen3 4B, on which nobody trains LoRAs.
     text_encoders=(),
+    also_loaded=(*GENERIC, *(("diffusers", it) for it in ("diffusion_model.", "transformer.", "", "lycoris_"))),
     namings=(*WRAPPED_NAMINGS, *dotted(PART, "dotted", "diffusion_model.", "transformer.", "")),
 )

@@ -13,6 +13,7 @@ from lib_transfer.version import VERSION
 
 COMMANDS = {
     "transfer": "transfer a LoRA from one checkpoint to another",
+    "convert": "make LoRAs load: other names and another layout for the same numbers",
     "batch": "transfer every LoRA of a folder",
     "verify": "run both models: does a transferred LoRA do what the original does?",
     "inspect": "show what a checkpoint or a LoRA file is",

@@ -23,18 +23,21 @@ from lib_transfer.conversion.parallel import over_modules
 from lib_transfer.conversion.partly_loaded import unread_embeddings
 from lib_transfer.conversion.plan import Pair, Stranger, plan
 from lib_transfer.conversion.relation import Relations
+from lib_transfer.conversion.renamed import renamed, renamings, without_weight
 from lib_transfer.conversion.report import ModuleReport, TransferReport
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.sketches import Sketches, same_encoders
 from lib_transfer.conversion.variants import differences
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
 from lib_transfer.formats.adapter import Adapter
-from lib_transfer.formats.adapter_file import open_adapter
+from lib_transfer.formats.adapter_file import open_adapter, outline_adapter
 from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.formats.regular_file import changed_error
 from lib_transfer.formats.unread import Unread
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.job import Job
+from lib_transfer.library.library import architecture_of
+from lib_transfer.library.reference_base import reference_base
 from lib_transfer.library.request import TransferRequest
 from lib_transfer.progress import Progress, check
 from lib_transfer.storage.cache import Cache
@@ -50,10 +53,11 @@ class Bases:
 
     Attributes:
         source: None where the method needs none; the target stands for it then.
-        target: the checkpoint that the group goes to.
+        target: the checkpoint that the group goes to; the modules alone where only names and layout change.
         find: what each module of the source corresponds to in the target.
         adapters: closes the adapters of the group together with them.
         folder: where parts of large outputs wait.
+        stays: whether the adapters stay on the base that they were trained on, and only names and layout change.
     """
 
     source: Base | None
@@ -61,6 +65,7 @@ class Bases:
     find: Pairing
     adapters: ExitStack
     folder: Path
+    stays: bool = False
 
     @property
     def origin(self) -> Base:
@@ -69,7 +74,7 @@ class Bases:
 
     def read_alike(self) -> bool:
         """Whether both have the same text encoders; not known without a source."""
-        return self.source is not None and same_encoders(self.source, self.target)
+        return self.stays or (self.source is not None and same_encoders(self.source, self.target))
 
     @property
     def stamps(self) -> tuple[FileStamp, ...]:
@@ -90,10 +95,13 @@ def opened(job: Job, runtime: Runtime, cache: Cache) -> Iterator[Bases]:
         source = None
         if files.source and request.source_sha256 is not None:
             source = stack.enter_context(_opened(files.source, request.source_sha256, runtime))
-        target = stack.enter_context(_opened(files.target, request.target_sha256, runtime))
+        if request.architecture:
+            target = reference_base(architecture_of(request.architecture), outline_adapter(files.adapter))
+        else:
+            target = stack.enter_context(_opened(files.target, request.target_sha256, runtime))
         sketches = Sketches(source or target, target, cache, runtime.torch_device)
         find = pairing(source or target, target, sketches, forced=Settings.of(request).force)
-        yield Bases(source, target, find, stack, cache.folder)
+        yield Bases(source, target, find, stack, cache.folder, stays=bool(request.architecture))
 
 
 def _opened(paths: Sequence[Path], sha256: str, runtime: Runtime) -> AbstractContextManager[Base]:
@@ -127,8 +135,17 @@ class AdapterRun:
             others = set(hashed) ^ set(self.stamps)  # a folder may have more files now, or fewer
             raise changed_error(min(stamp.path for stamp in others))
         self.planned = plan(
-            self.adapter, bases.origin, bases.target, bases.find, bases.read_alike, weightless=bases.source is None
+            self.adapter,
+            bases.origin,
+            bases.target,
+            bases.find,
+            bases.read_alike,
+            weightless=bases.source is None,
+            stays=bases.stays,
         )
+        self._renamed: dict[int, tuple[int, ...]] = {}
+        if bases.stays:
+            self._renamed = renamings(self.planned.pairs, bases.target)
         self.dtype = output.output_dtype(job.request.setting("dtype"), self.adapter)
         self._writes = writes
         self._spool = Spool(bases.folder)
@@ -152,13 +169,22 @@ class AdapterRun:
     def carry(self, place: int, settings: Settings, relate: Relations, device: torch.device) -> None:
         """Carry the pair at ``place`` of the plan, and make its part of the output at once, which is all that is kept."""
         try:
-            carried = carry(self.planned.pairs[place], settings, relate, device)
-            result = output.with_tensors(carried, self.dtype, writes=self._writes)
+            result = self._carried(place, settings, relate, device)
             self._results[place] = dataclasses.replace(result, tensors=self._spool.keep(result.tensors))
         except NotEnoughMemoryError:
             raise
         except TransferError as error:
             self.problem = error
+
+    def _carried(self, place: int, settings: Settings, relate: Relations, device: torch.device) -> ModuleResult:
+        pairs = self.planned.pairs
+        if place in self._renamed:
+            places = self._renamed[place]
+            return renamed([pairs[it] for it in places], places.index(place), self.bases.target, self.dtype)
+        if self.bases.stays and pairs[place].group.algorithm.needs_base:
+            return without_weight(pairs[place])
+        carried = carry(pairs[place], settings, relate, device)
+        return output.with_tensors(carried, self.dtype, writes=self._writes)
 
     def join(self, settings: Settings) -> None:
         """Join the shares of fused weights, once every pair was carried."""

@@ -17,7 +17,7 @@ from lib_transfer.formats.adapter import Adapter
 from lib_transfer.formats.description import describe
 from lib_transfer.formats.identity import legacy_a1111_hash
 from lib_transfer.formats.lora_tensors import lora_tensors
-from lib_transfer.formats.metadata import BaseFacts, ParentFacts, derived_metadata
+from lib_transfer.formats.metadata import BaseFacts, ParentFacts, derived_metadata, kept_entries
 from lib_transfer.formats.unread import EMBEDDING
 from lib_transfer.library.base import Base
 from lib_transfer.library.request import TransferRequest
@@ -155,7 +155,7 @@ def metadata(
     by_kind: dict[bool, set[int]] = {False: set(), True: set()}
     for module, rank in ranks:
         by_kind[max(_kernel(module) or (1,)) > 1].add(rank)
-    return derived_metadata(
+    made = derived_metadata(
         parent,
         stem=stem,
         base=base_facts(request, target),
@@ -166,6 +166,7 @@ def metadata(
         report_json=report_json,
         version=VERSION,
     )
+    return {**made, **kept_entries(parent, bool(by_kind[False] or by_kind[True]))} if request.architecture else made
 
 
 def ranks(results: Iterable[ModuleResult]) -> list[tuple[Module, int]]:
@@ -177,9 +178,9 @@ def base_facts(request: TransferRequest, target: Base) -> BaseFacts:
     """What an output's metadata say of the base that it is for."""
     architecture = target.architecture
     return BaseFacts(
-        name=target.path.name,
-        sha256=request.target_sha256,
-        legacy_hash=None if target.path.is_dir() else legacy_a1111_hash(target.path),
+        name=None if request.architecture else target.path.name,
+        sha256=request.target_sha256 or None,
+        legacy_hash=None if request.architecture or target.path.is_dir() else legacy_a1111_hash(target.path),
         base_model_version=architecture.base_model_version,
         v2=architecture.v2,
         architecture=architecture.modelspec_architecture,

@@ -119,6 +119,7 @@ def plan(
     reads_alike: Callable[[], bool],
     *,
     weightless: bool = False,
+    stays: bool = False,
 ) -> Plan:
     """Bind the adapter's groups to modules of the origin, and pair these with modules of the target.
 
@@ -129,6 +130,7 @@ def plan(
         find: what each module of the origin corresponds to in the target.
         reads_alike: whether both bases have the same text encoders; asked only where the adapter bundles embeddings.
         weightless: whether the method looks at no weights, so that a text encoder in no file of the target's is no obstacle.
+        stays: whether the adapter stays on the base that it was trained on.
 
     Raises:
         MismatchError: the adapter does not belong to the origin, most of it does not fit there, or nothing of it
@@ -166,7 +168,7 @@ def plan(
             hint="Choose two checkpoints of one architecture.",
         )
     _need_fit(pairs, strangers, origin, shapes)
-    embeddings, left = bundled(adapter, None if weightless else reads_alike)
+    embeddings, left = bundled(adapter, None if weightless and not stays else reads_alike)
     depth = _other_depth(adapter, target) if weightless and origin is target else ""
     notes = (*adapter.header.notes, *filter(None, (made_for.doubt, depth)))
     unread = (*adapter.unsupported, *left)

@@ -82,6 +82,8 @@ def _write(run: AdapterRun, report: TransferReport, path: Path, replaced: Path |
         except OSError as error:
             warnings.append(f"The old output {replaced} could not be removed: {error.strerror}.")
     note = f"Transferred from {request.adapter_name} to {request.target_name} ({request.method})."
+    if request.architecture:
+        note = f"Made from {request.adapter_name}: the same numbers under names that programs load."
     card = target.architecture.card_version
     sidecars = carry_sidecars(plan_sidecars(run.job.files.adapter, path, card_version=card, note=note))
     return TransferResult(path, "written", report, sidecars.files, (*warnings, *sidecars.notes))

@@ -38,7 +38,7 @@ class BaseFacts:
         implementation: the text for ``modelspec.implementation``.
     """
 
-    name: str
+    name: str | None
     sha256: str | None
     legacy_hash: str | None
     base_model_version: str | None
@@ -120,6 +120,19 @@ def derived_metadata(
         f"{PREFIX}parent_sshs_model_hash": kept.get("sshs_model_hash"),
     }
     return {key: _unicode(text) for key, text in {**kept, **replaced}.items() if text is not None}
+
+
+def kept_entries(parent: Mapping[str, str], ranked: bool) -> dict[str, str]:
+    """The metadata that stay as they were, because the base and the numbers did.
+
+    Args:
+        parent: the metadata of the file that was converted.
+        ranked: whether the output has factors whose rank its own metadata tell.
+    """
+    base = ("ss_sd_model_name", "ss_sd_model_hash", "ss_new_sd_model_hash", "ss_base_model_version", "ss_v2")
+    spec = ("modelspec.architecture", "modelspec.implementation")
+    network = ("ss_network_module", "ss_network_args", "ss_network_alpha", *(() if ranked else ("ss_network_dim",)))
+    return {key: _unicode(parent[key]) for key in (*base, *spec, *network) if key in parent}
 
 
 def clean_metadata(metadata: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

@@ -28,6 +28,8 @@ class Checkpoint:
         sha256: the hash of the file's contents, where it is known without reading the file.
         legacy_hash: the old eight-digit hash, where known.
         encoders: text encoders in files of their own that belong to it.
+        architecture: the id of an architecture, for a target that stands for it and has no file: there only names and layout
+            change.
     """
 
     name: str
@@ -35,11 +37,12 @@ class Checkpoint:
     sha256: str | None = None
     legacy_hash: str | None = None
     encoders: tuple[Path, ...] = ()
+    architecture: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The checkpoint's file, then those of its text encoders."""
-        return (self.path, *self.encoders)
+        """The checkpoint's file, then those of its text encoders; none where it stands for an architecture."""
+        return () if self.architecture else (self.path, *self.encoders)
 
 
 @dataclass(frozen=True)

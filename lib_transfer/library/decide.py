@@ -38,6 +38,7 @@ class TransferSettings:
         existing: what to do where another output is in the way.
         across_families: whether LoRAs of another family than the target's are tried, because a text encoder may be common
             to both; the conversion then says what corresponds to nothing.
+        same_base: whether the LoRAs stay on the base that they were trained on, and only names and layout change.
     """
 
     method: str
@@ -48,6 +49,7 @@ class TransferSettings:
     template: str = TEMPLATE
     existing: Existing = "skip"
     across_families: bool = False
+    same_base: bool = False
 
     @property
     def how(self) -> Method:
@@ -123,12 +125,12 @@ class LeftOut:
     """There is nothing to do for this LoRA, and nothing is wrong.
 
     Attributes:
-        why: ``trained on the target``, ``another family`` or ``no LoRA``.
+        why: ``trained on the target``, ``another family``, ``no LoRA`` or ``loads as it is``.
         sentence, hint: the decision in words, and what the person can do.
         source: the checkpoint that it was trained on, where that is known.
     """
 
-    why: Literal["trained on the target", "another family", "no LoRA"]
+    why: Literal["trained on the target", "another family", "no LoRA", "loads as it is"]
     sentence: str
     hint: str = ""
     source: Checkpoint | None = None
@@ -149,6 +151,8 @@ class Failed:
     source: Checkpoint | None = None
     exit_code: int = TransferError.exit_code
 
+
+LOADS = "It loads as it is: its names are those that the programs for its base know. Nothing was written."
 
 Decision = Convert | Done | LeftOut | Failed
 
@@ -217,6 +221,8 @@ def _source(
     if settings.source is not None:
         return settings.source if settings.how.needs_source else None
     match = library.source(facts)
+    if settings.same_base:
+        return None
     if match.checkpoint is not None and match.checkpoint.path == target.path:
         return _trained_on(target, match.checkpoint if settings.how.needs_source else None)
     if not settings.how.needs_source:
@@ -340,6 +346,7 @@ def _job(
         target=target.files,
         source=None if source is None else source.files,
         method=settings.method,
+        architecture=target.architecture,
         settings=settings.values,
         hashes=hashes,
         progress=progress,

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lib_transfer.architecture import recognise
+from lib_transfer.architecture import Architecture, recognise
 from lib_transfer.errors import StorageError, TransferError, UnsupportedError
+from lib_transfer.formats.adapter import Adapter
 from lib_transfer.formats.adapter_file import outline_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.description import describe
@@ -21,9 +22,10 @@ from lib_transfer.formats.identity import addnet_hash, stamp
 from lib_transfer.formats.metadata import DATA_HASH, PREFIX, source_hints
 from lib_transfer.formats.safetensors_file import header_mentions, read_header
 from lib_transfer.library.inspection import identify
+from lib_transfer.library.loads import obstacles
 from lib_transfer.storage.memory import FileMemory
 
-VERSION = 4
+VERSION = 5
 
 logger = logging.getLogger("transfer_lora")
 
@@ -43,6 +45,7 @@ class AdapterFacts:
         problem: why it cannot be read; "" where it can.
         foreign: whether that is because it is a sound file of another kind, not a LoRA.
         exit_code: what the command line ends with because of the problem.
+        obstacles: what keeps the programs from loading it as it is, in sentences.
     """
 
     architectures: tuple[str, ...] = ()
@@ -58,6 +61,7 @@ class AdapterFacts:
     problem: str = ""
     foreign: bool = False
     exit_code: int = TransferError.exit_code
+    obstacles: tuple[str, ...] = ()
 
     @property
     def base(self) -> str:
@@ -193,10 +197,16 @@ def _read_adapter(path: Path) -> AdapterFacts:
             source_legacy_hash=hints.legacy_hash,
             parent=parent,
             dtype=about.dtype,
+            obstacles=() if found.unsupported else _obstacles(adapter, found.architectures),
         )
     except TransferError as error:
         foreign = isinstance(error, UnsupportedError)
         return AdapterFacts(problem=str(error), foreign=foreign, exit_code=error.exit_code)
+
+
+def _obstacles(adapter: Adapter, architectures: Iterable[Architecture]) -> tuple[str, ...]:
+    """What keeps the programs for one of these architectures from loading a LoRA; that of the first where there is any."""
+    return next((found for it in architectures if (found := obstacles(adapter, it))), ())
 
 
 def _read_checkpoint(path: Path) -> CheckpointFacts:

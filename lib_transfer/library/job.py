@@ -29,7 +29,7 @@ class Files:
     Attributes:
         adapter: the LoRA.
         source: the checkpoint it was trained on, and text encoders in files of their own; empty where there is none.
-        target: the checkpoint it goes to, and likewise.
+        target: the checkpoint it goes to, and likewise; empty where only names and layout change.
         stamps: the states in which they were hashed, in this order.
     """
 
@@ -94,6 +94,7 @@ def make_job(
     target: Model,
     source: Model | None = None,
     method: str = methods.DEFAULT,
+    architecture: str = "",
     settings: Mapping[str, Value],
     hashes: Hashes,
     destination: Destination | None = None,
@@ -106,6 +107,8 @@ def make_job(
         source, target: paths of checkpoints; a sequence of them where text encoders lie in files of their own, the
             checkpoint first. Without a source only methods that declare no need of it can run.
         method: the id of a method.
+        architecture: the id of the architecture that the adapter is for, where only names and layout change; there is no
+            target then, which is an empty sequence.
         settings: the method's settings (:func:`lib_transfer.methods.parameters`); those left out take their defaults.
         hashes: where the files' content hashes are remembered.
         destination: where the output goes; the adapter's own folder when not given.
@@ -119,7 +122,11 @@ def make_job(
     """
     chosen = methods.get(method)
     checked = methods.settings(chosen, settings)
-    adapter, of_source, of_target = adapter_file(Path(adapter)), _source(chosen, source), model_paths(target)
+    adapter, of_source, of_target = (
+        adapter_file(Path(adapter)),
+        _source(chosen, source),
+        model_paths(target) if target else (),
+    )
     every = (adapter, *of_source, *of_target)
     files = Files(adapter, of_source, of_target, tuple(s for path in every for s in checkpoint_stamps(path)))
     config = config_beside(adapter)
@@ -129,13 +136,14 @@ def make_job(
         adapter_sha256=digests[adapter],
         source_name=model_name(of_source[0]) if of_source else None,
         source_sha256=digests[of_source[0]] if of_source else None,
-        target_name=model_name(of_target[0]),
-        target_sha256=digests[of_target[0]],
+        target_name=model_name(of_target[0]) if of_target else "",
+        target_sha256=digests[of_target[0]] if of_target else "",
         method=chosen.id,
         settings=tuple(sorted(checked.items())),
         config_sha256=None if config is None else file_sha256(config),
         source_encoders=tuple(sorted(digests[path] for path in of_source[1:])),
         target_encoders=tuple(sorted(digests[path] for path in of_target[1:])),
+        architecture=architecture,
     )
     return Job(request, files, destination or Destination())
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib_transfer.architecture import architectures
+from lib_transfer.architecture import Architecture, architectures
 from lib_transfer.errors import RequestError, StorageError, TransferError
 from lib_transfer.formats.checkpoint import checkpoint_stamps
 from lib_transfer.formats.identity import stamp
@@ -93,6 +93,8 @@ class Library:
             RequestError: it is no checkpoint that can be used.
             StorageError: the system does not let us read it.
         """
+        if checkpoint.architecture:
+            return architecture_of(checkpoint.architecture).title
         facts = self.index.checkpoint(checkpoint.path)
         if facts is None:
             facts = CheckpointFacts("", *_why_not(lambda: checkpoint_stamps(checkpoint.path)))
@@ -107,7 +109,7 @@ class Library:
         Raises:
             TransferError: text encoders are to be looked for, and the checkpoint cannot be read.
         """
-        if not self.beside:
+        if not self.beside or checkpoint.architecture:
             return checkpoint
         encoders = encoders_among(checkpoint.path, self.beside)
         return dataclasses.replace(checkpoint, encoders=(*checkpoint.encoders, *encoders))
@@ -130,6 +132,18 @@ def _why_not(look: Callable[[], object]) -> tuple[str, int]:
     except TransferError as error:
         return str(error), error.exit_code
     return "It was not there a moment ago.", TransferError.exit_code
+
+
+def architecture_of(identifier: str) -> Architecture:
+    """The architecture of this id.
+
+    Raises:
+        RequestError: there is none.
+    """
+    known = {it.id: it for it in architectures()}
+    if identifier not in known:
+        raise RequestError(f"There is no base {identifier[:80]}.", hint=f"There are: {', '.join(known)}.")
+    return known[identifier]
 
 
 def families(*titles: str) -> set[str]:

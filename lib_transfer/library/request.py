@@ -32,6 +32,8 @@ class TransferRequest:
         config_sha256: SHA-256 of the configuration that PEFT wrote beside the adapter; None where there is none.
         algorithm: the value of :data:`ALGORITHM` when it was made.
         source_encoders, target_encoders: SHA-256 of text encoders in files of their own.
+        architecture: the id of the architecture that the adapter is for, where it stays on its base and only names and layout
+            change; there is no target then, and the name and the hash of one are "".
     """
 
     adapter_name: str
@@ -46,6 +48,7 @@ class TransferRequest:
     algorithm: int = ALGORITHM
     source_encoders: tuple[str, ...] = ()
     target_encoders: tuple[str, ...] = ()
+    architecture: str = ""
 
     def setting(self, name: str) -> Any:
         """The value of one setting; None where the method does not have it."""
@@ -57,7 +60,9 @@ class TransferRequest:
         identity = {
             "adapter": adapter if self.config_sha256 is None else {**adapter, "config_sha256": self.config_sha256},
             "source": _base(self.source_name, self.source_sha256, self.source_encoders) if self.source_sha256 else None,
-            "target": _base(self.target_name, self.target_sha256, self.target_encoders),
+            "target": {"name": self.architecture, "architecture": self.architecture}
+            if self.architecture
+            else _base(self.target_name, self.target_sha256, self.target_encoders),
             "method": self.method,
             "settings": dict(self.settings),
             "algorithm": self.algorithm,

@@ -84,6 +84,8 @@ def _copy(path: Path, request: dict[str, Any], metadata: Mapping[str, str], know
         of = request.get(role)
         if role == "source" and of is None:
             continue  # the method needs none
+        if role == "target" and isinstance(of, dict) and "architecture" in of:
+            continue  # it stays on its base, and only names and layout were changed
         needed = [of.get("sha256"), *_list(of.get("encoders"))] if isinstance(of, dict) else [None]
         if not all(isinstance(digest, str) and digest in known for digest in needed):
             missing.append(words)

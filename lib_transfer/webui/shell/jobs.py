@@ -23,7 +23,7 @@ from lib_transfer.webui.host.host import QueueSlot
 from lib_transfer.webui.shell.record import JobRecords
 
 State = Literal["waiting", "running", "stopping", "done", "stopped", "failed"]
-Kind = Literal["transfer", "analyse", "compare", "plan", "batch", "verify"]
+Kind = Literal["transfer", "analyse", "convert", "compare", "plan", "batch", "verify"]
 
 KEPT = 30
 """Finished jobs whose results can still be shown."""

@@ -61,6 +61,7 @@ class Unfinished:
 _KINDS: dict[str, tuple[str, str, bool]] = {
     "transfer": ("the transfer", "Transfer", True),
     "analyse": ("the analysis", "Analyse", False),
+    "convert": ("the work on the names", "Make it load", True),
     "compare": ("the comparison", "Compare", True),
     "verify": ("the verification", "Verify", False),
     "plan": ("the planning of the batch", "Plan", False),

@@ -41,12 +41,14 @@ class Known:
         method: the id of the method; "" where that is not known.
         strength: the factor on the whole update.
         verified: the last verification; None where there was none.
+        converted: whether the LoRA stays on its base and only names and layout were changed.
     """
 
     name: str = ""
     method: str = ""
     strength: float = 1.0
     verified: Record | None = None
+    converted: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ def answer(outcome: Outcome, known: Known, ways: Ways) -> Answer:
     use = outcome.path.stem if outcome.path is not None else ""
     if outcome.facts.get("changes_nothing"):
         return Answer("This LoRA changes nothing: every update in it is zero, on its own checkpoint too.", more, use)
+    if known.converted:
+        return _converted(outcome, use)
     if known.verified is not None:
         return _measured(known.verified, known.name, (*more, _THERE) if analysed else ())
     sentence = _expected(outcome, known)
@@ -110,11 +114,21 @@ def _nothing(outcome: Outcome) -> Answer:
     if outcome.why == "trained on the target":
         own = outcome.name.rpartition("/")[2]
         return Answer(f"It fits: it was trained on {outcome.target} itself, so use it as it is.", (), own)
+    if outcome.why == "loads as it is":
+        return Answer("It loads as it is: nothing was written.", (), outcome.name.rpartition("/")[2])
     if outcome.status == "nothing carried":
         return Answer(f"Nothing of this LoRA can be carried to {outcome.target}, so nothing was written.", reason)
     if outcome.status == "failed":
         return Answer("Not transferred: nothing was written.", reason)
     return Answer("Left out: nothing was written.", reason)
+
+
+def _converted(outcome: Outcome, use: str) -> Answer:
+    there = " It was there already." if outcome.status == "already done" else ""
+    lost = _lost(outcome)
+    if lost:
+        return Answer(f"It loads now in part: {lost}.{there}", (), use)
+    return Answer(f"It loads now: the same numbers under names that the programs for its base read.{there}", (), use)
 
 
 # Where models were run.

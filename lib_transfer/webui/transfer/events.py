@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ from lib_transfer.webui.transfer.form import (
     target_of,
 )
 from lib_transfer.webui.transfer.known import answers
+from lib_transfer.webui.transfer.loading import Loading, in_need
 from lib_transfer.webui.transfer.outlook import Prospect, outlook, takes
 from lib_transfer.webui.transfer.preview import preview
 from lib_transfer.webui.transfer.work import Work, library_of, runtime
@@ -127,14 +129,26 @@ class TransferEvents(ViewEvents):
         except TransferError:
             # The target's own line says what is the matter with it, and so does whoever starts the job.
             table = guarded(self._unfinished)(values, chosen)
-            return {"chosen": table, "output": "", "cost": "", "transfer": gr.update(interactive=True)}
+            return {
+                "chosen": table,
+                "loadable": self._loadable(chosen),
+                "output": "",
+                "cost": "",
+                "transfer": gr.update(interactive=True),
+            }
         first = next((prospect.name for prospect in found if prospect.item is not None), "")
         return {
             "chosen": guarded(self._table)(found, chosen, values, settings),
+            "loadable": self._loadable(chosen),
             "output": guarded(self._output)(first, values, settings.source) if first else "",
             "cost": guarded(self._cost)(found, values, target, settings),
             "transfer": gr.update(interactive=bool(first) or not found),
         }
+
+    def _loadable(self, chosen: Mapping[str, Path]) -> Any:
+        """The button that makes LoRAs load, shown where one of these may not as it is."""
+        facts = (self.tab.index.adapter(path) for path in chosen.values())
+        return gr.update(visible=any(it is not None and bool(it.obstacles) for it in facts))
 
     def target(self, values: FormValues) -> dict[str, Any]:
         """What is known of the target."""
@@ -237,6 +251,11 @@ class TransferEvents(ViewEvents):
         ]
         trouble = html.trouble(found, self._offer(found, installed)) if any(p.reason for p in found) else None
         notes = [f"{p.name}: {p.facts.doubt}" for p in found[: html.SHOWN] if p.facts.doubt and not p.reason]
+        notes += [
+            f"{p.name} may not load as it is. {' '.join(p.facts.obstacles)}"
+            for p in found[: html.SHOWN]
+            if p.facts.obstacles
+        ]
         notes += _guesses(found[: html.SHOWN], settings, installed)
         return html.numbered(values["question"], html.chosen(rows, len(found) - html.SHOWN, trouble, notes))
 
@@ -274,6 +293,21 @@ class TransferEvents(ViewEvents):
             return Start(Job(kind, tuple(wanted.adapters)), work, in_queue=on_gpu(runtime(self.host)))
 
         updates = {**self.begin(values, prepare), **self.target(values)}
+        return {**updates, **emptied()} if self.job_name in updates else updates
+
+    def make_load(self, values: FormValues) -> dict[str, Any]:
+        """Start the job that makes those of the chosen LoRAs load that may not as they are."""
+
+        def prepare() -> Start:
+            found = in_need(values["adapters"], self.host, self.tab.index)
+            target = ""
+            with contextlib.suppress(TransferError):
+                target = self._architecture(values["target"])
+            return Start(
+                Job("convert", tuple(found)), Loading(found, self.host, self.tab.index, target), in_queue=False
+            )
+
+        updates = self.begin(values, prepare)
         return {**updates, **emptied()} if self.job_name in updates else updates
 
     def results(self, values: FormValues) -> dict[str, Any]:

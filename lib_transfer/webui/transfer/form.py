@@ -29,8 +29,8 @@ AUTOMATIC = "Found automatically"
 CHOICE = ("adapters", "target", "source", "method")
 """The controls that say which LoRAs go where, and how."""
 
-ANSWERS = ("target_line", "chosen", "output", "cost", "transfer")
-"""The controls that tell what is known of the choice, and whether there is anything to transfer."""
+ANSWERS = ("target_line", "chosen", "loadable", "output", "cost", "transfer")
+"""The controls that tell what is known of the choice, and whether there is anything to make load or to transfer."""
 
 RESULTS = ("overview", "picker", "details")
 """The controls that show the results of a job."""

@@ -75,7 +75,9 @@ def _read(path: Path, _: object) -> Known:
 def _described(request: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> Known:
     method, settings = request.get("method"), request.get("settings")
     strength = settings.get("strength") if isinstance(settings, dict) else None
+    target = request.get("target")
     return Known(
+        converted=isinstance(target, dict) and "architecture" in target,
         method=methods.FORMER_IDS.get(method, method) if isinstance(method, str) else "",
         strength=float(strength) if isinstance(strength, int | float) else 1.0,
         verified=next(iter(records_in(metadata or {})), None),

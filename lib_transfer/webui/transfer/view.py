@@ -30,6 +30,7 @@ def adapters(form: Form) -> None:
         )
         form.add(gr.Button, "refresh", value="Refresh", size="sm", min_width=90, scale=0)
     form.add(gr.HTML, "chosen", value="")
+    form.add(gr.Button, "loadable", value="Make it load", size="sm", visible=False)
 
 
 def request(form: Form, host: Host) -> None:
@@ -109,6 +110,7 @@ def wire(form: Form, events: Any) -> None:
     for kind in ("transfer", "analyse"):
         start = functools.partial(events.start, kind)
         form.on(form[kind].click, start, ("job", *asked), ("job", "status", "target_line", *RESULTS))
+    form.on(form["loadable"].click, events.make_load, ("job", "adapters", "target"), ("job", "status", *RESULTS))
     for name in ("poll", "interrupt", "skip"):
         form.on(form[name].click, getattr(events, name), ("job",), ("status",))
     form.on(form["picker"].input, events.details, ("job", "picker"), ("details",))
