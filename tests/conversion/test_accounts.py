@@ -29,6 +29,7 @@ from lib_transfer.library.index import AdapterFacts
 from lib_transfer.webui.batch import html as batch_page
 from lib_transfer.webui.batch.job import BatchJob
 from lib_transfer.webui.transfer import html as page
+from lib_transfer.webui.transfer.answer import Known, Ways, answer
 from tests import tiny
 from tests.balance import counted, in_csv, in_facts, in_words
 
@@ -180,6 +181,11 @@ def batch_of(outcome: Outcome) -> BatchReport:
     return BatchReport(plan, {outcome.name: outcome})
 
 
+def shown(outcome: Outcome) -> str:
+    """The result of a LoRA in the tab, as HTML."""
+    return page.overview([(outcome, answer(outcome, Known(), Ways()))])
+
+
 def plain(markup: str) -> str:
     """The text of a page, a line for every break."""
     return html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<br>|</li>|</td>|</p>", "\n", str(markup))))
@@ -206,12 +212,12 @@ def tallies(result: TransferResult) -> dict[str, tuple[int, int, int]]:
         ),
     }
     in_lines = {
-        "screen": _line(outcome),
-        "tab": plain(page.overview([outcome])),
-        "batch table": plain(batch_page.table(job)),
+        "screen": (r", ([^,].*) not carried", _line(outcome).split(".safetensors")[0], _line(outcome)),
+        "tab": (r"Not carried: (.*)\.", plain(shown(outcome)), plain(shown(outcome))),
+        "batch table": (r", ([^,].*) not carried", plain(batch_page.table(job)), plain(batch_page.table(job))),
     }
-    for name, text in in_lines.items():
-        said = re.search(r", ([^,].*) not carried", text.split(".safetensors")[0].replace("written, ", "written, ", 1))
+    for name, (pattern, start, text) in in_lines.items():
+        said = re.search(pattern, start)
         lost = counted(said[1]) if said else 0
         if lost:
             assert in_words(text) == found["report"], (name, text)
@@ -239,7 +245,7 @@ def test_no_share_is_given_where_the_size_of_a_loss_is_not_known(transfer: Trans
     """A magnitude without its factors has no size of its own; that of a module of another name is known."""
     result = transfer(dora_of_diffusers())
     assert result.path is not None and result.report is not None
-    texts = [result.report.to_text(), plain(page.overview([Outcome("s", "", "t", "written", report=result.report)]))]
+    texts = [result.report.to_text(), plain(shown(Outcome("s", "", "t", "written", report=result.report)))]
     assert all("not known" in text and "100.0 %" not in text for text in texts)
     both = transfer(dora_of_diffusers() | pair("lora_unet_down_blocks_9_proj_in")).report
     assert both is not None
@@ -252,7 +258,7 @@ def test_zeros_are_told_everywhere(transfer: Transfer) -> None:
     assert result.path is not None and result.report is not None
     outcome = Outcome("style", "", "target", "written", summary=summary_of(result.path), path=result.path)
     batch = batch_of(outcome)
-    for text in (result.report.verdict, _line(outcome), batch.to_csv(), batch.to_json(), str(page.overview([outcome]))):
+    for text in (result.report.verdict, _line(outcome), batch.to_csv(), batch.to_json(), str(shown(outcome))):
         assert "changes nothing" in text, text
 
 
