@@ -171,10 +171,10 @@ def fill(tab: Tab, **values: object) -> None:
         field.blur()
 
 
-def verification(webui: WebUI, window: Window) -> Tab:
-    """A page that shows the transferred LoRA, with the panel for verifications open."""
+def verification(webui: WebUI, window: Window, name: str = "learned") -> Tab:
+    """A page that shows a transferred LoRA, with the panel for verifications open."""
     tab = webui.tab(window)
-    tab.choose("learned", target=webui.target.name)
+    tab.choose(name, target=webui.target.name)
     tab.run("transfer")
     tab.part("verification").locator(".label-wrap").first.click()
     tab.part("verify").wait_for(state="visible")
@@ -208,7 +208,9 @@ def test_verifications_under_two_clip_skips_are_both_kept_and_shown(webui: WebUI
 
 
 def test_a_search_for_a_better_lora_comes_to_an_end(webui: WebUI, window: Window) -> None:
-    tab, persons = verification(webui, window), webui.checkpoint()
+    # One that moves the source by more than the checkpoints differ; else nothing is searched for.
+    lora_for(webui.source, webui.loras / "strong.safetensors", size=0.3)
+    tab, persons = verification(webui, window, "strong"), webui.checkpoint()
     fill(tab, verify_clip_skip=1)
     tab.part("verify_improve").locator("input").check()
     tab.part("verify_cost").get_by_text("At most").first.wait_for()
