@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from lib_transfer.architecture.architecture import Architecture, Depths
 from lib_transfer.architecture.cosmos import COSMOS_NAMINGS, Cosmos
+from lib_transfer.architecture.expansion import Expansion
 from lib_transfer.architecture.language_model import qwen3_06b
 from lib_transfer.architecture.layout import KeyLayout, Slot, shrink
 from lib_transfer.architecture.names import Naming, dotted, text_namings
@@ -105,6 +106,48 @@ def _core(depth: int) -> Cosmos:
     return Cosmos("anima-transformer", depth)
 
 
+_TO_40 = (
+    (2, 1),
+    (5, 3),
+    (8, 5),
+    (11, 7),
+    (14, 9),
+    (17, 11),
+    (21, 14),
+    (24, 16),
+    (27, 18),
+    (30, 20),
+    (33, 22),
+    (36, 24),
+)
+"""``expand_manifest.json`` of Gazingstars123/Anima-2.9B: the number of an inserted block, and of the one it was copied from."""
+
+_TO_52 = (
+    (3, 2),
+    (7, 5),
+    (11, 8),
+    (15, 11),
+    (19, 14),
+    (23, 17),
+    (27, 20),
+    (31, 23),
+    (35, 26),
+    (39, 29),
+    (43, 32),
+    (47, 35),
+)
+"""Likewise from 40 blocks to Anima 3.8B, as Forge Neo and ComfyUI-Lora-Manager have it."""
+
+_DEPTHS = Depths(
+    _core,
+    (("native", "blocks."), ("diffusers", "transformer_blocks.")),
+    known=(28, 40, 52),
+    expansions=(Expansion(28, 40, _TO_40), Expansion(40, 52, _TO_52)),
+    # The first layers of a copy stay what they were; the last ones, which were zeroed in it, tell it from the block itself.
+    telling=("self_attn.q_proj", "self_attn.output_proj", "mlp.layer1", "mlp.layer2"),
+    entry="modelspec.anima_source_blocks",
+)
+
 ANIMA = Architecture(
     id="anima",
     title="Anima",
@@ -115,7 +158,7 @@ ANIMA = Architecture(
     modelspec_architecture="anima-preview/lora",
     modelspec_implementation="https://huggingface.co/circlestone-labs/Anima",
     core=_core(28),
-    depths=Depths(_core, (("native", "blocks."), ("diffusers", "transformer_blocks.")), known=(28, 40, 52)),
+    depths=_DEPTHS,
     text_encoders=(qwen3_06b(), LLMAdapter()),
     namings=(
         *COSMOS_NAMINGS,
