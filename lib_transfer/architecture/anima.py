@@ -143,8 +143,8 @@ _DEPTHS = Depths(
     (("native", "blocks."), ("diffusers", "transformer_blocks.")),
     known=(28, 40, 52),
     expansions=(Expansion(28, 40, _TO_40), Expansion(40, 52, _TO_52)),
-    # The first layers of a copy stay what they were; the last ones, which were zeroed in it, tell it from the block itself.
-    telling=("self_attn.q_proj", "self_attn.output_proj", "mlp.layer1", "mlp.layer2"),
+    copied=("self_attn.q_proj", "mlp.layer1"),
+    zeroed=("self_attn.output_proj", "mlp.layer2"),
     entry="modelspec.anima_source_blocks",
 )
 

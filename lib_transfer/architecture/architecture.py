@@ -28,7 +28,8 @@ class Depths:
         blocks: what stands before the number of a block in a key, by the style of keys.
         known: the numbers of blocks of those that are published; names of adapters are known for as many as the last.
         expansions: how the published ones were made from each other.
-        telling: the jobs within a block whose weights tell which blocks of two relatives correspond.
+        copied: the jobs within a block whose weights an inserted block has from the one that it was copied from.
+        zeroed: jobs whose weights were zeroed in it, before it was trained.
         entry: the metadata entry of an adapter that says for how many blocks it is.
     """
 
@@ -36,7 +37,8 @@ class Depths:
     blocks: tuple[tuple[str, str], ...]
     known: tuple[int, ...]
     expansions: tuple[Expansion, ...]
-    telling: tuple[str, ...]
+    copied: tuple[str, ...]
+    zeroed: tuple[str, ...]
     entry: str
 
 

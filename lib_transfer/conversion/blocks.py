@@ -1,12 +1,13 @@
 """Which blocks of two relatives of different depth correspond, and which were inserted as copies of which.
 
-By the weights, where both checkpoints are there: blocks are aligned in order so that the sum of their cosines is largest. A
-block that was inserted is told from the one that it was copied from by its last layers, which were zeroed and trained anew.
+By the weights, where both checkpoints are there: blocks are aligned in order so that the sum of their cosines is largest. The
+layers that an inserted block has from another say which one that was; those that were zeroed in it tell it from that one.
 Without the source, by the tables that were published with the relatives.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +24,10 @@ from lib_transfer.storage.cache import Cache
 LEAST = 0.1
 """The mean cosine from which on an inserted block counts as a copy of another; unrelated ones have about 0."""
 
+_BETTER = 0.05
+"""How much more like an inserted block another one must be than the one before it, which copies were put behind as a rule."""
+
+_EQUAL = 1e-6
 _EXAMPLES = 3
 
 
@@ -35,7 +40,7 @@ class Blocks:
         copies: for every block of the source, the numbers of the target's blocks that were inserted as copies of it.
         target: how many blocks the target has.
         cosines: the mean cosines of the pairs; empty where no weights were looked at.
-        published: the same by the published tables; None where there is none, or this is it.
+        published: the same by the published tables; None where there is none, or no weights were looked at.
     """
 
     to: tuple[int | None, ...]
@@ -99,15 +104,25 @@ def by_weights(source: Base, target: Base, cache: Cache) -> Blocks | None:
     if depths is None or not related or core_depth(source) == core_depth(target):
         return None
     ours, theirs = _blocks(source), _blocks(target)
-    scores = cosines(source, target, ours, theirs, depths.telling, cache)
+    copied, zeroed = (cosines(source, target, ours, theirs, roles, cache) for roles in (depths.copied, depths.zeroed))
+    scores = [[fmean(both) for both in zip(*rows, strict=True)] for rows in zip(copied, zeroed, strict=True)]
+    table = published(depths, len(ours), len(theirs))
     to = align(scores)
+    # Copies that were never trained are equal: no weight tells which of them a block is.
+    if table is not None and _alike(scores, table.to) >= _alike(scores, to) - _EQUAL:
+        to = table.to
     return Blocks(
         to,
-        _copies(scores, to, len(theirs)) if len(ours) < len(theirs) else ((),) * len(ours),
+        _copies(copied, to, len(theirs)) if len(ours) < len(theirs) else ((),) * len(ours),
         len(theirs),
         tuple(scores[block][there] for block, there in enumerate(to) if there is not None),
-        published(depths, len(ours), len(theirs)),
+        table,
     )
+
+
+def _alike(scores: Sequence[Sequence[float]], to: Sequence[int | None]) -> float:
+    """The sum of the scores of the pairs."""
+    return math.fsum(scores[block][there] for block, there in enumerate(to) if there is not None)
 
 
 def _blocks(base: Base) -> list[tuple[Module, ...]]:
@@ -126,7 +141,7 @@ def _copies(scores: Sequence[Sequence[float]], to: Sequence[int | None], deep: i
     pairs = [(block, there) for block, there in enumerate(to) if there is not None]
     for (block, there), (following, beyond) in pairwise([(0, -1), *pairs, (len(to) - 1, deep)]):
         for inserted in range(there + 1, beyond):
-            best = max(range(block, following + 1), key=lambda it: scores[it][inserted])
+            best = max(range(block, following + 1), key=lambda it: scores[it][inserted] - _BETTER * (it > block))
             if scores[best][inserted] >= LEAST:
                 found[best].append(inserted)
     return tuple(map(tuple, found))

@@ -29,7 +29,7 @@ def cosines(
 ) -> list[list[float]]:
     """The mean cosine of the weights of these jobs, for every pair of a block of the source and one of the target.
 
-    A weight that is zero, that a block lacks, or that has another shape there counts as not alike (0).
+    Two weights that are zero count as equal (1); one that a block lacks, or that has another shape there, as not alike (0).
 
     Raises:
         BadFileError, StorageError: a weight cannot be read.
@@ -52,13 +52,16 @@ def cosines(
 
 
 def _directions(base: Base, blocks: Sequence[Block], role: str) -> Tensor:
-    """The weight of this job in every block as a vector of length 1, or 0: ``(blocks, numbers)`` in float64."""
+    """The weight of this job in every block as a vector of length 1: ``(blocks, numbers + 1)`` in float64.
+
+    The last number is 1 for a weight that is zero, and 0 for the others. A block that lacks the weight has a row of zeros.
+    """
     read = [_sample(base.checkpoint, block, role) for block in blocks]
     numbers = max((len(sample) for sample in read), default=0)
-    found = torch.zeros(len(read), numbers, dtype=torch.float64)
+    found = torch.zeros(len(read), numbers + 1, dtype=torch.float64)
     for row, sample in zip(found, read, strict=True):
         if len(sample) == numbers:
-            row.copy_(sample)
+            row[:-1], row[-1] = sample, float(numbers > 0 and not sample.any())
     lengths: Tensor = found.norm(dim=1, keepdim=True)
     return found / lengths.clamp(min=torch.finfo(torch.float64).tiny)
 
