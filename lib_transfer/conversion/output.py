@@ -144,13 +144,12 @@ def idle_blocks(written: Sequence[Module], target: Base, dtype: torch.dtype) -> 
     left alone by all of them.
     """
     depths, part = target.architecture.depths, target.architecture.core.part
-    inside = [module for module in written if module.position.part == part and number(module) >= 0]
-    if depths is None or not inside or core_depth(target) <= depths.known[0]:
+    reached = {number(module) for module in written if module.position.part == part} - {-1}
+    if depths is None or not reached or core_depth(target) <= depths.known[0]:
         return {}
-    role, reached = inside[0].position.role, {number(module) for module in inside}
     zeros: dict[str, Tensor] = {}
     for module in target.modules:
-        if module.position.part == part and module.position.role == role and number(module) not in {-1, *reached}:
+        if module.position.part == part and module.position.role == depths.copied[0] and number(module) not in reached:
             zeros |= _zero(module, dtype)
     return zeros
 

@@ -271,8 +271,9 @@ def test_where_the_weights_differ_each_goes_through_the_method_of_its_pair(
         if match := re.fullmatch(r"lora_unet_blocks_(\d+)_(self_attn|mlp)_(.+)", name):
             leaf = f"{match[2]}.{match[3]}.weight"
             before, after = f"{CORE}blocks.{match[1]}.{leaf}", f"{CORE}blocks.{KEPT[28, 40][int(match[1])]}.{leaf}"
-            change = rotated(change, base()[before].double(), family(0.1)[40][after].double())
-        expected[name] = change
+            expected[name] = rotated(change, base()[before].double(), family(0.1)[40][after].double())
+        else:
+            expected[name] = change
     got, wanted = changes(load_file(result.path)), moved(expected, 28, 40, "share")
     assert got.keys() == wanted.keys()
     for name, change in wanted.items():
@@ -314,7 +315,7 @@ def test_no_program_moves_a_file_of_ours_again(
     stays = run(result.path, target=ends[target], method="reuse")
     assert stays.path is not None
     need_equal(changes(load_file(stays.path)), expected)
-    with pytest.raises(MismatchError, match=f"changes blocks up to|is for {target} blocks"):
+    with pytest.raises(MismatchError, match=f"is for {target} blocks"):
         run(result.path, source=ends[28], target=ends[target])
 
 
@@ -351,7 +352,7 @@ def test_what_a_lora_is_for_may_be_doubtful(run: Run, paths: Callable[[float | N
     assert told.path is not None and told.report is not None
     need_equal(changes(load_file(told.path)), moved(changes(sparse), 28, 40))
     assert "metadata say that it is for 28 blocks" in told.report.verdict
-    with pytest.raises(MismatchError, match="is for 28 blocks, and the source .* has 40"):
+    with pytest.raises(MismatchError, match=r"is for 28 blocks, and the source .* has 40"):
         run(sparse, {"modelspec.anima_source_blocks": "28"}, source=ends[40], target=ends[52])
     # A full one for 28 blocks, with a source of 40: it may be.
     doubtful = run(lora(FULL), source=ends[40], target=ends[40], threshold=0.0)
@@ -373,7 +374,7 @@ def test_where_the_table_says_otherwise_the_report_does(run: Run, tmp_path: Path
     assert pairs == {name(number): name(block) for number, block in enumerate(kept)}
     others = sum(ours != theirs for ours, theirs in zip(kept, KEPT[28, 40], strict=True))
     assert (
-        0 < others
+        others > 0
         and f"the published table says otherwise of {others} of them (block 2 goes to 2, in the table to 3; "
         in (result.report.verdict)
     )
