@@ -217,7 +217,7 @@ def run(runtime: lib_transfer.Runtime, tmp_path: Path) -> Run:
     return transferred  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("amount", [None, 0.0, 0.1, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("amount", [None, 0.0, 0.01, 0.1, 1.0, 2.0])
 def test_the_weights_tell_what_the_tables_say(
     amount: float | None, paths: Callable[[float | None], dict[int, Path]], tmp_path: Path
 ) -> None:
