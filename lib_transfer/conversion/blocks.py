@@ -24,9 +24,6 @@ from lib_transfer.storage.cache import Cache
 LEAST = 0.1
 """The mean cosine from which on an inserted block counts as a copy of another; unrelated ones have about 0."""
 
-_BETTER = 0.05
-"""How much more like an inserted block another one must be than the one before it, which copies were put behind as a rule."""
-
 _EQUAL = 1e-6
 _EXAMPLES = 3
 
@@ -136,12 +133,15 @@ def _blocks(base: Base) -> list[tuple[Module, ...]]:
 
 
 def _copies(scores: Sequence[Sequence[float]], to: Sequence[int | None], deep: int) -> tuple[tuple[int, ...], ...]:
-    """For every block of the source, the blocks between those that it and its neighbours go to that are most like it."""
+    """For every block of the source, the blocks between those that it and its neighbours go to that are most like it.
+
+    Of two that are as like, the one before it has it: that is where copies were put.
+    """
     found: list[list[int]] = [[] for _ in to]
     pairs = [(block, there) for block, there in enumerate(to) if there is not None]
     for (block, there), (following, beyond) in pairwise([(0, -1), *pairs, (len(to) - 1, deep)]):
         for inserted in range(there + 1, beyond):
-            best = max(range(block, following + 1), key=lambda it: scores[it][inserted] - _BETTER * (it > block))
+            best = max(range(block, following + 1), key=lambda it: scores[it][inserted])
             if scores[best][inserted] >= LEAST:
                 found[best].append(inserted)
     return tuple(map(tuple, found))
