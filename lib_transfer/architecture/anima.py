@@ -106,10 +106,14 @@ def _core(depth: int) -> Cosmos:
     return Cosmos("anima-transformer", depth)
 
 
-_TO_40 = ((2, 1), (5, 3), (8, 5), (11, 7), (14, 9), (17, 11), (21, 14), (24, 16), (27, 18), (30, 20), (33, 22), (36, 24))  # fmt: skip
+_TO_40 = tuple(
+    zip((2, 5, 8, 11, 14, 17, 21, 24, 27, 30, 33, 36), (1, 3, 5, 7, 9, 11, 14, 16, 18, 20, 22, 24), strict=True)
+)
 """``expand_manifest.json`` of Gazingstars123/Anima-2.9B: the number of an inserted block, and of the one it was copied from."""
 
-_TO_52 = ((3, 2), (7, 5), (11, 8), (15, 11), (19, 14), (23, 17), (27, 20), (31, 23), (35, 26), (39, 29), (43, 32), (47, 35))  # fmt: skip
+_TO_52 = tuple(
+    zip((3, 7, 11, 15, 19, 23, 27, 31, 35, 39, 43, 47), (2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35), strict=True)
+)
 """Likewise from 40 blocks to Anima 3.8B, as Forge Neo and ComfyUI-Lora-Manager have it."""
 
 _DEPTHS = Depths(
