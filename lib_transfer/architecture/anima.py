@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from lib_transfer.architecture.architecture import Architecture, Depths
 from lib_transfer.architecture.cosmos import COSMOS_NAMINGS, Cosmos
+from lib_transfer.architecture.expansion import Expansion
 from lib_transfer.architecture.language_model import qwen3_06b
 from lib_transfer.architecture.layout import KeyLayout, Slot, shrink
 from lib_transfer.architecture.names import Naming, dotted, text_namings
@@ -105,6 +106,26 @@ def _core(depth: int) -> Cosmos:
     return Cosmos("anima-transformer", depth)
 
 
+_TO_40 = tuple(
+    zip((2, 5, 8, 11, 14, 17, 21, 24, 27, 30, 33, 36), (1, 3, 5, 7, 9, 11, 14, 16, 18, 20, 22, 24), strict=True)
+)
+"""``expand_manifest.json`` of Gazingstars123/Anima-2.9B: the number of an inserted block, and of the one it was copied from."""
+
+_TO_52 = tuple(
+    zip((3, 7, 11, 15, 19, 23, 27, 31, 35, 39, 43, 47), (2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 32, 35), strict=True)
+)
+"""Likewise from 40 blocks to Anima 3.8B, as Forge Neo and ComfyUI-Lora-Manager have it."""
+
+_DEPTHS = Depths(
+    _core,
+    (("native", "blocks."), ("diffusers", "transformer_blocks.")),
+    known=(28, 40, 52),
+    expansions=(Expansion(28, 40, _TO_40), Expansion(40, 52, _TO_52)),
+    copied=("self_attn.q_proj", "mlp.layer1"),
+    zeroed=("self_attn.output_proj", "mlp.layer2"),
+    entry="modelspec.anima_source_blocks",
+)
+
 ANIMA = Architecture(
     id="anima",
     title="Anima",
@@ -115,7 +136,7 @@ ANIMA = Architecture(
     modelspec_architecture="anima-preview/lora",
     modelspec_implementation="https://huggingface.co/circlestone-labs/Anima",
     core=_core(28),
-    depths=Depths(_core, (("native", "blocks."), ("diffusers", "transformer_blocks.")), known=(28, 40, 52)),
+    depths=_DEPTHS,
     text_encoders=(qwen3_06b(), LLMAdapter()),
     namings=(
         *COSMOS_NAMINGS,

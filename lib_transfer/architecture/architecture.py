@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import NamedTuple
 
+from lib_transfer.architecture.expansion import Expansion
 from lib_transfer.architecture.layout import Core, KeyLayout, Layout, Share, Slot, Stored
 from lib_transfer.architecture.module import Binding, Module, Name, Rows
 from lib_transfer.architecture.names import NamesOfPart, NameTable, all_names, output_name
@@ -26,11 +27,19 @@ class Depths:
         core: the diffusion model with so many blocks.
         blocks: what stands before the number of a block in a key, by the style of keys.
         known: the numbers of blocks of those that are published; names of adapters are known for as many as the last.
+        expansions: how the published ones were made from each other.
+        copied: the jobs within a block whose weights an inserted block has from the one that it was copied from.
+        zeroed: jobs whose weights were zeroed in it, before it was trained.
+        entry: the metadata entry of an adapter that says for how many blocks it is.
     """
 
     core: Callable[[int], Core]
     blocks: tuple[tuple[str, str], ...]
     known: tuple[int, ...]
+    expansions: tuple[Expansion, ...]
+    copied: tuple[str, ...]
+    zeroed: tuple[str, ...]
+    entry: str
 
 
 @dataclass(frozen=True)

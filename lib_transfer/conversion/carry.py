@@ -104,7 +104,14 @@ def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.devic
     """
     group = pair.group
     tensors = tuple(group.keys.values())
-    about = functools.partial(ModuleReport, pair.name, pair.source.position, target=pair.elsewhere, tensors=tensors)
+    about = functools.partial(
+        ModuleReport,
+        pair.name,
+        pair.source.position,
+        target=pair.elsewhere,
+        tensors=tensors,
+        inserted=tuple(str(copy.output_name) for copy in pair.copies),
+    )
     if (misfit := group.misfit(whole_shape(pair.bound))) is not None:
         unfit = pair.obstacle or Obstacle("unsupported", misfit)
         # The size of the whole is that of the first share, so that it is counted once.
@@ -124,7 +131,7 @@ def carry(pair: Pair, settings: Settings, relate: Relations, device: torch.devic
         return ModuleResult(pair, about(obstacle.decision, obstacle.reason, left=()))
     if _stays_as_it_is(update, pair, settings.method):
         reason = ", ".join(filter(None, ("as it is", pair.remark)))
-        return _carry_over(pair, update, settings.strength, about("carried over", reason))
+        return _carry_over(pair, update, settings.strength * pair.factor, about("carried over", reason))
     return _converted(pair, update.to(device), settings, relate, about)
 
 
@@ -149,7 +156,7 @@ def _converted(
     report = about(decision, " ".join((reason, *update.notes)), similarity=relation.similarity if relation else None)
     if result is None:
         return ModuleResult(pair, report)
-    return _finish(pair, update, form, result, settings.strength, report)
+    return _finish(pair, update, form, result, settings.strength * pair.factor, report)
 
 
 def _kept_apart(update: Update, pair: Pair) -> Update:

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from lib_transfer import methods
-from lib_transfer.conversion import output
+from lib_transfer.conversion import blocks, output
+from lib_transfer.conversion.blocks import Blocks
 from lib_transfer.conversion.carry import ModuleResult, Settings, carry, norm_alone
 from lib_transfer.conversion.pairing import Pairing, pairing
 from lib_transfer.conversion.parallel import over_modules
@@ -55,6 +56,7 @@ class Bases:
         source: None where the method needs none; the target stands for it then.
         target: the checkpoint that the group goes to; the modules alone where only names and layout change.
         find: what each module of the source corresponds to in the target.
+        blocks: where the source's blocks go, where the target has another number of them.
         adapters: closes the adapters of the group together with them.
         folder: where parts of large outputs wait.
         stays: whether the adapters stay on the base that they were trained on, and only names and layout change.
@@ -63,6 +65,7 @@ class Bases:
     source: Base | None
     target: Base
     find: Pairing
+    blocks: Blocks | None
     adapters: ExitStack
     folder: Path
     stays: bool = False
@@ -100,8 +103,9 @@ def opened(job: Job, runtime: Runtime, cache: Cache) -> Iterator[Bases]:
         else:
             target = stack.enter_context(_opened(files.target, request.target_sha256, runtime))
         sketches = Sketches(source or target, target, cache, runtime.torch_device)
-        find = pairing(source or target, target, sketches, forced=Settings.of(request).force)
-        yield Bases(source, target, find, stack, cache.folder, stays=bool(request.architecture))
+        moved = None if source is None else blocks.by_weights(source, target, cache)
+        find = pairing(source or target, target, sketches, forced=Settings.of(request).force, blocks=moved)
+        yield Bases(source, target, find, moved, stack, cache.folder, stays=bool(request.architecture))
 
 
 def _opened(paths: Sequence[Path], sha256: str, runtime: Runtime) -> AbstractContextManager[Base]:
@@ -142,6 +146,7 @@ class AdapterRun:
             bases.read_alike,
             weightless=bases.source is None,
             stays=bases.stays,
+            inserted=self.inserted,
         )
         self._renamed: dict[int, tuple[int, ...]] = {}
         if bases.stays:
@@ -150,6 +155,11 @@ class AdapterRun:
         self._writes = writes
         self._spool = Spool(bases.folder)
         self._results: list[ModuleResult | None] = [None] * len(self.planned.pairs)
+
+    @property
+    def inserted(self) -> str:
+        """What blocks get that were inserted into the target."""
+        return self.job.request.setting("inserted") or "empty"
 
     @property
     def request(self) -> TransferRequest:
@@ -212,6 +222,7 @@ class AdapterRun:
             notes=(
                 *self.planned.notes,
                 *(differences(self.bases.source, self.bases.target) if self.bases.source else ()),
+                *(blocks.told(self.bases.blocks, self.inserted) if self.bases.blocks else ()),
             ),
             file=tuple(self.adapter.header.tensors),
             bundled=() if left else tuple(output.embeddings(self.planned.embeddings)),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.architecture.module import Module
+from lib_transfer.conversion.blocks import core_depth, number
 from lib_transfer.conversion.carry import ModuleResult, Settings
 from lib_transfer.conversion.compact import LARGEST_RANK
 from lib_transfer.conversion.report import ModuleReport
@@ -52,15 +53,15 @@ def join_shares(
     cut to the rank that is asked for, and what the cut took is added to each share's report. Rows without a share stay.
     """
     shares: dict[str, list[int]] = {}
-    for number, result in enumerate(results):
+    for place, result in enumerate(results):
         if result.share is not None and result.pair.target is not None:
-            shares.setdefault(str(result.pair.target.output_name), []).append(number)
+            shares.setdefault(str(result.pair.target.output_name), []).append(place)
     done = list(results)
     for name, numbers in shares.items():
         out = sum(module.shape[0] for module in target.modules if module.output_name == name)
         whole, reports = _join([results[n] for n in numbers], out, settings)
-        for place, (n, report) in enumerate(zip(numbers, reports, strict=True)):
-            done[n] = _made(results[n], report, whole if place == 0 else None, dtype)
+        for n, report in zip(numbers, reports, strict=True):
+            done[n] = _made(results[n], report, whole if n == numbers[0] else None, dtype)
     return done
 
 
@@ -72,7 +73,7 @@ def _join(parts: Sequence[ModuleResult], out: int, settings: Settings) -> tuple[
         return whole, [part.report for part in parts]
     cut = whole.recompressed(_rank(parts, settings.rank))
     return cut, [
-        _measured(part, *share, cut, settings.strength) if share[1].changes_weight else part.report
+        _measured(part, *share, cut, settings.strength * part.pair.factor) if share[1].changes_weight else part.report
         for part, share in zip(parts, shares, strict=True)
     ]
 
@@ -122,7 +123,35 @@ def all_tensors(results: Sequence[ModuleResult], target: Base, dtype: torch.dtyp
     """The tensors of the whole output."""
     tensors = {key: tensor for result in results for key, tensor in result.tensors.items()}
     written = [result.pair.target for result in results if result.tensors and result.pair.target]
-    return tensors | missing_partners(written, target, dtype)
+    copies = [(result.pair.target, copy, result.tensors) for result in results for copy in result.pair.copies]
+    for module, copy, made in copies:
+        if module is not None:
+            tensors |= _under(copy, module, made)
+    written += [copy for _, copy, made in copies if made]
+    return tensors | missing_partners(written, target, dtype) | idle_blocks(written, target, dtype)
+
+
+def _under(copy: Module, module: Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a module under the name of its copy in an inserted block."""
+    return {f"{copy.output_name}{key.removeprefix(str(module.output_name))}": tensor for key, tensor in tensors.items()}
+
+
+def idle_blocks(written: Sequence[Module], target: Base, dtype: torch.dtype) -> dict[str, Tensor]:
+    """A rank-1 zero for every block that nothing is written for, where the target is a deeper relative; else nothing.
+
+    Forge Neo and other programs take a LoRA's highest block for the depth that it is for, some of them the first block that it
+    lacks, and move the blocks of one that seems to be for another depth. One that reaches to the last block, without a gap, is
+    left alone by all of them.
+    """
+    depths, part = target.architecture.depths, target.architecture.core.part
+    reached = {number(module) for module in written if module.position.part == part} - {-1}
+    if depths is None or not reached or core_depth(target) <= depths.known[0]:
+        return {}
+    zeros: dict[str, Tensor] = {}
+    for module in target.modules:
+        if module.position.part == part and module.position.role == depths.copied[0] and number(module) not in reached:
+            zeros |= _zero(module, dtype)
+    return zeros
 
 
 def embeddings(carried: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -185,6 +214,8 @@ def base_facts(request: TransferRequest, target: Base) -> BaseFacts:
         v2=architecture.v2,
         architecture=architecture.modelspec_architecture,
         implementation=architecture.modelspec_implementation,
+        blocks=None if architecture.depths is None else core_depth(target),
+        blocks_entry="" if architecture.depths is None else architecture.depths.entry,
     )
 
 
@@ -228,9 +259,13 @@ def missing_partners(written: Iterable[Module], target: Base, dtype: torch.dtype
     missing += [m for m in unseen.values() if m.name not in names]
     zeros: dict[str, Tensor] = {}
     for module in missing:
-        out, into = module.matrix_shape
-        zeros |= lora_tensors(str(module.output_name), torch.zeros(out, 1), torch.zeros(1, into), None, dtype)
+        zeros |= _zero(module, dtype)
     return zeros
+
+
+def _zero(module: Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    out, into = module.matrix_shape
+    return lora_tensors(str(module.output_name), torch.zeros(out, 1), torch.zeros(1, into), None, dtype)
 
 
 def _kernel(module: Module) -> tuple[int, ...] | None:

@@ -3,6 +3,7 @@
 - One architecture: the modules of one name.
 - Relatives of different depth (pruned, distilled): whatever has its name in both stays; where a stage has other blocks than
   its counterpart, its blocks are aligned in order so that the similarity of their weights is largest.
+- Relatives whose number of blocks is free: as :mod:`~lib_transfer.conversion.blocks` says.
 - Other architectures: a text encoder that both have, where its weights are the same. Everything else has nothing to go by;
   it is paired by job and relative depth only when that is asked for.
 """
@@ -10,16 +11,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lib_transfer.architecture.alignment import align, spread
 from lib_transfer.architecture.module import Module
+from lib_transfer.conversion.blocks import Blocks, number
 from lib_transfer.conversion.sketches import Sketches, same_weights
 from lib_transfer.library.base import Base
 
-How = Literal["by name", "aligned", "same encoder", "forced"]
+How = Literal["by name", "aligned", "by table", "same encoder", "forced"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class Counterpart:
         module: the module of the target; None where there is none.
         how: how that is known.
         reason: why there is none, else empty.
+        copies: the same module of the blocks that were inserted as copies of this one's.
     """
 
     module: Module | None
     how: How = "by name"
     reason: str = ""
+    copies: tuple[Module, ...] = ()
 
 
 Pairing = Callable[[Module], Counterpart]
@@ -43,23 +47,28 @@ MISSING = "the target has no such module"
 DEEPER = "the target has fewer such blocks, and this one is like none of them"
 
 
-def pairing(source: Base, target: Base, sketches: Sketches, *, forced: bool = False) -> Pairing:
+def pairing(
+    source: Base, target: Base, sketches: Sketches, *, forced: bool = False, blocks: Blocks | None = None
+) -> Pairing:
     """How the modules of ``source`` are found in ``target``.
 
     Args:
         source, target: the bases.
         sketches: tells how alike blocks are; asked only where blocks are to be aligned.
         forced: whether modules of unrelated architectures are paired by job and relative depth.
+        blocks: where the blocks of the diffusion model go, where both have other numbers of them and that is known.
     """
     if source.architecture.family == target.architecture.family:
-        return _of_relatives(source, target, sketches)
+        find = _of_relatives(source, target, sketches, blocks)
+        return find if blocks is None else with_copies(find, target, blocks)
     return _of_strangers(source, target, forced=forced)
 
 
-def _of_relatives(source: Base, target: Base, sketches: Sketches) -> Pairing:
-    units = _aligned_units(source, target, sketches)
+def _of_relatives(source: Base, target: Base, sketches: Sketches, blocks: Blocks | None) -> Pairing:
+    known = {} if blocks is None else _known_units(source, target, blocks)
+    units = known | _aligned_units(source, target, sketches, {part for part, _ in known})
     parts = {layout.part for layout in target.architecture.layouts}
-    inside = {(*_unit(m), m.position.role): m for m in target.modules if m.position.unit}
+    inside = by_job(target)
     outside = _by_place(target.modules)
 
     def find(module: Module) -> Counterpart:
@@ -77,6 +86,49 @@ def _of_relatives(source: Base, target: Base, sketches: Sketches) -> Pairing:
         return Counterpart(found, "by name", "" if found else MISSING)
 
     return find
+
+
+def with_copies(find: Pairing, target: Base, blocks: Blocks) -> Pairing:
+    """The same pairing, each counterpart with the modules of the blocks that were inserted as copies of its block."""
+    inside, names = by_job(target), unit_names(target)
+    sources = {there: block for block, there in enumerate(blocks.to) if there is not None}
+
+    def copies(module: Module) -> Iterator[Module]:
+        part, _, role = job_of(module)
+        if part == target.architecture.core.part and (block := sources.get(number(module))) is not None:
+            for copy in blocks.copies[block]:
+                found = inside.get((part, names[copy], role))
+                if found is not None and found.output is not None and found.shape == module.shape:
+                    yield found
+
+    def extended(module: Module) -> Counterpart:
+        found = find(module)
+        return found if found.module is None else replace(found, copies=tuple(copies(found.module)))
+
+    return extended
+
+
+def unit_names(base: Base) -> dict[int, str]:
+    """The paths of the blocks of the diffusion model by their numbers."""
+    part = base.architecture.core.part
+    return {number(m): m.position.unit for m in base.modules if m.position.part == part and m.position.unit}
+
+
+def job_of(module: Module) -> tuple[str, str, str]:
+    """Part, unit and role."""
+    return *_unit(module), module.position.role
+
+
+def by_job(base: Base) -> dict[tuple[str, str, str], Module]:
+    """The modules within units by :func:`job_of`."""
+    return {job_of(module): module for module in base.modules if module.position.unit}
+
+
+def _known_units(source: Base, target: Base, blocks: Blocks) -> dict[tuple[str, str], tuple[str, str] | None]:
+    """The target's unit for every block of the source's diffusion model."""
+    part, theirs = target.architecture.core.part, unit_names(target)
+    there = {block: None if to is None else (part, theirs[to]) for block, to in enumerate(blocks.to)}
+    return {(part, unit): there[block] for block, unit in unit_names(source).items()}
 
 
 def _unit(module: Module) -> tuple[str, str]:
@@ -115,13 +167,15 @@ def _units(base: Base) -> dict[tuple[str, str, str], list[Unit]]:
     return found
 
 
-def _aligned_units(source: Base, target: Base, sketches: Sketches) -> dict[tuple[str, str], tuple[str, str] | None]:
-    """The target's unit for every unit of the source whose stage has other units than the target's."""
+def _aligned_units(
+    source: Base, target: Base, sketches: Sketches, known: set[str]
+) -> dict[tuple[str, str], tuple[str, str] | None]:
+    """The target's unit for every unit of the source whose stage has other units than the target's, in parts not ``known``."""
     others = _units(target)
     found: dict[tuple[str, str], tuple[str, str] | None] = {}
     for key, units in _units(source).items():
         candidates = others.get(key, [])
-        if [unit for unit, _ in units] == [unit for unit, _ in candidates]:
+        if key[0] in known or [unit for unit, _ in units] == [unit for unit, _ in candidates]:
             continue
         scores = sketches.scores([modules for _, modules in units], [modules for _, modules in candidates])
         for (unit, _), column in zip(units, align(scores), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,8 +13,10 @@ from lib_transfer.architecture.architecture import deepest, full_index
 from lib_transfer.architecture.identity import Identity
 from lib_transfer.architecture.layout import Layout
 from lib_transfer.architecture.module import Binding, Module, Position
+from lib_transfer.conversion.blocks import Blocks, number
 from lib_transfer.conversion.decision import Decision
-from lib_transfer.conversion.pairing import Counterpart, How, Pairing
+from lib_transfer.conversion.depth import by_the_table, need_depth
+from lib_transfer.conversion.pairing import Counterpart, How, Pairing, by_job, unit_names, with_copies
 from lib_transfer.conversion.partly_loaded import A1111_ALONE, MOST_UNKNOWN, TOO_MANY, as_a1111_names_it, bundled
 from lib_transfer.conversion.unseen import lacking, need_encoder, no_encoder, relative_with, unseen
 from lib_transfer.errors import MismatchError
@@ -24,6 +26,8 @@ from lib_transfer.formats.matrix_shapes import matrix_shapes
 from lib_transfer.formats.unread import Unread
 from lib_transfer.library.base import Base
 from lib_transfer.library.inspection import identify
+
+NO_SUCH_BLOCK = "by the published table the target has no such block, or not with this module"
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Pair:
         obstacle: what is in the way, if anything.
         hosts: the programs that the output is written for, as a sentence names them.
         remark: what a person should know of a module that is carried, as a part of a sentence.
+        copies: the modules of inserted blocks that get what the target gets.
+        factor: what of the update each of them gets, and the target too.
     """
 
     group: Group
@@ -58,6 +64,8 @@ class Pair:
     obstacle: Obstacle | None
     hosts: str = ""
     remark: str = ""
+    copies: tuple[Module, ...] = ()
+    factor: float = 1.0
 
     @property
     def source(self) -> Module:
@@ -67,7 +75,7 @@ class Pair:
     @property
     def elsewhere(self) -> str:
         """The name it is written under, where that is a module of another name; else empty."""
-        there = self.target is not None and self.target.name != self.source.name
+        there = self.target is not None and (self.target.name != self.source.name or self.how == "by table")
         return (there and self.target and self.target.output_name) or ""
 
     @property
@@ -120,6 +128,7 @@ def plan(
     *,
     weightless: bool = False,
     stays: bool = False,
+    inserted: str = "empty",
 ) -> Plan:
     """Bind the adapter's groups to modules of the origin, and pair these with modules of the target.
 
@@ -131,6 +140,7 @@ def plan(
         reads_alike: whether both bases have the same text encoders; asked only where the adapter bundles embeddings.
         weightless: whether the method looks at no weights, so that a text encoder in no file of the target's is no obstacle.
         stays: whether the adapter stays on the base that it was trained on.
+        inserted: what blocks of the target get that were inserted as copies: ``empty``, ``copy`` or ``share``.
 
     Raises:
         MismatchError: the adapter does not belong to the origin, most of it does not fit there, or nothing of it
@@ -138,22 +148,35 @@ def plan(
     """
     pairs: list[Pair] = []
     strangers: list[Stranger] = []
-    shapes, owners = matrix_shapes(adapter), _owners(adapter, origin)
+    shapes = matrix_shapes(adapter)
     of_origin, of_target = lacking(origin), lacking(target)
+    blocks, told = by_the_table(adapter, target, inserted) if weightless and not stays else (None, ())
+    if not weightless:
+        told = need_depth(adapter, origin)
+    moved = _moved(adapter, target, blocks)
+    unseen_here = of_origin if weightless else {}
+    named = {
+        name: _bound(group, moved.get(name), origin, unseen_here, shapes.get(name))
+        for name, group in adapter.groups.items()
+    }
+    owners = _owners({name: bound for name, (bound, _) in named.items() if bound is not None})
     for group in adapter.groups.values():
-        bound, remark = origin.by_adapter_name.get(group.name), ""
-        if bound is None and weightless and (made := _unseen(group, origin, of_origin, shapes.get(group.name))):
-            bound, remark = (made,), f"unseen: {no_encoder(origin, of_origin[made.module.position.part])}"
+        place, (bound, remark) = moved.get(group.name), named[group.name]
         if bound is None:
-            strangers.append(_stranger(group, origin, of_origin, of_target, weightless=weightless))
+            strangers.append(
+                _stranger(group, origin, of_origin, of_target, weightless=weightless)
+                if place is None
+                else _nowhere(group, target)
+            )
             continue
         for share, (module, _) in enumerate(bound):
-            found = Counterpart(module) if remark else find(module)
+            found = place or (Counterpart(module) if remark else find(module))
             obstacle = _obstacle(found, target, _lacks(module, origin, target, of_target))
-            if owners.setdefault(module.name, group.name) != group.name:
+            if owners[module.name] != group.name:
                 obstacle = Obstacle("unsupported", "another group of the adapter already changes this module")
             hosts = target.architecture.hosts
-            pairs.append(Pair(group, bound, share, found.module, found.how, obstacle, hosts, remark))
+            pair = Pair(group, bound, share, found.module, found.how, obstacle, hosts, remark)
+            pairs.append(_inserted(pair, found.copies, inserted))
     if not pairs and strangers and all(s.position is not None and s.position.part in of_origin for s in strangers):
         raise MismatchError(f"Nothing of the adapter can be carried: {strangers[0].reason}.")
     # Architectures share names (the first encoder, many blocks): those of a wrong one must not come through in part.
@@ -169,41 +192,63 @@ def plan(
         )
     _need_fit(pairs, strangers, origin, shapes)
     embeddings, left = bundled(adapter, None if weightless and not stays else reads_alike)
-    depth = _other_depth(adapter, target) if weightless and origin is target else ""
-    notes = (*adapter.header.notes, *filter(None, (made_for.doubt, depth)))
+    notes = (*adapter.header.notes, *filter(None, (made_for.doubt,)), *told)
     unread = (*adapter.unsupported, *left)
     return Plan(_with_norms(pairs, target, embeddings), tuple(strangers), unread, embeddings, notes)
 
 
-def _other_depth(adapter: Adapter, target: Base) -> str:
-    """A sentence where an adapter that is put on by its names alone was made for a relative of another depth; else empty."""
-    depths, part = target.architecture.depths, target.architecture.core.part
-    if depths is None:
-        return ""
-    names = full_index(deepest(target.architecture))
-    bound = (module for name in adapter.groups for module, _ in names.get(name, ()))
-    made_for, own = (_depth(modules, part) for modules in (bound, target.modules))
-    if made_for == own or made_for not in depths.known:
-        return ""
-    return (
-        f"Its highest block is {made_for - 1}, as in LoRAs for {made_for} blocks, and {target.path.name} has {own}: by their "
-        "names alone its blocks are other ones there. Name the checkpoint that it was trained on, with a method that takes a "
-        "source."
-    )
+def _moved(adapter: Adapter, target: Base, blocks: Blocks | None) -> dict[str, Counterpart]:
+    """What the adapter's modules are in the target, whose blocks it does not number as the target does: those in blocks."""
+    if blocks is None:
+        return {}
+    names, part = full_index(deepest(target.architecture)), target.architecture.core.part
+    inside, units = by_job(target), unit_names(target)
+    find = with_copies(lambda module: Counterpart(module, "by table"), target, blocks)
+    found = {}
+    for name in adapter.groups:
+        modules = [module for module, _ in names.get(name, ()) if module.position.part == part and number(module) >= 0]
+        if len(modules) == 1 and number(modules[0]) < len(blocks.to):
+            there = blocks.to[number(modules[0])]
+            module = None if there is None else inside.get((part, units[there], modules[0].position.role))
+            found[name] = Counterpart(None, "by table") if module is None else find(module)
+    return found
 
 
-def _depth(modules: Iterable[Module], part: str) -> int:
-    """One more than the highest number of a block of this part."""
-    units = {module.position.unit for module in modules if module.position.part == part and module.position.unit}
-    return max((int(unit.rpartition(".")[2]) for unit in units), default=-1) + 1
+def _bound(
+    group: Group, place: Counterpart | None, origin: Base, unseen: Mapping[str, Layout], shape: tuple[int, int] | None
+) -> tuple[tuple[Binding, ...] | None, str]:
+    """What a group changes, None where that is nothing of the origin; and a remark where it is in no file of it.
+
+    Args:
+        group: the group.
+        place: what its module is in the target, where the group's name does not say it.
+        origin: the base that it is of.
+        unseen: text encoders that the origin lacks, where no weight of them is needed.
+        shape: ``(out, in)`` of the group's update, where the header tells it.
+    """
+    if place is not None:
+        return (None if place.module is None else (Binding(place.module, None),)), ""
+    bound = origin.by_adapter_name.get(group.name)
+    if bound is None and (made := _unseen(group, origin, unseen, shape)):
+        return (made,), f"unseen: {no_encoder(origin, unseen[made.module.position.part])}"
+    return bound, ""
 
 
-def _owners(adapter: Adapter, origin: Base) -> dict[str, str]:
+def _inserted(pair: Pair, copies: tuple[Module, ...], inserted: str) -> Pair:
+    """The pair, with what the blocks get that were inserted as copies of its target's."""
+    if not copies or inserted == "empty":
+        return pair
+    return dataclasses.replace(pair, copies=copies, factor=1 / (1 + len(copies)) if inserted == "share" else 1.0)
+
+
+def _owners(named: Mapping[str, tuple[Binding, ...]]) -> dict[str, str]:
     """The group that each module is changed by, where several name it: of those the one that changes the most modules.
 
     SimpleTuner writes queries, keys and values as one, and groups of each that change nothing beside it.
+
+    Args:
+        named: the modules that each group names.
     """
-    named = {name: bound for name in adapter.groups if (bound := origin.by_adapter_name.get(name)) is not None}
     owners: dict[str, str] = {}
     for name, bound in sorted(named.items(), key=lambda it: -len(it[1])):
         for module, _ in bound:
@@ -270,6 +315,11 @@ def _stranger(
         options = ["--target"] if weightless else ["--source", *(["--target"] if both else [])]
         return Stranger(group, position, need_encoder(origin, lacks[position.part], *options))
     return Stranger(group, position, f"{origin.path.name} lacks this module of {relative.title}")
+
+
+def _nowhere(group: Group, target: Base) -> Stranger:
+    """A group of a block that the target does not have, where a table says so."""
+    return Stranger(group, full_index(deepest(target.architecture))[group.name][0].module.position, NO_SUCH_BLOCK)
 
 
 def _lacks(module: Module, origin: Base, target: Base, lacks: Mapping[str, Layout]) -> str:

@@ -41,6 +41,7 @@ class ModuleReport:
         target: the name it is written under, where it goes to a module of another name.
         tensors: the full names of the tensors that it stands for; those of a fused weight are in the report of every part.
         left: those of them that are not carried although the module is, with reasons.
+        inserted: the names in inserted blocks under which the same is written.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ModuleReport:
     target: str = ""
     tensors: tuple[str, ...] = ()
     left: tuple[Unread, ...] = ()
+    inserted: tuple[str, ...] = ()
 
     @property
     def written(self) -> bool:
@@ -258,6 +260,7 @@ def _module_dict(module: ModuleReport) -> dict[str, Any]:
         **{name: rounded(getattr(module, name)) for name in ("norm_before", "norm_after", "energy_kept", "change")},
         "tensors": list(module.tensors),
         "left": [asdict(item) for item in module.left],
+        **({"inserted": list(module.inserted)} if module.inserted else {}),
     }
 
 

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from lib_transfer.architecture.module import Module
+from lib_transfer.conversion import blocks
 from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.heatmap import Panel
 from lib_transfer.conversion.pairing import pairing
@@ -90,7 +91,8 @@ def compare(source: Path, target: Path, wanted: Wanted, *, runtime: Runtime, pro
             )
         weights = [m for m in one.modules if m.kind in LINEAR_AND_CONVOLUTION]
         cache, device = runtime.cache, runtime.torch_device
-        find = pairing(one, other, Sketches(one, other, cache, device))
+        moved = blocks.by_weights(one, other, cache)
+        find = pairing(one, other, Sketches(one, other, cache, device), blocks=moved)
         pairs = [(m, counterpart) for m in weights if (counterpart := find(m).module) is not None]
         if not pairs:
             raise MismatchError(f"{source.name} and {target.name} share no weight.")

@@ -47,7 +47,7 @@ def differences(source: Base, target: Base) -> tuple[str, ...]:
     """A sentence for everything that differs: the architecture, what is predicted, what is seen beside the noisy image."""
     one, other = (variant_of(base.architecture, base.checkpoint) for base in (source, target))
     found = []
-    if source.architecture is not target.architecture:
+    if source.architecture.id != target.architecture.id:
         found.append(f"The LoRA was trained on {source.architecture.title}; the target is {target.architecture.title}.")
     if one.prediction != other.prediction:
         found.append(

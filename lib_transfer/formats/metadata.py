@@ -19,8 +19,21 @@ DATA_HASH = f"{PREFIX}data_sha256"
 MATCH = f"{PREFIX}match"
 """Of an output of ours: what running the models said of it."""
 
+BLOCKS = f"{PREFIX}blocks"
+"""Of an output of ours for a model that has relatives of other depths: how many blocks the model has that it is for."""
+
 # Texts about the parent's own bytes, its base or its worth that would be untrue of the output.
-_STALE = frozenset({"sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "ss_base_model", MATCH})
+_STALE = frozenset(
+    {
+        "sshs_model_hash",
+        "sshs_legacy_hash",
+        "modelspec.hash_sha256",
+        "ss_base_model",
+        BLOCKS,
+        "modelspec.anima_source_blocks",
+        MATCH,
+    }
+)
 _ABSENT = frozenset({"", "none", "null"})
 
 
@@ -36,6 +49,8 @@ class BaseFacts:
         v2: the value for ``ss_v2``.
         architecture: the text for ``modelspec.architecture``, such as ``stable-diffusion-xl-v1-base/lora``.
         implementation: the text for ``modelspec.implementation``.
+        blocks: how many blocks it has, where it has relatives of other depths.
+        blocks_entry: the entry that other programs write and read that number in.
     """
 
     name: str | None
@@ -45,6 +60,8 @@ class BaseFacts:
     v2: bool
     architecture: str | None
     implementation: str | None
+    blocks: int | None = None
+    blocks_entry: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,6 +192,7 @@ def _base_entries(base: BaseFacts) -> dict[str, str | None]:
         "ss_v2": str(base.v2),
         "modelspec.architecture": base.architecture,
         "modelspec.implementation": base.implementation,
+        **({BLOCKS: str(base.blocks), base.blocks_entry: str(base.blocks)} if base.blocks is not None else {}),
     }
 
 

@@ -16,6 +16,10 @@ _RENAMED = {"copy": "reuse"}
 """Ids of methods that older outputs have in their requests, and what they are called today."""
 
 
+_LATER = {"inserted": "empty"}
+"""Settings that older outputs lack in their requests, with the value that stands for what was done then; it is not written."""
+
+
 @dataclass(frozen=True)
 class TransferRequest:
     """What is to be transferred, from where, to where and how.
@@ -64,7 +68,7 @@ class TransferRequest:
             if self.architecture
             else _base(self.target_name, self.target_sha256, self.target_encoders),
             "method": self.method,
-            "settings": dict(self.settings),
+            "settings": {name: value for name, value in self.settings if (name, value) not in _LATER.items()},
             "algorithm": self.algorithm,
         }
         return json.dumps(identity, sort_keys=True, ensure_ascii=True)

@@ -145,6 +145,14 @@ COMMON_PARAMETERS = (
         "number format of the output (default: the input's)",
         choices=("fp16", "bf16", "fp32"),
     ),
+    Parameter(
+        "inserted",
+        "choice",
+        "empty",
+        "what blocks get that were inserted into a deeper relative as copies (Anima): empty leaves them alone, copy gives them "
+        "the update of the block that they were copied from, share divides it evenly among them and that block",
+        choices=("empty", "copy", "share"),
+    ),
 )
 
 LINEAR_AND_CONVOLUTION = frozenset({"linear", "convolution"})

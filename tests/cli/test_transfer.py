@@ -36,7 +36,7 @@ def test_all_flags_and_again(cli: Cli, style: Path, files: tiny.Files, tmp_path:
     """Every flag of the issue in one command; the second time it is already done and says so with 0."""
     command = [
         "transfer", style, *_ends(files), "--method", "prolora", "--energy", "0.9", "--threshold", "0.1",
-        "--below", "copy", "--strength", "-0.5", "--rank", "2", "--dtype", "bf16", "--device", "cpu",
+        "--below", "copy", "--strength", "-0.5", "--rank", "2", "--dtype", "bf16", "--inserted", "share", "--device", "cpu",
         "--output", tmp_path / "mine.safetensors", "--cache-dir", tmp_path / "own", "--json", "-", "--plot", "map.png",
     ]  # fmt: skip
     first = cli(*command)
@@ -47,6 +47,7 @@ def test_all_flags_and_again(cli: Cli, style: Path, files: tiny.Files, tmp_path:
     settings = told["request"]["settings"]
     assert settings == {
         "energy": 0.9, "subspace_rank": None, "threshold": 0.1, "below": "copy", "strength": -0.5, "rank": 2, "dtype": "bf16",
+        "inserted": "share",
     }  # fmt: skip
     assert told["report"]["modules"] == len(told["report"]["module_reports"]) == 3
     assert "ProLoRA" in told["report"]["verdict"]

@@ -159,7 +159,7 @@ def test_the_former_word_for_reuse_is_still_understood() -> None:
 
 def test_the_defaults_are_those_that_are_documented() -> None:
     assert methods.DEFAULT == METHODS[0].id == "rotation"
-    common = {"strength": 1.0, "rank": "same", "dtype": None}
+    common = {"strength": 1.0, "rank": "same", "dtype": None, "inserted": "empty"}
     subspaces = {"energy": 0.99, "subspace_rank": None, "threshold": 0.8, "below": "drop"}
     assert methods.settings(get("rotation"), {}) == {**subspaces, **common}
     assert methods.settings(get("lora-x"), {}) == {**subspaces, "force": False, **common}

@@ -387,51 +387,6 @@ def test_a_folder_of_diffusers(tmp_path: Path, runtime: lib_transfer.Runtime) ->
     }  # fmt: skip
 
 
-INSERTED = {2: 1, 5: 3, 8: 5, 11: 7, 14: 9, 17: 11, 21: 14, 24: 16, 27: 18, 30: 20, 33: 22, 36: 24}
-"""The blocks of the relative with 40 that were inserted, and the block of the 28 that each was copied from."""
-
-
-def test_a_deeper_relative_is_paired_by_its_weights(tmp_path: Path, runtime: lib_transfer.Runtime) -> None:
-    """Made as the published one was: copies with zeroed outputs between the blocks, then trained on."""
-    source = tiny.weights("anima", width=WIDTH)
-    kept = [block for block in range(40) if block not in INSERTED]
-    origin = INSERTED | {block: number for number, block in enumerate(kept)}
-    zeroed = ("adaln_modulation_self_attn.2", "adaln_modulation_cross_attn.2", "adaln_modulation_mlp.2",
-              "self_attn.output_proj", "cross_attn.output_proj", "mlp.layer2")  # fmt: skip
-    deep = {key: w for key, w in source.items() if not key.startswith(f"{CORE}blocks.")}
-    for block, of in origin.items():
-        for key, w in source.items():
-            if key.startswith(f"{CORE}blocks.{of}."):
-                leaf = key.removeprefix(f"{CORE}blocks.{of}.")
-                muted = block in INSERTED and leaf.removesuffix(".weight") in zeroed
-                deep[f"{CORE}blocks.{block}.{leaf}"] = torch.zeros_like(w) if muted else w
-    paths = [
-        tiny.save(tmp_path / name, w)
-        for name, w in (("28.safetensors", source), ("40.safetensors", tiny.fine_tuned(deep, 0.1)))
-    ]
-    made: tiny.Weights = {}
-    for block in range(28):
-        made |= tiny.factors(f"lora_unet_blocks_{block}_self_attn_q_proj", (16, 16), seed=block)
-    file = tiny.save(tmp_path / "style.safetensors", made)
-    request = lib_transfer.request(
-        file, source=paths[0], target=paths[1], runtime=runtime, rank="full", threshold=0.0, method="rotation"
-    )
-    result = lib_transfer.transfer(request, runtime=runtime)
-    assert result.report is not None
-    name = "lora_unet_blocks_{}_self_attn_q_proj".format
-    pairs = {module.name: module.target or module.name for module in result.report.modules}
-    assert pairs == {name(number): name(block) for number, block in enumerate(kept)}
-    assert hosts.read(result.path).deltas().keys() == set(pairs.values()), "inserted blocks stay as they are"
-    request = lib_transfer.request(file, target=paths[1], runtime=runtime, method="reuse")
-    by_name = lib_transfer.transfer(request, runtime=runtime)
-    assert by_name.report is not None
-    [note] = by_name.report.notes
-    assert note.startswith("Its highest block is 27, as in LoRAs for 28 blocks, and 40.safetensors has 40:")
-    request = lib_transfer.request(file, target=paths[0], runtime=runtime, method="reuse")
-    on_its_own = lib_transfer.transfer(request, runtime=runtime)
-    assert on_its_own.report is not None and not on_its_own.report.notes
-
-
 def test_a_batch_takes_the_loras_of_its_target(
     bases: Callable[[str], tuple[list[Path], list[tiny.Weights]]], runtime: lib_transfer.Runtime, tmp_path: Path
 ) -> None:

@@ -204,11 +204,12 @@ def test_methods_bring_their_own_controls(tab: Tab, server: Server) -> None:
     assert "The setting rank cannot be 'many'." in tab.until("refused")
     tab.part("rank").locator("textarea, input").first.fill("full")
     tab.part("rank").locator("textarea, input").first.blur()
+    tab.part("inserted").get_by_text("share", exact=True).click()
     assert tab.run("transfer") == "Done: 1 written."
     [made] = list(server.loras.glob("copied_tuned_reuse_*.safetensors"))
     with safe_open(made, "pt") as file:
         settings = json.loads(file.metadata()["transfer_lora.request"])["settings"]
-    assert (settings["strength"], settings["rank"]) == (0.5, "full")
+    assert (settings["strength"], settings["rank"], settings["inserted"]) == (0.5, "full", "share")
 
 
 def test_a_window_that_is_reloaded_finds_its_job_again(tab: Tab, server: Server) -> None:

@@ -79,6 +79,7 @@ def parameters() -> tuple[Parameter, ...]:
 
 # Labels for parameters whose own name says too little in a list of controls.
 _LABELS = {"below": "Modules below the threshold", "rank": "Output rank", "dtype": "Output precision"}
+_LABELS |= {"inserted": "Inserted blocks"}
 
 
 def label(parameter: Parameter) -> str:
