@@ -18,13 +18,21 @@
 
         const status = () => part(prefix + "status")?.querySelector(".transfer-lora-status");
 
-        job.follow = function() {
+        // Which buttons there are follows from the state, by our style sheet.
+        job.mark = function() {
             const now = status();
             const root = part("root");
-            if (!now || !root) return;
-            const restarted = server().state === "restarted";
-            const state = restarted ? "restarted" : now.dataset.state || "idle";
+            if (!now || !root) return null;
+            const state = server().state === "restarted" ? "restarted" : now.dataset.state || "idle";
             if (root.dataset[mark] !== state) root.dataset[mark] = state;
+            return state;
+        };
+
+        job.follow = function() {
+            const now = status();
+            const state = job.mark();
+            if (state === null) return;
+            const restarted = state === "restarted";
             const id = read(prefix + "job");
             job.active = ACTIVE.includes(state);
             if (job.active) {
@@ -101,6 +109,7 @@
     calls.always.push(function() {
         for (const job of [one, batch]) if (job.active || visible(part("root"))) job.follow();
     });
+    calls.changed.push(() => [one, batch].forEach((job) => job.mark()));
     calls.ticks.push(() => batch.settle(part("batch_rows")?.querySelector("[data-parts]")?.dataset.parts));
 
     // Extra Networks shows the card of a new LoRA.
