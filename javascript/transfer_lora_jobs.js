@@ -46,15 +46,16 @@
                     job.shown = id;
                     return;
                 }
-                const news = now.dataset.done > 0 && now.dataset.done !== job.done;
-                if (news && Date.now() - job.shownAt > between) show(now.dataset.done);
+                // One question at a time: a late answer to a poll would stand where the end of the job already stood.
                 const answered = now.dataset.tick !== job.tick;
                 const silence = Date.now() - job.asked;
                 if (!answered && silence > OVERDUE_MS) server().wonder();
                 if (answered || (silence > LOST_MS && !server().state && !server().asking)) {
                     job.tick = now.dataset.tick;
                     job.asked = Date.now();
-                    press(prefix + "poll");
+                    const news = now.dataset.done > 0 && now.dataset.done !== job.done;
+                    if (news && Date.now() - job.shownAt > between) show(now.dataset.done);
+                    else press(prefix + "poll");
                 }
             } else if (!restarted && now.dataset.tick && id && job.ended !== id) {
                 // The job is over. A quick one may end before it was ever seen running.

@@ -29,9 +29,12 @@ class Batch:
 
     def until(self, *states: str) -> str:
         """Wait until the batch is in one of ``states``; returns what the status says."""
-        found = "document.querySelector('#transfer_lora_batch_status .transfer-lora-status')?.dataset.state"
-        self.page.wait_for_function(f"() => {list(states)!r}.includes({found})")
-        return self.page.locator("#transfer_lora_batch_status .transfer-lora-status").first.inner_text()
+        found = "document.querySelector('#transfer_lora_batch_status .transfer-lora-status')"
+        # Both at once: the next batch may begin in between.
+        said = f"() => {{ const it = {found}; return {list(states)!r}.includes(it?.dataset.state) && {{text: it.innerText}}; }}"
+        text = self.page.wait_for_function(said).json_value()["text"]
+        assert isinstance(text, str)
+        return text
 
     def begin(self, button: str) -> None:
         """Press a button that starts a batch, and wait until it is another one than before."""
