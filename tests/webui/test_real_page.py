@@ -113,7 +113,7 @@ def pick(tab: Tab, field: Locator, start: str) -> None:
 
 def switch(tab: Tab, checkpoint: Path) -> None:
     """Choose a checkpoint in the program's own bar at a person's pace: Forge's page drops what comes during its own events."""
-    tab.page.wait_for_timeout(5000)
+    tab.page.wait_for_timeout(10_000)
     # Each program has its list above the tabs; in A1111 it has an id, in Forge only a label.
     bar = "#setting_sd_model_checkpoint input, input[aria-label*=checkpoint i]:not(#tabs *)"
     pick(tab, tab.page.locator(bar).locator("visible=true").first, checkpoint.name)
