@@ -18,12 +18,14 @@
 
         const status = () => part(prefix + "status")?.querySelector(".transfer-lora-status");
 
-        // Which buttons there are follows from the state, by our style sheet.
+        // Which buttons there are follows from the state, by our style sheet. A job that goes on is found again after a reload.
         job.mark = function() {
             const now = status();
             const root = part("root");
             if (!now || !root) return null;
             const state = server().state === "restarted" ? "restarted" : now.dataset.state || "idle";
+            const id = read(prefix + "job");
+            if (id && ACTIVE.includes(state)) sessionStorage.setItem(memory, id);
             if (root.dataset[mark] !== state) root.dataset[mark] = state;
             return state;
         };
@@ -36,7 +38,6 @@
             const id = read(prefix + "job");
             job.active = ACTIVE.includes(state);
             if (job.active) {
-                if (id) sessionStorage.setItem(memory, id);
                 showBar(now, id);
                 // The status says that a job is over only together with its results, which are asked for until they are here.
                 if (now.dataset.over) {
