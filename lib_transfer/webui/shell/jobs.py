@@ -77,7 +77,7 @@ class Job:
             CancelledError: the job was stopped, or this LoRA skipped, in the meantime.
         """
         with self._lock:
-            if self._stop or self._skip:
+            if self._halted:
                 raise CancelledError
             self._text, self._step, self._steps, self._publishing = what, 0, total, False
             self._reading = None
@@ -103,7 +103,7 @@ class Job:
             CancelledError: as :meth:`start`.
         """
         with self._lock:
-            if self._stop or self._skip:
+            if self._halted:
                 raise CancelledError
             self._text, self._step, self._steps, self._publishing = PUBLISHING, 0, 0, True
             self._reading = None
@@ -116,7 +116,7 @@ class Job:
             self.interrupt()
         if turn is not None and turn.skipped():
             self.skip()
-        return self._stop or self._skip
+        return self._halted
 
     # The work's side.
 
@@ -140,7 +140,9 @@ class Job:
         with self._lock:
             if self._stop:
                 raise CancelledError
-            self.current, self._skip, self._publishing = number, False, False
+            # A person may ask to skip the first one before it is begun.
+            self._skip = self._skip and not self._began
+            self.current, self._publishing = number, False
             self._text, self._step, self._steps = "Reading the files", 0, 0
             self._reading = None
             self._began = self._began or time.monotonic()
@@ -211,6 +213,11 @@ class Job:
         """The thread is through."""
         with self._lock:
             self.state = "stopped" if self._stop and state != "failed" else state
+
+    @property
+    def _halted(self) -> bool:
+        """Whether to stop at what is being done: what comes before the first LoRA cannot be skipped."""
+        return self._stop or (self._skip and self._began > 0.0)
 
     def _at(self) -> tuple[str, int, int]:
         """What is done, in words, and how much of it: steps, or bytes where files are read."""
