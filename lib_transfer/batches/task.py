@@ -11,6 +11,7 @@ from pathlib import Path
 from lib_transfer.batches.costs import PER_ELEMENT, Costs
 from lib_transfer.batches.plan import BatchPlan
 from lib_transfer.conversion.runtime import Runtime
+from lib_transfer.evaluation.verification import Runner
 from lib_transfer.library.decide import Convert
 
 MEMORY = 2 * 2**30
@@ -29,6 +30,7 @@ class Task:
         begins: the share of the modules to begin at; groups that run side by side begin at different ones, so that what one of
             them computes for the cache the others find there. It does not change the result.
         keeps_reports: whether outcomes have whole reports; those of many adapters would be too much to keep, and to send.
+        models: what runs the models, where the method does; None for networks of diffusers.
     """
 
     items: tuple[Convert, ...]
@@ -36,9 +38,18 @@ class Task:
     taken: frozenset[str] = frozenset()
     begins: float = 0.0
     keeps_reports: bool = False
+    models: Runner | None = None
 
 
-def tasks(plan: BatchPlan, runtime: Runtime, costs: Costs, *, memory: int = MEMORY, workers: int = 1) -> list[Task]:
+def tasks(
+    plan: BatchPlan,
+    runtime: Runtime,
+    costs: Costs,
+    *,
+    memory: int = MEMORY,
+    workers: int = 1,
+    models: Runner | None = None,
+) -> list[Task]:
     """The plan in groups, in the order of the names.
 
     Args:
@@ -47,12 +58,16 @@ def tasks(plan: BatchPlan, runtime: Runtime, costs: Costs, *, memory: int = MEMO
         costs: what the adapters take.
         memory: bytes that all workers together may take. A group has one adapter at least.
         workers: how many groups run at a time.
+        models: what runs the models, where the method does.
     """
     by_source: dict[Path | None, list[Convert]] = {}
     for item in plan.items:
         by_source.setdefault(item.source.path if item.source else None, []).append(item)
     room = memory // workers
     made: list[Task] = []
+    if plan.settings.how.runs_models:
+        # Both models are loaded for every adapter, so nothing is won by converting some together.
+        return [Task((item,), runtime, plan.taken, models=models) for items in by_source.values() for item in items]
     for items in by_source.values():
         at_work = max(PER_ELEMENT * costs.largest_weight(items), 1)
         threads = max(min(runtime.threads, room // (2 * at_work)), 1)

@@ -178,5 +178,6 @@ def settings(options: argparse.Namespace) -> dict[str, Value]:
 
 
 def _metavar(parameter: Parameter) -> str:
-    words = [*parameter.choices, *({"number": ["F"], "whole": ["N"], "rank": ["N"]}.get(parameter.kind, []))]
+    kinds = {"number": ["F"], "whole": ["N"], "rank": ["N"], "text": ["TEXT"]}
+    words = [*parameter.choices, *kinds.get(parameter.kind, [])]
     return "|".join(words)

@@ -7,11 +7,16 @@ import math
 from collections.abc import Mapping
 
 from lib_transfer.errors import RequestError
-from lib_transfer.methods import lora_x, prolora, reuse, rotation
+from lib_transfer.methods import auto, lora_x, prolora, reuse, rotation
 from lib_transfer.methods.declaration import COMMON_PARAMETERS, Method, MethodInput, Parameter, Value
 
-METHODS: tuple[Method, ...] = (rotation.METHOD, prolora.METHOD, lora_x.METHOD, reuse.METHOD)
+METHODS: tuple[Method, ...] = (auto.METHOD, rotation.METHOD, prolora.METHOD, lora_x.METHOD, reuse.METHOD)
 DEFAULT = rotation.METHOD.id
+"""The method that takes seconds: what is done where nobody asks for another."""
+
+LONGEST_TEXT = 20_000
+"""The most characters of a setting that is a text."""
+
 FORMER_IDS = {"copy": reuse.METHOD.id}
 """Ids that methods had before, which are still understood wherever an id is read."""
 
@@ -85,6 +90,10 @@ def checked(parameter: Parameter, value: Value) -> Value:
         if isinstance(value, bool):
             return value
         raise RequestError(f"The setting {name} is yes or no, not {value!r}.")
+    if parameter.kind == "text":
+        if isinstance(value, str) and len(value) <= LONGEST_TEXT:
+            return "\n".join(filter(None, map(str.strip, value.splitlines()))) or None
+        raise RequestError(f"The setting {name} is no text of at most {LONGEST_TEXT} characters.")
     if parameter.choices and value in parameter.choices:
         return value
     if parameter.kind == "choice":

@@ -20,7 +20,7 @@ class Parameter:
 
     Attributes:
         name: as in the request and the metadata; the command line's flag is the same with dashes.
-        kind: ``number``, ``whole``, ``choice``, ``flag``, or ``rank`` (a whole number or one of ``choices``).
+        kind: ``number``, ``whole``, ``choice``, ``flag``, ``text``, or ``rank`` (a whole number or one of ``choices``).
         default: what holds when nothing is said; None means "not set".
         help: one line for a person.
         minimum, maximum: bounds of a number, both allowed.
@@ -28,7 +28,7 @@ class Parameter:
     """
 
     name: str
-    kind: Literal["number", "whole", "choice", "flag", "rank"]
+    kind: Literal["number", "whole", "choice", "flag", "text", "rank"]
     default: Value
     help: str
     minimum: float | None = None
@@ -74,6 +74,7 @@ class Method:
         parameters: its settings, beside those that every method has.
         transfer: the pure function from what is given to the transferred factors; the rank may grow.
         maps_dimensions: the function for modules whose dimensions differ, where there is one.
+        runs_models: whether both checkpoints are run; the weights alone give what it begins with, then.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Method:
     parameters: tuple[Parameter, ...]
     transfer: Callable[[MethodInput], Factors]
     maps_dimensions: Callable[[MethodInput], Factors] | None = None
+    runs_models: bool = False
 
     @property
     def needs_source(self) -> bool:

@@ -158,12 +158,14 @@ def test_the_former_word_for_reuse_is_still_understood() -> None:
 
 
 def test_the_defaults_are_those_that_are_documented() -> None:
-    assert methods.DEFAULT == METHODS[0].id == "rotation"
+    assert methods.DEFAULT == "rotation"
     common = {"strength": 1.0, "rank": "same", "dtype": None, "inserted": "empty"}
     subspaces = {"energy": 0.99, "subspace_rank": None, "threshold": 0.8, "below": "drop"}
     assert methods.settings(get("rotation"), {}) == {**subspaces, **common}
     assert methods.settings(get("lora-x"), {}) == {**subspaces, "force": False, **common}
     assert methods.settings(get("reuse"), {}) == common
+    runs = {"runs": 5000, "prompts": None, "size": 0, "clip_skip": 0, "seed": 0}
+    assert methods.settings(get("auto"), {}) == {**runs, **common}
 
 
 GOOD = [
@@ -253,7 +255,9 @@ def test_a_setting_is_of_its_kind_and_in_range_or_refused(parameter: str, value:
         got = methods.checked(declared, value)  # type: ignore[arg-type]
     except RequestError:
         return
-    if isinstance(got, str):
+    if declared.kind == "text":
+        assert got is None or got == got.strip() != ""  # type: ignore[union-attr]
+    elif isinstance(got, str):
         assert got in declared.choices
     elif isinstance(got, bool):
         assert declared.kind == "flag"

@@ -34,7 +34,7 @@ FORMULAS: dict[str, Callable[[Dense], Tensor]] = {
 
 
 def test_every_method_has_its_formula_here() -> None:
-    assert {method.id for method in METHODS} == set(FORMULAS)
+    assert {method.id for method in METHODS if not method.runs_models} == set(FORMULAS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

@@ -30,7 +30,7 @@ class Copy:
         request: what it says that it is the result of.
         match: its movement match, where it was verified.
         missing: what is not installed and would be needed to make it again: its parent, its source, its target.
-        searched: whether it is the result of a search for a better LoRA, which takes hours and is not repeated exactly.
+        searched: whether models were run to make it, which takes long and is not repeated exactly.
     """
 
     path: Path
@@ -90,7 +90,8 @@ def _copy(path: Path, request: dict[str, Any], metadata: Mapping[str, str], know
         if not all(isinstance(digest, str) and digest in known for digest in needed):
             missing.append(words)
     method = str(request.get("method"))
-    searched = methods.FORMER_IDS.get(method, method) not in {each.id for each in methods.METHODS}
+    by_weights = {each.id for each in methods.METHODS if not each.runs_models}
+    searched = methods.FORMER_IDS.get(method, method) not in by_weights
     return Copy(path, request, _match(path, metadata), tuple(missing), searched)
 
 

@@ -41,7 +41,7 @@ class Axis:
 def axes() -> tuple[Axis, ...]:
     """All our axes."""
     threshold, energy = (next(p for p in parameters() if p.name == name) for name in ("threshold", "energy"))
-    ids = tuple(method.id for method in METHODS)
+    ids = tuple(method.id for method in METHODS if not method.runs_models)
     known = (*ids, *methods.FORMER_IDS)
     return (
         Axis("[Transfer LoRA] use", str, lambda p, x: override(p, use=_word(x)), _one_of(USES), USES),

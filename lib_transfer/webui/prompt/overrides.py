@@ -39,6 +39,9 @@ class Overrides:
             RequestError: a value is out of its range.
         """
         method = methods.get(self.method or str(host.setting("method")))
+        if method.runs_models:
+            # That takes far longer than a picture. What was made so before is used all the same.
+            method = methods.get(methods.DEFAULT)
         values: dict[str, Any] = {p.name: host.setting(p.name) for p in parameters()} | dict(self.settings)
         if "energy" in self.settings:
             # A fixed rank in the settings would take precedence over the energy that is asked for.

@@ -21,6 +21,8 @@ def kind_of(parameter: Parameter | None) -> tuple[Callable[..., Any], dict[str, 
     """The gradio class for a parameter (None: free text), and its options."""
     if parameter is None or parameter.kind == "rank":
         return gr.Textbox, {"max_lines": 1}
+    if parameter.kind == "text":
+        return gr.Textbox, {"lines": 2}
     if parameter.kind == "flag":
         return gr.Checkbox, {}
     if parameter.kind == "choice":
@@ -36,6 +38,8 @@ def shown(parameter: Parameter | None, value: Any) -> Any:
     """The form in which the control shows ``value``."""
     if parameter is not None and parameter.kind == "choice" and value is None:
         return NOT_SET
+    if parameter is not None and parameter.kind == "text":
+        return value or ""
     return str(value) if parameter is not None and parameter.kind == "rank" else value
 
 
@@ -74,5 +78,5 @@ def visible_for(method: Method) -> dict[str, Any]:
 
 
 def titles() -> list[str]:
-    """The titles of the methods, the default one first."""
+    """The titles of the methods."""
     return [method.title for method in METHODS]
