@@ -98,7 +98,7 @@ def test_the_setting_hides_them(tmp_path: Path, checkpoints: Path) -> None:
     events = TransferEvents(TabEvents(host))
     values: FormValues = {name: host.setting(name) for name in order_controls()[4:]}
     choice = {"adapters": ["folder/a"], "target": models.TUNED, "source": None, "method": "Rotation", "question": "1"}
-    assert f'src="{preview(adapter)}"' in events.about({**values, **choice})["chosen"]
+    assert f'src="{preview(adapter)}"' in events.looked({**values, **choice})["chosen"]
     host.store({setting.key: host.setting(setting.key) for setting in settings()} | {"previews": False})
-    assert "<img" not in events.about({**values, **choice})["chosen"]
-    assert "folder/a" in events.about({**values, **choice})["chosen"]
+    assert "<img" not in events.looked({**values, **choice})["chosen"]
+    assert "folder/a" in events.looked({**values, **choice})["chosen"]
