@@ -51,7 +51,7 @@ def _inputs(form: Form, events: LateEvents) -> None:
         with gr.TabItem("Batch", elem_id=elem_id("view_batch")):
             batch.which(form)
     transfer.request(form, events.host)
-    transfer.buttons(form)
+    transfer.buttons(form, events.host)
     batch.buttons(form)
     compare.panel(form, events.host)
 

@@ -70,7 +70,8 @@ class BatchWork:
             wanted=asked.wanted,
         )
         costs = Costs(planned)
-        groups = tasks(planned, run, costs, memory=int(float(self.host.setting("batch_memory")) * 2**30))
+        memory = int(float(self.host.setting("batch_memory")) * 2**30)
+        groups = tasks(planned, run, costs, memory=memory, models=self.host.models)
         report = BatchReport(planned)
         if job.kind == "plan":
             takes = estimate(planned, groups, costs, run, workers=1)
@@ -78,11 +79,12 @@ class BatchWork:
             job.said += [report.headline, *([str(takes)] if groups else [])]
             return
         watch = job.planned(report)
-        on_gpu = run.torch_device.type == "cuda"
+        runs_models = self.settings.how.runs_models
+        in_queue = runs_models or run.torch_device.type == "cuda"
         for number, group in enumerate(groups):
             # On a GPU every group waits for its turn in the program's queue, so that pictures can be made in between.
-            turn = self.host.gpu_turn(f"{job.id}-{number}") if on_gpu else nullcontext()
-            with turn as job.turn, gpu_memory(self.host):
+            turn = self.host.gpu_turn(f"{job.id}-{number}") if in_queue else nullcontext()
+            with turn as job.turn, nullcontext() if runs_models else gpu_memory(self.host):
                 for outcome in convert(dataclasses.replace(group, keeps_reports=True), watch):
                     logger.info("Transfer LoRA: %r: %s %s", outcome.name, outcome.status, outcome.message)
                     job.settled(outcome)

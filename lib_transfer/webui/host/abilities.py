@@ -68,7 +68,14 @@ class Opener(Protocol):
 
 
 class Models(Protocol):
-    """Runs the program's models: what an evaluation calls a runner."""
+    """Runs the program's models: what an evaluation calls a runner.
+
+    Attributes:
+        on_gpu: whether they run on something faster than the processor.
+    """
+
+    @property
+    def on_gpu(self) -> bool: ...
 
     def latent_space(self, base: Base) -> str:
         """The name of the autoencoder that a checkpoint works with.

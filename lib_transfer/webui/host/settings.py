@@ -109,7 +109,8 @@ def _all() -> Iterator[Setting]:
     text = "What to do for a tag in a prompt: transfer before the picture is made, or use the original and say so."
     yield _choice("missing", "When a transferred LoRA is missing", text, MISSING, TRANSFER_NOW)
     ids = tuple(method.id for method in METHODS)
-    yield _choice("method", "Default method", "The method that the tab starts with.", ids, methods.DEFAULT)
+    text = "The method that the tab starts with. auto only where the WebUI runs on a GPU; else, and in prompts, rotation instead."
+    yield _choice("method", "Default method", text, ids, "auto")
     for parameter in parameters():
         name = f"Default {label(parameter).lower()}"
         yield Setting(parameter.name, name, help_of(parameter), parameter.default, parameter)

@@ -69,6 +69,11 @@ class ProgramPictures:
 class ProgramModels:
     """Runs the WebUI's own models, loaded as the WebUI loads them."""
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the WebUI runs its models on something faster than the processor."""
+        return str(module("devices").device) != "cpu"
+
     def latent_space(self, base: Base) -> str:
         """The autoencoder follows from the architecture.
 

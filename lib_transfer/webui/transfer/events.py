@@ -20,7 +20,7 @@ from lib_transfer.webui.shell.html import guarded
 from lib_transfer.webui.shell.jobs import Job, Kind
 from lib_transfer.webui.transfer import html
 from lib_transfer.webui.transfer.choice import Choice
-from lib_transfer.webui.transfer.form import method_of, order, remembered
+from lib_transfer.webui.transfer.form import by_weights, method_of, order, remembered
 from lib_transfer.webui.transfer.known import answers
 from lib_transfer.webui.transfer.lists import Lists
 from lib_transfer.webui.transfer.loading import Loading, in_need
@@ -68,9 +68,10 @@ class TransferEvents(ViewEvents):
     def method(self, values: FormValues) -> dict[str, Any]:
         """The controls of the method shown, and those of the others hidden."""
         try:
-            return controls.visible_for(method_of(values["method"]))
+            method = method_of(values["method"])
         except TransferError:
             return {}
+        return {**controls.visible_for(method), "quick": gr.update(visible=method.runs_models)}
 
     def looked(self, values: FormValues) -> dict[str, Any]:
         """What is known of the target and the LoRAs, and what a transfer would come to.
@@ -82,13 +83,21 @@ class TransferEvents(ViewEvents):
 
     # Jobs.
 
-    def start(self, kind: Kind, values: FormValues) -> dict[str, Any]:
-        """Start a job on the chosen LoRAs; the target's line tells which one it is for."""
+    def start(self, kind: Kind, values: FormValues, *, quick: bool = False) -> dict[str, Any]:
+        """Start a job on the chosen LoRAs; the target's line tells which one it is for.
+
+        Args:
+            kind: what is done.
+            values: the values of the controls.
+            quick: whether the weights alone are looked at, whatever method is chosen.
+        """
 
         def prepare() -> Start:
-            wanted = order(values, self.host)
+            wanted = order(by_weights(values) if quick else values, self.host)
             work = Work(wanted, self.host, self.tab.index, self.tab.once)
-            return Start(Job(kind, tuple(wanted.adapters)), work, in_queue=on_gpu(runtime(self.host)))
+            # Where the program runs the models, the job needs its queue on every device.
+            in_queue = wanted.method.runs_models or on_gpu(runtime(self.host))
+            return Start(Job(kind, tuple(wanted.adapters)), work, in_queue=in_queue)
 
         updates = {**self.begin(values, prepare), **self._choice.target(values)}
         return {**updates, **emptied()} if self.job_name in updates else updates

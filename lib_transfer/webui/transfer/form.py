@@ -78,6 +78,19 @@ def order(values: FormValues, host: Host) -> Order:
     )
 
 
+def first_method(host: Host) -> Method:
+    """The method that the tab starts with: that of the settings, but none that runs models where that takes hours."""
+    chosen = methods.get(str(host.setting("method")))
+    quick = host.models is not None and host.models.on_gpu
+    return methods.get(methods.DEFAULT) if chosen.runs_models and not quick else chosen
+
+
+def by_weights(values: FormValues) -> FormValues:
+    """The same values, but with the quick method where one is chosen that runs models."""
+    chosen = method_of(values["method"])
+    return {**values, "method": methods.get(methods.DEFAULT).title} if chosen.runs_models else values
+
+
 def method_of(title: object) -> Method:
     """The method of this title.
 

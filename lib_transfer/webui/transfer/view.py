@@ -7,13 +7,20 @@ from typing import Any
 
 import gradio as gr
 
-from lib_transfer import methods
 from lib_transfer.webui.host.host import Host
 from lib_transfer.webui.shell import controls, status
 from lib_transfer.webui.shell.form import Form
 from lib_transfer.webui.shell.gradio_compat import elem_id
 from lib_transfer.webui.shell.html import render
-from lib_transfer.webui.transfer.form import ACTIVE, ANSWERS, AUTOMATIC, CHOICE, RESULTS, order_controls
+from lib_transfer.webui.transfer.form import (
+    ACTIVE,
+    ANSWERS,
+    AUTOMATIC,
+    CHOICE,
+    RESULTS,
+    first_method,
+    order_controls,
+)
 
 
 def adapters(form: Form) -> None:
@@ -52,24 +59,25 @@ def request(form: Form, host: Host) -> None:
         choices=[AUTOMATIC],
         value=AUTOMATIC,
     )
-    method = methods.get(str(host.setting("method")))
+    method = first_method(host)
     with gr.Accordion("Advanced options", open=False, elem_id=elem_id("advanced")):
         form.add(
             gr.Radio,
             "method",
             label="Method",
-            info="How the LoRA is adapted. Rotation keeps its rank and strength; Reuse writes it unchanged.",
+            info="How the LoRA is adapted. Automatic runs both checkpoints; the others look at the weights alone.",
             choices=controls.titles(),
             value=method.title,
         )
         controls.method_controls(form, host, method)
 
 
-def buttons(form: Form) -> None:
+def buttons(form: Form, host: Host) -> None:
     """The name of the output, what starts and stops a job, and what it takes."""
     form.add(gr.HTML, "output", value="")
     with gr.Row(elem_id=elem_id("buttons")):
         form.add(gr.Button, "transfer", value="Transfer", variant="primary")
+        form.add(gr.Button, "quick", value="Quick: weights only", visible=first_method(host).runs_models)
         form.add(gr.Button, "analyse", value="Analyse")
         form.add(gr.Button, "interrupt", value="Interrupt", variant="stop")
         form.add(gr.Button, "skip", value="Skip this LoRA")
@@ -105,11 +113,15 @@ def wire(form: Form, events: Any) -> None:
     form.on(form["look"].click, events.looked, asked, ANSWERS)
     form.on(form["adapters"].change, events.sources, CHOICE, ("source",))
     form.on(form["from_card"].click, events.from_card, ("card", "adapters"), ("adapters",))
-    form.on(form["method"].change, events.method, ("method",), controls.method_names())
+    form.on(form["method"].change, events.method, ("method",), ("quick", *controls.method_names()))
 
-    for kind in ("transfer", "analyse"):
-        start = functools.partial(events.start, kind)
-        form.on(form[kind].click, start, ("job", *asked), ("job", "status", "target_line", *RESULTS))
+    for button, kind, quick in (
+        ("transfer", "transfer", False),
+        ("quick", "transfer", True),
+        ("analyse", "analyse", True),
+    ):
+        start = functools.partial(events.start, kind, quick=quick)
+        form.on(form[button].click, start, ("job", *asked), ("job", "status", "target_line", *RESULTS))
     form.on(form["loadable"].click, events.make_load, ("job", "adapters", "target"), ("job", "status", *RESULTS))
     for name in ("poll", "interrupt", "skip"):
         form.on(form[name].click, getattr(events, name), ("job",), ("status",))

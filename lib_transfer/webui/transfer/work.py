@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -65,7 +65,7 @@ class Work:
         written = False
         try:
             library.look()
-            with growth_told(runtime(self.host).cache, job), gpu_memory(self.host):
+            with growth_told(runtime(self.host).cache, job), self._memory():
                 for number, (name, path) in enumerate(self.order.adapters.items()):
                     job.begin(number)
                     outcome = self._one(job, Found(name, path), library)
@@ -91,11 +91,15 @@ class Work:
         Raises:
             CancelledError: the job was stopped.
         """
-        with gpu_memory(self.host):
+        with self._memory():
             outcome = self._guarded(job, decision.name, lambda: self._converted(job, decision, library))
         if outcome.status == "written":
             self.host.adapters_changed()
         return outcome
+
+    def _memory(self) -> AbstractContextManager[None]:
+        """The limit of the GPU's memory; models that the program runs take what they take for a picture."""
+        return nullcontext() if self.order.method.runs_models else gpu_memory(self.host)
 
     def _guarded(self, job: Job, name: str, work: Callable[[], Outcome]) -> Outcome:
         began = time.monotonic()
@@ -116,7 +120,7 @@ class Work:
             return analysed(decision, run, job)
         asked = decision.job(library.hashes, job)
         taken = frozenset() if library.outputs is None else frozenset(library.outputs.stems)
-        task = Task((decision,), run, taken, keeps_reports=True)
+        task = Task((decision,), run, taken, keeps_reports=True, models=self.host.models)
         with self.lock.holding(asked.request.digest, job.cancelled):
             [outcome] = convert(task, ProgressWatch(job))
         if outcome.path is not None and library.outputs is not None:
