@@ -94,7 +94,9 @@ class State:
         """The state that :meth:`tensors` gave of a training that began as ``student``; None where it began otherwise."""
         number = 2 * len(student.factors)
         shapes = [factor.shape for factors in student.factors.values() for factor in factors]
-        if [kept[name].shape for name in (f"value.{place}" for place in range(number)) if name in kept] != shapes:
+        if {name: tensor.shape for name, tensor in kept.items() if name.startswith("value.")} != {
+            f"value.{place}": shape for place, shape in enumerate(shapes)
+        }:
             return None
         values, means, squares = (
             [kept[f"{kind}.{place}"] for place in range(number)] for kind in ("value", "mean", "square")
