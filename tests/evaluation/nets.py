@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lib_transfer.evaluation.improvements.improvement import Evidence
-from lib_transfer.evaluation.streams import Streams
+from lib_transfer.architecture.module import Module, Name, Position
+from lib_transfer.linalg.factors import Factors
 from lib_transfer.models import Inputs, Schedule, TorchModel, places
 from lib_transfer.models.model import Model
+from lib_transfer.update import Update
 
 SHAPE = (4, 8, 8)
 CONTEXT = 6
@@ -80,9 +81,8 @@ def words(prompt: str) -> Tensor:
 def model(network: nn.Module) -> TorchModel:
     """The network as a model; its modules go by their own names."""
     linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
-    blocks = {name: module for name, module in network.named_modules() if isinstance(module, Block)}
     schedule = Schedule.stable_diffusion()
-    return TorchModel(places(linear), network, schedule, SHAPE, blocks=blocks, differentiable=True)
+    return TorchModel(places(linear), network, schedule, SHAPE, differentiable=True)
 
 
 def opens(it: Model, log: list[str] | None = None, name: str = "") -> Callable[[], AbstractContextManager[Model]]:
@@ -101,11 +101,30 @@ def opens(it: Model, log: list[str] | None = None, name: str = "") -> Callable[[
     return opened
 
 
-def evidence(
-    on: Inputs, movement: Tensor, without: Tensor, streams: Streams | None = None, folder: Path = Path("unused")
-) -> Evidence:
-    """What an improvement is given; the streams are numbered as the inputs are."""
-    return Evidence(on, movement, without, streams, range(len(on)), folder)
+def modules(network: nn.Module) -> tuple[Module, ...]:
+    """What the product would say of the network's layers, were it a checkpoint's."""
+    found = []
+    for depth, (name, layer) in enumerate(network.named_modules()):
+        if isinstance(layer, nn.Linear):
+            role = name.split(".", 2)[-1] if name.startswith("blocks.") else name
+            bias = f"{name}.bias" if layer.bias is not None else None
+            position = Position("unet", "middle", name.rpartition(f".{role}")[0], depth, role)
+            shape = tuple(layer.weight.shape)
+            output = Name(name, None)
+            found.append(Module(name, f"{name}.weight", bias, "linear", shape, None, None, position, (output,), output))
+    return tuple(found)
+
+
+def adapter(network: nn.Module, roles: Sequence[str] = ("attn1.", "attn2.", "ff."), size: float = 0.5) -> dict[str, Update]:
+    """A LoRA of rank 2 on those layers of the blocks whose role begins with one of ``roles``."""
+    made = {}
+    for number, module in enumerate(modules(network)):
+        if module.position.role.startswith(tuple(roles)):
+            generator = torch.Generator().manual_seed(number)
+            out, into = module.matrix_shape
+            up, down = (torch.randn(shape, generator=generator) for shape in ((out, 2), (2, into)))
+            made[module.name] = Update(factors=Factors(size * up / 2**0.5, down / into**0.5), rank=2)
+    return made
 
 
 def inputs(number: int, seed: int = 0) -> Inputs:
@@ -113,3 +132,45 @@ def inputs(number: int, seed: int = 0) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
     clean, noise = (torch.randn((number, *SHAPE), generator=generator) for _ in range(2))
     return Inputs(clean, noise, torch.linspace(0.2, 0.9, number), tuple(f"prompt {n % 3}" for n in range(number)))
+
+
+class Painter(nn.Module):
+    """The exact noise prediction for pictures that are normal, of deviation 0.5, around a colour that the prompt gives.
+
+    The colour is ``colour(words)``: a LoRA on the two layers changes it, and the word ``styled`` alone if it wants to.
+    """
+
+    WORDS = ("red", "blue", "styled")
+
+    def __init__(self, seed: int = 0, channels: int = SHAPE[0], width: int = 6) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.schedule = Schedule.stable_diffusion()
+        self.blocks = nn.ModuleList([nn.Module()])
+        block = self.blocks[0]
+        block.attn1, block.ff = nn.Module(), nn.Module()
+        block.attn1.to_v, block.ff.net = nn.Linear(len(self.WORDS), width, bias=False), nn.Linear(width, channels)
+        for parameter in self.parameters():
+            parameter.data = 0.7 * torch.randn(parameter.shape, generator=generator)
+
+    def colour(self, prompts: Sequence[str]) -> Tensor:
+        said = torch.tensor([[float(word in prompt.split()) for word in self.WORDS] for prompt in prompts])
+        block = self.blocks[0]
+        result: Tensor = block.ff.net(block.attn1.to_v(said))  # type: ignore[operator, union-attr]
+        return result[:, :, None, None]
+
+    def forward(self, x: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
+        a, s = self.schedule.mix(steps / 999)
+        return s * (x - a * self.colour(prompts)) / (a * a * 0.25 + s * s)
+
+    def model(self, shape: tuple[int, int, int] = SHAPE, space: str = "", **autoencoder: Any) -> TorchModel:
+        linear = {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
+        return TorchModel(
+            places(linear), self, self.schedule, shape, latent_space=space, differentiable=True, **autoencoder
+        )
+
+    def style(self) -> dict[str, Update]:
+        """A LoRA of rank 1 that changes the colour where ``styled`` is in the prompt."""
+        name = "blocks.0.attn1.to_v"
+        up = torch.randn(self.blocks[0].attn1.to_v.out_features, 1, generator=torch.Generator().manual_seed(5))  # type: ignore[union-attr, arg-type]
+        return {name: Update(factors=Factors(up, torch.tensor([[0.0, 0.0, 1.0]])), rank=1)}
