@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 from lib_transfer.version import VERSION
 
 if TYPE_CHECKING:
-    from lib_transfer.api import batch, convert, list_methods, request
+    from lib_transfer.api import batch, convert, list_methods, request, transfer
     from lib_transfer.batches.report import BatchReport
-    from lib_transfer.conversion.jobs import analyse, transfer
+    from lib_transfer.conversion.jobs import analyse
     from lib_transfer.conversion.publish import TransferResult
     from lib_transfer.conversion.report import TransferReport
     from lib_transfer.conversion.runtime import Runtime
@@ -55,7 +55,7 @@ _HOME = {
     "TransferResult": "conversion.publish",
     "analyse": "conversion.jobs",
     "inspect": "library.inspection",
-    "transfer": "conversion.jobs",
+    "transfer": "api",
     "verify": "evaluation",
     "TransferError": "errors",
 }

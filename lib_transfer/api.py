@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib_transfer import methods
+from lib_transfer.batches.automatic import automatic
 from lib_transfer.batches.convert import convert as carry_out
 from lib_transfer.batches.costs import Costs
 from lib_transfer.batches.folders import checked_settings, plan_folders
@@ -14,14 +15,17 @@ from lib_transfer.batches.loadable import make_loadable
 from lib_transfer.batches.plan import BatchPlan
 from lib_transfer.batches.processes import in_processes
 from lib_transfer.batches.report import BatchReport
-from lib_transfer.batches.task import MEMORY, tasks
+from lib_transfer.batches.task import MEMORY, Task, tasks
 from lib_transfer.batches.watch import SilentWatch, Watch
+from lib_transfer.conversion import jobs
 from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.conversion.publish import TransferResult
 from lib_transfer.conversion.runtime import Runtime
+from lib_transfer.evaluation.verification import Runner
 from lib_transfer.formats.peft_folder import adapter_file, adapter_home, adapter_name
 from lib_transfer.library.adapters import Found, find
 from lib_transfer.library.checkpoints import described
-from lib_transfer.library.destination import Existing, need_folder
+from lib_transfer.library.destination import Destination, Existing, need_folder
 from lib_transfer.library.index import FileIndex
 from lib_transfer.library.job import Job, Model, make_job, model_paths
 from lib_transfer.library.library import Library
@@ -62,6 +66,39 @@ def request(
     """
     hashes = (runtime or Runtime()).hashes
     return make_job(adapter, target=target, source=source, method=method, settings=settings, hashes=hashes)
+
+
+def transfer(
+    job: Job,
+    destination: Destination | None = None,
+    *,
+    models: Runner | None = None,
+    runtime: Runtime | None = None,
+    progress: Progress | None = None,
+) -> TransferResult:
+    """Transfer an adapter and write the result.
+
+    Args:
+        job: a job that :func:`request` made.
+        destination: where the output goes; where the job says when not given, which is the adapter's own folder.
+        models: what runs the checkpoints, where the method does; diffusers when not given.
+        runtime: the device, the cache folder and the number of workers.
+        progress: is told of every module, or of every run of a model, and asked whether to stop.
+
+    Returns:
+        The output's path and the report. Nothing is computed when the output of an equal request is already there. By a
+        method that runs models there is no report; the warnings say what was chosen and why.
+
+    Raises:
+        OutputExistsError: the output exists and is something else.
+        TransferError: a file cannot be read or written, the inputs do not belong together, a model cannot be run, or the
+            person stopped it; nothing was written then.
+    """
+    runtime, progress = runtime or Runtime(), progress or Silent()
+    if not methods.get(job.request.method).runs_models:
+        return jobs.transfer(job, destination, runtime=runtime, progress=progress)
+    job = job if destination is None else dataclasses.replace(job, destination=destination)
+    return automatic(job, models, runtime, progress)
 
 
 def convert(
@@ -125,6 +162,7 @@ def batch(
     existing: Existing = "skip",
     workers: int = 1,
     memory: int = MEMORY,
+    models: Runner | None = None,
     runtime: Runtime | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
@@ -145,6 +183,8 @@ def batch(
         workers: the number of processes; with 1 everything runs in this process. Processes are spawned, so a script that
             asks for more needs ``if __name__ == "__main__"``.
         memory: bytes that all workers together may take.
+        models: what runs the checkpoints, where the method does; diffusers when not given. They are run in this process, one
+            LoRA after another.
         runtime: the device and the cache folder.
         progress: is told of every file that is looked into, and asked whether to stop.
         watch: is told of every LoRA and every module, and asked whether to stop.
@@ -161,13 +201,14 @@ def batch(
     found = find([*map(Path, folders)], recursive=recursive, include=include, exclude=exclude)
     asked = checked_settings(method, settings, source, output, existing, runtime)
     planned = plan_folders(folders, found, target, asked, checkpoints, runtime, progress or Silent())
-    return _converted(planned, runtime, watch or SilentWatch(), memory=memory, workers=workers)
-
-
-def _converted(plan: BatchPlan, runtime: Runtime, watch: Watch, *, memory: int, workers: int) -> BatchReport:
-    report = BatchReport(plan)
+    workers = 1 if asked.how.runs_models else workers
     how = dataclasses.replace(runtime, workers=runtime.workers if workers == 1 else 1)
-    groups = tasks(plan, how, Costs(plan), memory=memory, workers=workers)
+    groups = tasks(planned, how, Costs(planned), memory=memory, workers=workers, models=models)
+    return _converted(planned, groups, watch or SilentWatch(), workers)
+
+
+def _converted(plan: BatchPlan, groups: Sequence[Task], watch: Watch, workers: int) -> BatchReport:
+    report = BatchReport(plan)
     here = (outcome for group in groups for outcome in carry_out(group, watch))
     for outcome in here if workers == 1 else in_processes(groups, watch, workers):
         report.settled(outcome)

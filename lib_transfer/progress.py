@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from lib_transfer.errors import CancelledError
@@ -55,6 +56,25 @@ class Silent:
     def cancelled(self) -> bool:
         """Never."""
         return False
+
+
+class Leavable:
+    """A progress that is over, too, as soon as what it is for is left out.
+
+    Args:
+        progress: what is told everything.
+        left_out: whether it is left out.
+    """
+
+    def __init__(self, progress: Progress, left_out: Callable[[], bool]) -> None:
+        self._left_out = left_out
+        self._progress = progress
+        self.start, self.step, self.reading = progress.start, progress.step, progress.reading
+        self.publishing = progress.publishing
+
+    def cancelled(self) -> bool:
+        """Whether the person asked to stop, or left it out."""
+        return self._progress.cancelled() or self._left_out()
 
 
 SILENT = Silent()

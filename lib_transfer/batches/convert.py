@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from lib_transfer.batches.automatic import automatic
 from lib_transfer.batches.task import Task
 from lib_transfer.batches.watch import Watch
 from lib_transfer.conversion.jobs import Ending, analyse, transfer_group
@@ -18,7 +20,9 @@ from lib_transfer.library.decide import Convert
 from lib_transfer.library.destination import numbered
 from lib_transfer.library.job import Job
 from lib_transfer.library.request import TransferRequest
-from lib_transfer.progress import Progress
+from lib_transfer.progress import Leavable, Progress
+
+LEFT_OUT = "Skipped; nothing was written."
 
 logger = logging.getLogger("transfer_lora")
 
@@ -89,17 +93,38 @@ def _together(task: Task, watch: Watch, progress: Progress) -> Iterator[Outcome]
         except TransferError as error:
             yield not_converted(item, error)
     began = time.monotonic()
-    endings = transfer_group(
-        jobs,
-        runtime=task.runtime,
-        progress=progress,
-        left=lambda run: watch.left_out(items[run.request].name),
-        begins=task.begins,
-    )
+    if task.items[0].settings.how.runs_models:
+        endings = _automatic(jobs, task, lambda job: watch.left_out(items[job.request].name), progress)
+    else:
+        endings = transfer_group(
+            jobs,
+            runtime=task.runtime,
+            progress=progress,
+            left=lambda run: watch.left_out(items[run.request].name),
+            begins=task.begins,
+        )
     for job, ending in endings:
         share = (time.monotonic() - began) / len(jobs)
         outcome = _ended(items[job.request], job, ending, task.keeps_reports)
         yield dataclasses.replace(outcome, seconds=share)
+
+
+def _automatic(
+    jobs: Sequence[Job], task: Task, left_out: Callable[[Job], bool], progress: Progress
+) -> Iterator[tuple[Job, Ending]]:
+    """Transfer adapters by running both checkpoints, one after another; each may be left out meanwhile."""
+    for job in jobs:
+        leavable = Leavable(progress, functools.partial(left_out, job))
+        try:
+            yield job, automatic(job, task.models, task.runtime, leavable)
+        except StorageError:
+            raise
+        except CancelledError:
+            if progress.cancelled():
+                raise
+            yield job, CancelledError(LEFT_OUT)
+        except TransferError as error:
+            yield job, error
 
 
 def _placed(job: Job, taken: frozenset[str]) -> Job:
@@ -129,6 +154,8 @@ def _ended(item: Convert, job: Job, ending: Ending, keeps_report: bool) -> Outco
         sidecars=ending.sidecars,
         notes=(*notes, *ending.warnings),
     )
+    if ending.path is None and ending.report is None:
+        return dataclasses.replace(made, notes=notes, message=" ".join(ending.warnings))
     if ending.report is None:
         return made if ending.path is None else dataclasses.replace(made, summary=dict(summary_of(ending.path)))
     if keeps_report:

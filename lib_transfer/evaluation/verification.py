@@ -81,7 +81,8 @@ class Question:
 
     Attributes:
         original: the file of the adapter that was transferred.
-        transferred: the files that were made of it, by name.
+        transferred: the files that were made of it, by name; one called ``reuse`` takes the place of the original as it is, for
+            targets whose modules correspond under other names.
         prompts: the prompts of the pictures; none for those that the original's metadata suggest.
         inputs: the number of held-out pictures that gains are taken on.
         size: width and height of the pictures in pixels; 0 for the size that the target was trained on.
@@ -169,7 +170,8 @@ def evaluate(
         and name is not None
         and not (better and better.only_new and name in asked.adapters.candidates)
     ):
-        path, updates = asked.job.output, found.updates[name]
+        path, strength = asked.job.output, asked.job.request.setting("strength")
+        updates = {module: update.scaled(strength) for module, update in found.updates[name].items()}
         over = to_replace(path, asked.job.destination) == path
         progress.publishing()
         written = write(
@@ -224,7 +226,7 @@ def prepared(question: Question, source: Base, target: Base, runner: Runner, bet
     Raises: as :func:`evaluate`.
     """
     one_space = runner.latent_space(source) == runner.latent_space(target)
-    adapters, metadata, dtype = _read(question, source, target)
+    adapters, metadata, dtype = _read(question, source, target, better)
     amounts = Amounts(held=question.inputs, sampling=question.steps, budget=BUDGET if better is None else better.budget)
     prompts = tuple(question.prompts) or prompts_of(metadata)
     rank = 0 if better is None else better.rank
@@ -291,6 +293,8 @@ def check_place(job: Job) -> None:
 def job_of(better: Better, adapters: Adapters, setup: Setup, side: int, clip_skip: tuple[int, int]) -> Job:
     """The job of an improved adapter, whose request holds everything that the result depends on.
 
+    Where that is asked for as a method of its own, the request says so already.
+
     Args:
         better: the transfer that it is compared with, and the budget.
         adapters: the adapters that are compared.
@@ -298,6 +302,8 @@ def job_of(better: Better, adapters: Adapters, setup: Setup, side: int, clip_ski
         side: width and height of the target's latents.
         clip_skip: the Clip skip on the source and on the target.
     """
+    if better.transfer.request.method == METHOD:
+        return better.transfer
     settings: dict[str, Value] = {
         **dict(better.transfer.request.settings),
         "clip_skip": ", ".join(map(str, clip_skip)),
@@ -315,14 +321,17 @@ def job_of(better: Better, adapters: Adapters, setup: Setup, side: int, clip_ski
     return dataclasses.replace(better.transfer, request=request)
 
 
-def _read(question: Question, source: Base, target: Base) -> tuple[Adapters, Mapping[str, str], torch.dtype]:
-    """The adapters that are compared, reuse among them where the shapes allow it; the original's metadata and number format."""
+def _read(
+    question: Question, source: Base, target: Base, better: Better | None
+) -> tuple[Adapters, Mapping[str, str], torch.dtype]:
+    """The adapters that are compared, reuse among them where shapes allow it; the original's metadata; the number format."""
     with open_adapter(question.original) as adapter:
         original = updates_of(adapter, source)
-        metadata, dtype = dict(adapter.metadata), output_dtype(None, adapter)
+        wanted = None if better is None else better.transfer.request.setting("dtype")
+        metadata, dtype = dict(adapter.metadata), output_dtype(wanted, adapter)
     candidates: dict[str, Updates] = {}
     for name, path in question.transferred.items():
         with open_adapter(path) as adapter:
             candidates[name] = updates_of(adapter, target)
-    again = reused(original, source, target)
+    again = {} if REUSE in candidates else reused(original, source, target)
     return Adapters(original, {**candidates, REUSE: again} if again else candidates), metadata, dtype
