@@ -13,7 +13,7 @@ RUNS = Parameter(
     "whole",
     5000,
     "the most runs of the models that it may take; a run with gradients counts as three",
-    minimum=200,
+    minimum=2000,
     maximum=1_000_000,
 )
 PROMPTS = Parameter(
