@@ -27,14 +27,14 @@ from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.library.base import Base
 from lib_transfer.library.destination import need_folder, to_replace
 from lib_transfer.library.job import Job
-from lib_transfer.methods import Value
+from lib_transfer.methods import AUTO, Value
 from lib_transfer.models.model import Model
 from lib_transfer.models.sampling import STEPS
 from lib_transfer.progress import Progress
 from lib_transfer.storage.cache import Cache
 from lib_transfer.update import Updates
 
-METHOD = "auto"
+METHOD = AUTO
 """What stands for the method in the request of an improved adapter."""
 
 INPUTS = 8

@@ -39,6 +39,8 @@ class TransferSettings:
         across_families: whether LoRAs of another family than the target's are tried, because a text encoder may be common
             to both; the conversion then says what corresponds to nothing.
         same_base: whether the LoRAs stay on the base that they were trained on, and only names and layout change.
+        takes_better: whether an output of a method that runs models, for the same checkpoints, is taken in place of that of the
+            method.
     """
 
     method: str
@@ -50,6 +52,7 @@ class TransferSettings:
     existing: Existing = "skip"
     across_families: bool = False
     same_base: bool = False
+    takes_better: bool = False
 
     @property
     def how(self) -> Method:
@@ -271,6 +274,9 @@ def _placed(
         job = _job(adapter, source, target, settings, library.hashes, library.progress)
         if source is not None and settings.source is None and job.request.source_sha256 == job.request.target_sha256:
             return _trained_on(target, source)
+        better = outputs.by_models(job.request) if settings.takes_better else ()
+        for path in filter(outputs.intact, better):
+            return Done(path, replace(job, request=replace(job.request, method=methods.AUTO)), facts, source)
         job = replace(job, destination=replace(destination, overwrite=False))
         there = _there(job, outputs, library, thorough)
         intact = next((path for path in there if outputs.intact(path)), None)

@@ -5,6 +5,7 @@ An entry holds for as long as the file's size, modification time and inode stay 
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterable
@@ -19,13 +20,13 @@ from lib_transfer.formats.adapter_file import outline_adapter
 from lib_transfer.formats.checkpoint import open_checkpoint
 from lib_transfer.formats.description import describe
 from lib_transfer.formats.identity import addnet_hash, stamp
-from lib_transfer.formats.metadata import DATA_HASH, PREFIX, source_hints
+from lib_transfer.formats.metadata import DATA_HASH, MATCH, PREFIX, source_hints
 from lib_transfer.formats.safetensors_file import header_mentions, read_header
 from lib_transfer.library.inspection import identify
 from lib_transfer.library.loads import obstacles
 from lib_transfer.storage.memory import FileMemory
 
-VERSION = 5
+VERSION = 6
 
 logger = logging.getLogger("transfer_lora")
 
@@ -94,9 +95,15 @@ class CheckpointFacts:
 
 @dataclass(frozen=True)
 class OutputFacts:
-    """The request that a LoRA says it is the output of, as its JSON; "" for one that is not ours."""
+    """What a LoRA says of itself as an output.
+
+    Attributes:
+        request: the request that it is the output of, as its JSON; "" for one that is not ours.
+        gain: the gain of what was chosen when the models were run last; None where they were not, or nothing could be judged.
+    """
 
     request: str = ""
+    gain: float | None = None
 
 
 @dataclass(frozen=True)
@@ -220,10 +227,21 @@ def _read_checkpoint(path: Path) -> CheckpointFacts:
 def _read_output(path: Path) -> OutputFacts:
     try:
         if header_mentions(path, f"{PREFIX}request"):
-            return OutputFacts(read_header(path).metadata.get(f"{PREFIX}request", ""))
+            metadata = read_header(path).metadata
+            return OutputFacts(metadata.get(f"{PREFIX}request", ""), _gain(metadata.get(MATCH, "")))
     except TransferError:
         pass
     return OutputFacts()
+
+
+def _gain(match: str) -> float | None:
+    """The gain of the chosen adapter, from what running the models said; None for anything else: anyone may have written it."""
+    try:
+        found = json.loads(match or "{}")
+        gain = found["gains"][found["best"]]["gain"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return float(gain) if isinstance(gain, int | float) and not isinstance(gain, bool) else None
 
 
 def _read_content(path: Path) -> ContentFacts:

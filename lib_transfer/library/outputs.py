@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lib_transfer.errors import TransferError
 from lib_transfer.formats.identity import addnet_hash
@@ -16,6 +18,7 @@ from lib_transfer.formats.safetensors_file import read_header
 from lib_transfer.library.adapters import walk
 from lib_transfer.library.index import FileIndex
 from lib_transfer.library.request import TransferRequest, adapter_in, canonical
+from lib_transfer.methods import METHODS
 
 
 def is_done(path: Path, request: TransferRequest) -> bool:
@@ -100,6 +103,21 @@ class Outputs:
             known = self._by_adapter.get(request.adapter_name, ())
             return [seen.path for seen in known if seen.path == path and seen.request != wanted]
 
+    def by_models(self, request: TransferRequest) -> list[Path]:
+        """Outputs of methods that run models, of the same adapter between the same checkpoints; the largest gain first.
+
+        Args:
+            request: a request by any method. Where it needs no source, the source does not count.
+        """
+        wanted = _between(request.to_json())
+        with self._lock:
+            known = [
+                seen.path for seen in self._by_adapter.get(request.adapter_name, ()) if _fits(seen.request, wanted)
+            ]
+        facts = {path: self._index.output(path) for path in known}
+        gains = {path: it.gain for path, it in facts.items() if it is not None}
+        return sorted(gains, key=lambda path: (gains[path] is None, -(gains[path] or 0.0), path))
+
     def made_from(self, adapter: str) -> bool:
         """Whether there is an output that was made from an adapter of this name."""
         return adapter in self._by_adapter
@@ -136,3 +154,17 @@ class Outputs:
         if seen.request and (adapter := adapter_in(seen.request)) is not None:
             self._by_request.setdefault(seen.request, []).append(seen.path)
             self._by_adapter.setdefault(adapter, []).append(seen)
+
+
+def _between(text: str) -> dict[str, Any]:
+    """The adapter and the checkpoints of a request as JSON; the source only where there is one."""
+    identity = json.loads(text)
+    return {role: identity[role] for role in ("adapter", "source", "target") if identity[role] is not None}
+
+
+def _fits(text: str, wanted: Mapping[str, Any]) -> bool:
+    """Whether a request as JSON is by a method that runs models, and has what is wanted."""
+    identity = json.loads(text)
+    if identity.get("method") not in {method.id for method in METHODS if method.runs_models}:
+        return False
+    return all(identity.get(role) == value for role, value in wanted.items())

@@ -11,8 +11,8 @@ from lib_transfer.methods import auto, lora_x, prolora, reuse, rotation
 from lib_transfer.methods.declaration import COMMON_PARAMETERS, Method, MethodInput, Parameter, Value
 
 METHODS: tuple[Method, ...] = (auto.METHOD, rotation.METHOD, prolora.METHOD, lora_x.METHOD, reuse.METHOD)
-DEFAULT = rotation.METHOD.id
-"""The method that takes seconds: what is done where nobody asks for another."""
+AUTO, DEFAULT = auto.METHOD.id, rotation.METHOD.id
+"""The method that runs models; and that which takes seconds, for where nobody asks for another."""
 
 LONGEST_TEXT = 20_000
 """The most characters of a setting that is a text."""
@@ -21,6 +21,7 @@ FORMER_IDS = {"copy": reuse.METHOD.id}
 """Ids that methods had before, which are still understood wherever an id is read."""
 
 __all__ = [
+    "AUTO",
     "DEFAULT",
     "FORMER_IDS",
     "METHODS",

@@ -1,8 +1,8 @@
 """The automatic method, from files to files, on models whose answers are known exactly.
 
-A model paints pictures that are normal around a colour. The colour is linear in four of the checkpoint's layers, and a LoRA changes
-it where the prompt has the word "styled". The target follows a LoRA by less than half, so that reuse falls short by as much
-and a trained one need not.
+A model paints pictures that are normal around a colour. The colour is linear in four of the checkpoint's layers, and a LoRA
+changes it where the prompt has the word "styled". The target follows a LoRA by less than half, so that reuse falls short by as
+much and a trained one need not.
 """
 
 from __future__ import annotations
@@ -163,7 +163,12 @@ class Stopping(Silent):
 
 def test_a_stopped_one_writes_nothing_and_goes_on_to_the_same_bytes(folder: Path) -> None:
     original = lora(folder / "loras", "style", 2)
-    how = {"source": folder / "base.safetensors", "target": folder / "damped.safetensors", "method": "auto", "runs": 2600}
+    how = {
+        "source": folder / "base.safetensors",
+        "target": folder / "damped.safetensors",
+        "method": "auto",
+        "runs": 2600,
+    }
     job = lib_transfer.request(original, runtime=runtime(folder), **how)  # type: ignore[arg-type]
     for after in (300, 700, 900):
         with pytest.raises(CancelledError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -12,8 +13,10 @@ import gradio as gr
 import pytest
 
 import lib_transfer
-from lib_transfer.conversion import group
+from lib_transfer.conversion import group, jobs
 from lib_transfer.formats import identity
+from lib_transfer.formats.metadata import MATCH
+from lib_transfer.formats.writer import annotate
 from lib_transfer.storage import hashes
 from lib_transfer.webui.host.settings import PREFIX, USE_ORIGINAL
 from lib_transfer.webui.prompt.infotext import BOX
@@ -76,6 +79,32 @@ def test_a_copy_that_is_there_is_used_whatever_made_it_and_wherever_it_lies(
         made.generate("<tlora:cat:1>")
         assert made.last == (("of my own.safetensors", 1.0, 1.0),)
     assert transfers.count("a transfer") == 1
+
+
+def test_the_best_that_running_models_made_is_used_whatever_the_settings_say(
+    made: Generations, transfers: list[str]
+) -> None:
+    for seed, gain in ((1, 0.4), (2, 0.9), (3, None)):
+        job = lib_transfer.request(
+            made.program.loras / "cat.safetensors",
+            source=made.path(BASE),
+            target=made.path(TUNED),
+            method="auto",
+            seed=seed,
+        )
+        # The weights' part of the method alone writes a file that says what made it; here no models are run.
+        path = jobs.transfer(job, lib_transfer.Destination(file=made.program.loras / f"auto {seed}.safetensors")).path
+        assert path is not None
+        if gain is not None:
+            annotate(path, {MATCH: json.dumps({"gains": {"imitate": {"gain": gain}}, "best": "imitate"})})
+    transfers.clear()
+    p = made.generate("<tlora:cat:1>")
+    assert made.last == (("auto 2.safetensors", 1.0, 1.0),)
+    assert "auto" in str(p.extra_generation_params)
+    assert transfers == []
+    made.choose(VARIED)
+    made.generate("<tlora:cat:1>")
+    assert made.last[0][0].startswith("cat_varied_rotation_")
 
 
 def test_the_copy_follows_the_checkpoint(made: Generations, transfers: list[str]) -> None:

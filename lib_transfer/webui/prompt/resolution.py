@@ -99,7 +99,10 @@ class Resolver:
             library = library_of(self._host, self._index, progress, self._outputs)
             adapter = Found(original.name, path)
             with _skipped(progress):
-                decision = decide(adapter, target, settings_for(order, self._host), library, thorough=True)
+                settings = settings_for(order, self._host)
+                # Unless the plot asks for another, the best that there is: one that was made by running models.
+                settings = replace(settings, takes_better=not (overrides.method or overrides.settings))
+                decision = decide(adapter, target, settings, library, thorough=True)
             if isinstance(decision, LeftOut) and decision.why == "trained on the target":
                 return original
             if isinstance(decision, LeftOut | Failed):
