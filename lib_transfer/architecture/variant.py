@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from lib_transfer.architecture.architecture import Architecture, Tensors, key_layout_in
 from lib_transfer.architecture.layout import Slot
+from lib_transfer.architecture.sampling import EPSILON, SAMPLINGS, V
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,6 @@ class Variant:
     prediction: str | None
     input: str
 
-
-EPSILON, V, FLOW = "noise (epsilon)", "velocity (v)", "flow"
 
 # Sets of marker tensors -> what they say; the first that are all there counts.
 MARKERS = (
@@ -94,8 +93,8 @@ def settled(found: Variant, spread: float) -> Variant:
 
 
 def _prediction(architecture: Architecture, tensors: Tensors) -> str | None:
-    if architecture.core.part == "transformer":
-        return FLOW
+    if known := SAMPLINGS[architecture.id].prediction:
+        return known
     for keys, says in MARKERS:
         if all(key in tensors for key in keys):
             return says
