@@ -82,7 +82,8 @@ def nearness(source: Base, target: Base, cache: Cache) -> Nearness | None:
     if entry is None:
         with one_thread_each(), torch.inference_mode():
             rows = [_compared(source, target, *pair) for pair in pairs]
-            entry = {"rows": torch.tensor([row for row in rows if row is not None], dtype=torch.float64)}
+            known = [row for row in rows if row is not None]
+            entry = {"rows": torch.tensor(known, dtype=torch.float64).reshape(-1, 4)}
         cache.put("similarities", key, entry)
     found: Tensor = entry["rows"].double()
     if not found.numel():
