@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import exp
 
 EPSILON, V, FLOW = "noise (epsilon)", "velocity (v)", "flow"
+V_ZERO_SNR = f"{V} with zero terminal SNR"
 IN_EDM = f"{FLOW}, in EDM's scaling"
 
 

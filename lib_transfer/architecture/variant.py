@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 
 from lib_transfer.architecture.architecture import Architecture, Tensors, key_layout_in
 from lib_transfer.architecture.layout import Slot
-from lib_transfer.architecture.sampling import EPSILON, SAMPLINGS, V
+from lib_transfer.architecture.sampling import EPSILON as EPSILON
+from lib_transfer.architecture.sampling import SAMPLINGS, V_ZERO_SNR
+from lib_transfer.architecture.sampling import V as V
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Variant:
 MARKERS = (
     (("edm_vpred.sigma_max",), "velocity (v) in EDM's scaling"),
     (("edm_mean", "edm_std"), "EDM"),
-    (("v_pred", "ztsnr"), "velocity (v) with zero terminal SNR"),
+    (("v_pred", "ztsnr"), V_ZERO_SNR),
     (("v_pred",), V),
 )
 

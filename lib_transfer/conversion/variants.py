@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lib_transfer.architecture.sampling import V
 from lib_transfer.library.base import Base
-from lib_transfer.library.variant import variant_of
+from lib_transfer.library.variant import variant_of as variant_of
 
 
 def usual_size(base: Base) -> int:

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib_transfer.architecture.module import Module
-from lib_transfer.architecture.sampling import EPSILON, V
-from lib_transfer.conversion.variants import usual_clip_skip, usual_size
+from lib_transfer.architecture.variant import EPSILON, V
+from lib_transfer.conversion.variants import usual_clip_skip, usual_size, variant_of
 from lib_transfer.conversion.weights import read_weight
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.evaluation.prompts import tokens
 from lib_transfer.library.base import Base
-from lib_transfer.library.variant import variant_of
 from lib_transfer.models import Model, Schedule, TorchModel, places
 from lib_transfer.models.latents import LATENT_SPACES
 from lib_transfer.models.networks import TextEncoder, UNet
