@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 from lib_transfer.architecture.architecture import Architecture, Tensors, key_layout_in
 from lib_transfer.architecture.layout import Slot
-from lib_transfer.architecture.sampling import EPSILON as EPSILON
-from lib_transfer.architecture.sampling import SAMPLINGS, V_ZERO_SNR
-from lib_transfer.architecture.sampling import V as V
+from lib_transfer.architecture.sampling import EPSILON, SAMPLINGS, V_ZERO_SNR, V
+
+__all__ = ["EPSILON", "EXTRAS", "SPREAD_OF_V", "V_ZERO_SNR", "V", "Variant", "settled", "telltale", "variant"]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from lib_transfer.architecture.sampling import V
 from lib_transfer.library.base import Base
-from lib_transfer.library.variant import variant_of as variant_of
+from lib_transfer.library.variant import variant_of
+
+__all__ = ["usual_clip_skip", "usual_size", "variant_of"]
 
 
 def usual_size(base: Base) -> int:
