@@ -21,10 +21,11 @@ from lib_transfer.conversion.blocks import Blocks
 from lib_transfer.conversion.carry import ModuleResult, Settings, carry, norm_alone
 from lib_transfer.conversion.differences import differences, differences_told
 from lib_transfer.conversion.nearness import Nearness, nearness
+from lib_transfer.conversion.pair import Pair, Stranger
 from lib_transfer.conversion.pairing import Pairing, pairing
 from lib_transfer.conversion.parallel import over_modules
 from lib_transfer.conversion.partly_loaded import unread_embeddings
-from lib_transfer.conversion.plan import Pair, Stranger, plan
+from lib_transfer.conversion.plan import plan
 from lib_transfer.conversion.relation import Relations
 from lib_transfer.conversion.renamed import renamed, renamings, without_weight
 from lib_transfer.conversion.report import ModuleReport, TransferReport

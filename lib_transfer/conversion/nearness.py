@@ -81,13 +81,12 @@ def nearness(source: Base, target: Base, cache: Cache) -> Nearness | None:
     entry = cache.get("similarities", key)
     if entry is None:
         with one_thread_each(), torch.inference_mode():
-            rows = [_compared(source, target, *pair) for pair in pairs]
-            known = [row for row in rows if row is not None]
-            entry = {"rows": torch.tensor(known, dtype=torch.float64).reshape(-1, 4)}
+            rows = [row for pair in pairs if (row := _compared(source, target, *pair)) is not None]
+        if not rows:
+            return None
+        entry = {"rows": torch.tensor(rows, dtype=torch.float64)}
         cache.put("similarities", key, entry)
     found: Tensor = entry["rows"].double()
-    if not found.numel():
-        return None
     distance, cosine, numbers, equal = found.T
     return Nearness(
         float(distance.mean()), float(cosine.mean()), len(found), int(numbers.sum()), bool(equal.all().item())
