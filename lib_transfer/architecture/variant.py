@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 
 from lib_transfer.architecture.architecture import Architecture, Tensors, key_layout_in
 from lib_transfer.architecture.layout import Slot
+from lib_transfer.architecture.sampling import EPSILON, SAMPLINGS, V_ZERO_SNR, V
+
+__all__ = ["EPSILON", "EXTRAS", "SPREAD_OF_V", "V_ZERO_SNR", "V", "Variant", "settled", "telltale", "variant"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,11 @@ class Variant:
     input: str
 
 
-EPSILON, V, FLOW = "noise (epsilon)", "velocity (v)", "flow"
-
 # Sets of marker tensors -> what they say; the first that are all there counts.
 MARKERS = (
     (("edm_vpred.sigma_max",), "velocity (v) in EDM's scaling"),
     (("edm_mean", "edm_std"), "EDM"),
-    (("v_pred", "ztsnr"), "velocity (v) with zero terminal SNR"),
+    (("v_pred", "ztsnr"), V_ZERO_SNR),
     (("v_pred",), V),
 )
 
@@ -94,8 +95,8 @@ def settled(found: Variant, spread: float) -> Variant:
 
 
 def _prediction(architecture: Architecture, tensors: Tensors) -> str | None:
-    if architecture.core.part == "transformer":
-        return FLOW
+    if known := SAMPLINGS[architecture.id].prediction:
+        return known
     for keys, says in MARKERS:
         if all(key in tensors for key in keys):
             return says

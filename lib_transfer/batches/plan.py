@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lib_transfer.conversion.outcome import Outcome, settled
+from lib_transfer.errors import TransferError
 from lib_transfer.library.adapters import Found
 from lib_transfer.library.checkpoints import Checkpoint
-from lib_transfer.library.decide import Convert, TransferSettings, decide
+from lib_transfer.library.decide import Convert, Decision, Failed, TransferSettings, decide
 from lib_transfer.library.index import AdapterFacts
 from lib_transfer.library.library import Library
+from lib_transfer.library.own_base import own_base
 from lib_transfer.progress import Progress, check
+
+OWN_BASES = Checkpoint("", Path())
+"""Stands for the targets of a plan in which each adapter stays on its own base."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class BatchPlan:
     """What a batch will do.
 
     Attributes:
-        target: the checkpoint that the adapters are to work on.
+        target: the checkpoint that the adapters are to work on; :data:`OWN_BASES` where each stays on its own.
         settings: how they are transferred.
         facts: what the header of every file says, by name, in the order of the names; transferred LoRAs are not among
             them unless they were asked for.
@@ -40,7 +46,7 @@ class BatchPlan:
 
 def plan(
     found: Sequence[Found],
-    target: Checkpoint,
+    target: Checkpoint | None,
     settings: TransferSettings,
     library: Library,
     progress: Progress,
@@ -52,7 +58,8 @@ def plan(
 
     Args:
         found: the files.
-        target: the checkpoint that they are to work on.
+        target: the checkpoint that they are to work on; None where those that may not load as they are are written anew, each for
+            its own base.
         settings: how they are transferred.
         library: what the person has, with outputs. An adapter is hashed only where an output of an adapter of its name is
             there.
@@ -65,7 +72,8 @@ def plan(
         CancelledError: the person asked to stop.
     """
     progress.start(len(found), "looking into the LoRAs")
-    library.architecture(target, "The target")
+    if target is not None:
+        library.architecture(target, "The target")
     library.look()
     facts: dict[str, AdapterFacts] = {}
     items: list[Convert] = []
@@ -75,16 +83,26 @@ def plan(
         check(progress)
         about = library.adapter(each.path)
         progress.step(each.name)
-        if not wanted(about):
+        if not wanted(about) or (target is None and not about.obstacles):
             continue
         if about.parent is not None and not transferred:
             passed_over += 1
             continue
         facts[each.name] = about
-        decision = decide(each, target, settings, library)
+        decision = _decided(each, about, target, settings, library)
         if isinstance(decision, Convert):
             items.append(decision)
         else:
-            others[each.name] = settled(each.name, target, decision)
+            others[each.name] = settled(each.name, target or OWN_BASES, decision)
     taken = frozenset() if library.outputs is None else frozenset(library.outputs.stems)
-    return BatchPlan(target, settings, facts, tuple(items), others, taken, passed_over)
+    return BatchPlan(target or OWN_BASES, settings, facts, tuple(items), others, taken, passed_over)
+
+
+def _decided(
+    adapter: Found, facts: AdapterFacts, target: Checkpoint | None, settings: TransferSettings, library: Library
+) -> Decision:
+    try:
+        on = target or own_base(facts)
+    except TransferError as error:
+        return Failed(error.message, error.hint, exit_code=error.exit_code)
+    return decide(adapter, on, settings, library)

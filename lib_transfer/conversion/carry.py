@@ -16,7 +16,7 @@ from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.conversion.compact import Form, form_of
 from lib_transfer.conversion.decision import Decision
 from lib_transfer.conversion.decompositions import Wanted
-from lib_transfer.conversion.plan import Obstacle, Pair, whole_shape
+from lib_transfer.conversion.pair import Obstacle, Pair, whole_shape
 from lib_transfer.conversion.relation import Relation, Relations
 from lib_transfer.conversion.report import ModuleReport
 from lib_transfer.errors import NumericError

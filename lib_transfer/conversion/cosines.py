@@ -69,8 +69,15 @@ def _directions(base: Base, blocks: Sequence[Block], role: str) -> Tensor:
 def _sample(checkpoint: Store, block: Block, role: str) -> Tensor:
     """Some rows of the weight of this job, one after the other; empty where the block has none."""
     module = next((module for module in block if module.position.role == role), None)
-    if module is None:
-        return torch.empty(0)
+    return torch.empty(0) if module is None else sampled(checkpoint, module)
+
+
+def sampled(checkpoint: Store, module: Module) -> Tensor:
+    """Some rows of a weight, one after the other, in float32; all of one that is small, or that is not stored by itself.
+
+    Raises:
+        BadFileError, StorageError: it cannot be read.
+    """
     out = module.shape[0]
     if out <= BANDS * ROWS or module.rows is not None or module.transposed:
         return read_weight(checkpoint, module).flatten()

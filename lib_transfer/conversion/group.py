@@ -19,16 +19,18 @@ from lib_transfer import methods
 from lib_transfer.conversion import blocks, output
 from lib_transfer.conversion.blocks import Blocks
 from lib_transfer.conversion.carry import ModuleResult, Settings, carry, norm_alone
+from lib_transfer.conversion.differences import differences, differences_told
+from lib_transfer.conversion.nearness import Nearness, nearness
+from lib_transfer.conversion.pair import Pair, Stranger
 from lib_transfer.conversion.pairing import Pairing, pairing
 from lib_transfer.conversion.parallel import over_modules
 from lib_transfer.conversion.partly_loaded import unread_embeddings
-from lib_transfer.conversion.plan import Pair, Stranger, plan
+from lib_transfer.conversion.plan import plan
 from lib_transfer.conversion.relation import Relations
 from lib_transfer.conversion.renamed import renamed, renamings, without_weight
 from lib_transfer.conversion.report import ModuleReport, TransferReport
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.sketches import Sketches, same_encoders
-from lib_transfer.conversion.variants import differences
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, TransferError
 from lib_transfer.formats.adapter import Adapter
 from lib_transfer.formats.adapter_file import open_adapter, outline_adapter
@@ -56,6 +58,7 @@ class Bases:
         source: None where the method needs none; the target stands for it then.
         target: the checkpoint that the group goes to; the modules alone where only names and layout change.
         find: what each module of the source corresponds to in the target.
+        near: how far apart their weights are, where they are of one architecture.
         blocks: where the source's blocks go, where the target has another number of them.
         adapters: closes the adapters of the group together with them.
         folder: where parts of large outputs wait.
@@ -65,6 +68,7 @@ class Bases:
     source: Base | None
     target: Base
     find: Pairing
+    near: Nearness | None
     blocks: Blocks | None
     adapters: ExitStack
     folder: Path
@@ -105,7 +109,8 @@ def opened(job: Job, runtime: Runtime, cache: Cache) -> Iterator[Bases]:
         sketches = Sketches(source or target, target, cache, runtime.torch_device)
         moved = None if source is None else blocks.by_weights(source, target, cache)
         find = pairing(source or target, target, sketches, forced=Settings.of(request).force, blocks=moved)
-        yield Bases(source, target, find, moved, stack, cache.folder, stays=bool(request.architecture))
+        near = None if source is None else nearness(source, target, cache)
+        yield Bases(source, target, find, near, moved, stack, cache.folder, stays=bool(request.architecture))
 
 
 def _opened(paths: Sequence[Path], sha256: str, runtime: Runtime) -> AbstractContextManager[Base]:
@@ -155,6 +160,17 @@ class AdapterRun:
         self._writes = writes
         self._spool = Spool(bases.folder)
         self._results: list[ModuleResult | None] = [None] * len(self.planned.pairs)
+
+    @property
+    def _apart(self) -> tuple[str, ...]:
+        """What sets the checkpoint that the adapter was trained on apart from the target, as far as it is known."""
+        bases = self.bases
+        if bases.stays:
+            return ()
+        if bases.source is None:
+            return differences_told(self.adapter.metadata, bases.target)
+        near = () if bases.near is None else (bases.near.told,)
+        return (*differences(bases.source, bases.target), *near)
 
     @property
     def inserted(self) -> str:
@@ -221,11 +237,12 @@ class AdapterRun:
             unread=(*(_sized(item, self.adapter) for item in self.planned.unread), *left),
             notes=(
                 *self.planned.notes,
-                *(differences(self.bases.source, self.bases.target) if self.bases.source else ()),
+                *self._apart,
                 *(blocks.told(self.bases.blocks, self.inserted) if self.bases.blocks else ()),
             ),
             file=tuple(self.adapter.header.tensors),
             bundled=() if left else tuple(output.embeddings(self.planned.embeddings)),
+            near=self.bases.near,
         )
 
     def still_the_same(self) -> None:

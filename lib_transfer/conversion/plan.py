@@ -3,101 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from lib_transfer.architecture.architecture import deepest, full_index
-from lib_transfer.architecture.identity import Identity
 from lib_transfer.architecture.layout import Layout
-from lib_transfer.architecture.module import Binding, Module, Position
+from lib_transfer.architecture.module import Binding, Module
 from lib_transfer.conversion.blocks import Blocks, number
-from lib_transfer.conversion.decision import Decision
 from lib_transfer.conversion.depth import by_the_table, need_depth
-from lib_transfer.conversion.pairing import Counterpart, How, Pairing, by_job, unit_names, with_copies
+from lib_transfer.conversion.fit import belongs_elsewhere, need_fit
+from lib_transfer.conversion.pair import Obstacle, Pair, Stranger
+from lib_transfer.conversion.pairing import Counterpart, Pairing, by_job, unit_names, with_copies
 from lib_transfer.conversion.partly_loaded import A1111_ALONE, MOST_UNKNOWN, TOO_MANY, as_a1111_names_it, bundled
 from lib_transfer.conversion.unseen import lacking, need_encoder, no_encoder, relative_with, unseen
 from lib_transfer.errors import MismatchError
 from lib_transfer.formats.adapter import Adapter, Group
-from lib_transfer.formats.algorithms.algorithm import by
 from lib_transfer.formats.matrix_shapes import matrix_shapes
 from lib_transfer.formats.unread import Unread
 from lib_transfer.library.base import Base
 from lib_transfer.library.inspection import identify
 
 NO_SUCH_BLOCK = "by the published table the target has no such block, or not with this module"
-
-
-@dataclass(frozen=True)
-class Obstacle:
-    """Why a module cannot be transferred."""
-
-    decision: Decision
-    reason: str
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One group of the adapter, or a share of it, the module it was trained on and the module it goes to.
-
-    Attributes:
-        group: the group.
-        bound: all that the group changes: one module of the source (of the target when there is no source), or those
-            that a fused weight is cut into.
-        share: the number of the one that this pair is about.
-        target: the module it goes to; None where there is none.
-        how: how that is known.
-        obstacle: what is in the way, if anything.
-        hosts: the programs that the output is written for, as a sentence names them.
-        remark: what a person should know of a module that is carried, as a part of a sentence.
-        copies: the modules of inserted blocks that get what the target gets.
-        factor: what of the update each of them gets, and the target too.
-    """
-
-    group: Group
-    bound: tuple[Binding, ...]
-    share: int
-    target: Module | None
-    how: How
-    obstacle: Obstacle | None
-    hosts: str = ""
-    remark: str = ""
-    copies: tuple[Module, ...] = ()
-    factor: float = 1.0
-
-    @property
-    def source(self) -> Module:
-        """The module it was trained on."""
-        return self.bound[self.share].module
-
-    @property
-    def elsewhere(self) -> str:
-        """The name it is written under, where that is a module of another name; else empty."""
-        there = self.target is not None and (self.target.name != self.source.name or self.how == "by table")
-        return (there and self.target and self.target.output_name) or ""
-
-    @property
-    def name(self) -> str:
-        """For people: the group's name, and what of it is meant where that is only a share."""
-        whole = self.bound[self.share].rows is None
-        return self.group.name if whole else f"{self.group.name} [{self.source.name.rpartition('.')[2]}]"
-
-
-@dataclass(frozen=True)
-class Stranger:
-    """A group that the origin has no module for.
-
-    Attributes:
-        group: the group.
-        position: where its module sits in a checkpoint of the origin's kind that has it; None where the name is not known.
-        reason: why the origin has none, as a sentence or a part of one.
-    """
-
-    group: Group
-    position: Position | None
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -182,7 +110,7 @@ def plan(
     # Architectures share names (the first encoder, many blocks): those of a wrong one must not come through in part.
     made_for = identify(adapter)
     if not pairs or made_for.unsupported or origin.architecture.family not in {a.family for a in made_for.fitting}:
-        raise _belongs_elsewhere(adapter, made_for, origin, len({pair.group.name for pair in pairs}))
+        raise belongs_elsewhere(adapter, made_for, origin, len({pair.group.name for pair in pairs}))
     if origin.architecture.family != target.architecture.family and all(pair.target is None for pair in pairs):
         encoder = next(filter(None, (_lacks(pair.source, origin, target, of_target) for pair in pairs)), "")
         raise MismatchError(
@@ -190,7 +118,7 @@ def plan(
             f"{target.architecture.title}: their weights do not correspond{encoder and f', and {encoder}'}.",
             hint="Choose two checkpoints of one architecture.",
         )
-    _need_fit(pairs, strangers, origin, shapes)
+    need_fit(pairs, strangers, origin, shapes)
     embeddings, left = bundled(adapter, None if weightless and not stays else reads_alike)
     notes = (*adapter.header.notes, *filter(None, (made_for.doubt,)), *told)
     unread = (*adapter.unsupported, *left)
@@ -284,16 +212,6 @@ def _not_loaded(target: Base) -> str:
     return f"neither {first} nor {second} loads a LoRA on it" if second else f"{first} does not load a LoRA on it"
 
 
-def whole_shape(bound: Sequence[Binding]) -> tuple[int, ...]:
-    """Shape of the weight that a group changes, of which the bound modules are the parts.
-
-    Flux and SD3 keep the query, key and value projections of an attention (and in Flux's single blocks the first layer of
-    the feed-forward) in one weight. They are decomposed and carried one by one, and joined again when they are written.
-    """
-    first = bound[0].module.shape
-    return (sum(binding.module.shape[0] for binding in bound), *first[1:])
-
-
 def _unseen(group: Group, origin: Base, lacks: Mapping[str, Layout], shape: tuple[int, int] | None) -> Binding | None:
     """What a group changes in a text encoder that the origin lacks, where no weight is needed for it."""
     known = full_index(origin.architecture).get(group.name, ())
@@ -330,34 +248,6 @@ def _lacks(module: Module, origin: Base, target: Base, lacks: Mapping[str, Layou
     return "" if layout is None or there else need_encoder(target, layout, "--target")
 
 
-def _need_fit(
-    pairs: Sequence[Pair], strangers: Sequence[Stranger], origin: Base, shapes: Mapping[str, tuple[int, int]]
-) -> None:
-    """Raise :class:`MismatchError` where most groups have another name or shape than any module of the origin.
-
-    Modules and text encoders that the origin lacks say nothing of the adapter.
-    """
-    misfits = {s.group.name: "no module goes by this name" for s in strangers if s.position is None}
-    bound = {pair.group.name: pair for pair in pairs}
-    for name, pair in bound.items():
-        shape = whole_shape(pair.bound)
-        if name in shapes:
-            own, there = shapes[name], (shape[0], math.prod(shape[1:]))
-            reason = f"its shape is {by(own)}, and there it is {by(there)}" if own != there else None
-        else:
-            reason = pair.group.misfit(shape)
-        if reason is not None:
-            misfits[name] = reason
-    groups = len(bound) + sum(s.position is None for s in strangers)
-    if 2 * len(misfits) > groups:
-        name, reason = next(iter(misfits.items()))
-        raise MismatchError(
-            f"The adapter does not fit {origin.path.name}, which is {origin.architecture.title}: {len(misfits)} of {groups} "
-            f"modules have another name or shape there, for example {name}: {reason}.",
-            hint="Choose a checkpoint of the kind that the adapter was trained on.",
-        )
-
-
 def _obstacle(found: Counterpart, target: Base, lacks: str) -> Obstacle | None:
     """What is in the way of writing the counterpart's change; ``lacks`` says that the target's files lack all of its part."""
     if found.module is None:
@@ -365,24 +255,3 @@ def _obstacle(found: Counterpart, target: Base, lacks: str) -> Obstacle | None:
     if found.module.output is None:
         return Obstacle("unsupported", _not_loaded(target))
     return None
-
-
-def _belongs_elsewhere(adapter: Adapter, found: Identity, origin: Base, known: int) -> MismatchError:
-    """That an adapter was made for something else; ``known`` of its modules have names of the origin."""
-    here, all_of_it = f"{origin.path.name} is {origin.architecture.title}", len(adapter.groups)
-    if found.unsupported:
-        return MismatchError(f"The adapter is for {found.unsupported}, which is not supported; {here}.")
-    if not found.fitting:
-        return MismatchError(found.doubt)
-    shared = (
-        "none of the adapter's modules is in it"
-        if not known
-        else f"only {known} of the adapter's {all_of_it} modules are in it"
-        if known < all_of_it
-        else "the names of the adapter's modules are in it too, but their sizes are others"
-    )
-    what = " or ".join(a.title for a in found.fitting)
-    return MismatchError(
-        f"The adapter is for {what}, but {here}: {shared}.",
-        hint="Choose a checkpoint of the kind that the adapter was trained on.",
-    )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.conversion.carry import ModuleResult, norm_alone
-from lib_transfer.conversion.plan import Obstacle, Pair, whole_shape
+from lib_transfer.conversion.pair import Obstacle, Pair, whole_shape
 from lib_transfer.conversion.report import ModuleReport
 from lib_transfer.formats.adapter import Group
 from lib_transfer.formats.algorithms.algorithm import BIAS

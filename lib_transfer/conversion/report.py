@@ -12,6 +12,7 @@ from typing import Any
 from lib_transfer.architecture.module import Module, Position
 from lib_transfer.conversion.accounts import Accounts, account
 from lib_transfer.conversion.decision import NOT_READ, WRITTEN, Decision
+from lib_transfer.conversion.nearness import Nearness
 from lib_transfer.conversion.relation import Similarity
 from lib_transfer.conversion.verdict import text, verdict
 from lib_transfer.formats.unread import Unread
@@ -105,6 +106,7 @@ class TransferReport:
         notes: further things a person should know, as sentences; they are part of the verdict.
         file: the full names of all tensors of the adapter's file.
         bundled: those of them that are embeddings and carried as they are.
+        near: how far apart the weights of source and target are, where both are of one architecture.
     """
 
     request: dict[str, Any]
@@ -116,6 +118,7 @@ class TransferReport:
     notes: tuple[str, ...] = ()
     file: tuple[str, ...] = ()
     bundled: tuple[str, ...] = ()
+    near: Nearness | None = None
 
     @cached_property
     def totals(self) -> Totals:
@@ -204,6 +207,7 @@ class TransferReport:
             "module_reports": [_module_dict(m) for m in self.modules],
             "unread": [asdict(u) for u in self.unread],
             "notes": list(self.notes),
+            "weights_apart": None if self.near is None else {k: rounded(v) for k, v in asdict(self.near).items()},
         }
 
     def to_text(self) -> str:

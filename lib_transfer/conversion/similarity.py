@@ -12,7 +12,9 @@ from typing import Any
 from lib_transfer.architecture.module import Module
 from lib_transfer.conversion import blocks
 from lib_transfer.conversion.decompositions import Wanted
+from lib_transfer.conversion.differences import differences
 from lib_transfer.conversion.heatmap import Panel
+from lib_transfer.conversion.nearness import nearness
 from lib_transfer.conversion.pairing import pairing
 from lib_transfer.conversion.parallel import over_modules
 from lib_transfer.conversion.relation import Relations, Similarity
@@ -37,6 +39,7 @@ class SimilarityReport:
         architecture: title.
         modules: pairs of module and similarity, in forward order.
         missing: modules of the source that the target lacks.
+        notes: what sets the two apart beside that, and how near they are, as sentences.
     """
 
     source: str
@@ -44,6 +47,7 @@ class SimilarityReport:
     architecture: str
     modules: tuple[tuple[Module, Similarity], ...]
     missing: tuple[Module, ...]
+    notes: tuple[str, ...] = ()
 
     def panels(self) -> list[Panel]:
         """For a heat map: the smaller similarity as it is, and corrected for chance."""
@@ -61,6 +65,7 @@ class SimilarityReport:
             "architecture": self.architecture,
             "modules": [{**module_row(m), "similarity": similarity_dict(s)} for m, s in self.modules],
             "missing": [m.name for m in self.missing],
+            "notes": list(self.notes),
         }
 
     def to_text(self) -> str:
@@ -72,7 +77,7 @@ class SimilarityReport:
         rows += [(*key, str(len(found)), *_numbers(found)) for key, found in groups.items()]
         rows += [("all", "", str(len(self.modules)), *_numbers([s for _, s in self.modules]))]
         missing = f"{len(self.missing)} modules of the source are not in the target." if self.missing else ""
-        return "\n".join([*table(rows), *([missing] if missing else [])])
+        return "\n".join([*table(rows), *([missing] if missing else []), *self.notes])
 
 
 def compare(source: Path, target: Path, wanted: Wanted, *, runtime: Runtime, progress: Progress) -> SimilarityReport:
@@ -105,7 +110,9 @@ def compare(source: Path, target: Path, wanted: Wanted, *, runtime: Runtime, pro
         found = tuple((module, s) for (module, _), s in zip(pairs, similarities, strict=True))
         paired = {module.name for module, _ in pairs}
         missing = tuple(m for m in weights if m.name not in paired)
-        return SimilarityReport(source.name, target.name, one.architecture.title, found, missing)
+        near = nearness(one, other, cache)
+        notes = (*differences(one, other), *(() if near is None else (near.told,)))
+        return SimilarityReport(source.name, target.name, one.architecture.title, found, missing, notes)
 
 
 def _numbers(similarities: Sequence[Similarity]) -> tuple[str, str, str]:

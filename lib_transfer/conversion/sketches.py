@@ -123,12 +123,13 @@ def same_encoders(source: Base, target: Base) -> bool:
 def _equal(source: Store, target: Store, one: Module, other: Module) -> bool:
     if one.shape != other.shape:
         return False
-    dtype = _coarser(source.dtype(one.weight), target.dtype(other.weight))
+    dtype = coarser(source.dtype(one.weight), target.dtype(other.weight))
     a, b = (read_weight(file, module).to(dtype) for file, module in ((source, one), (target, other)))
     return torch.equal(a, b)
 
 
-def _coarser(one: str, other: str) -> torch.dtype:
+def coarser(one: str, other: str) -> torch.dtype:
+    """The coarser one of two number formats by their names; bfloat16 stands for those that are coarser still."""
     formats = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16}
     order = (torch.float32, torch.float16, torch.bfloat16)
     return max((formats.get(name, torch.bfloat16) for name in (one, other)), key=order.index)

@@ -1,24 +1,12 @@
-"""What sets source and target apart beyond their modules, as sentences: weights do not tell what it does to an adapter."""
+"""How a checkpoint is usually run: the size of its pictures, and the layer of its text encoders."""
 
 from __future__ import annotations
 
-import torch
-
-from lib_transfer.architecture import Architecture
-from lib_transfer.architecture.variant import V, Variant, settled, telltale, variant
-from lib_transfer.formats.checkpoint import Store
+from lib_transfer.architecture.sampling import V
 from lib_transfer.library.base import Base
+from lib_transfer.library.variant import variant_of
 
-
-def variant_of(architecture: Architecture, checkpoint: Store) -> Variant:
-    """What a checkpoint predicts and sees; a tensor is read where its keys do not tell.
-
-    Raises:
-        BadFileError, StorageError: that tensor cannot be read.
-    """
-    found = variant(architecture, checkpoint.shapes)
-    key = telltale(architecture, checkpoint.shapes)
-    return found if key is None else settled(found, float(checkpoint.read(key, None, torch.float32).std()))
+__all__ = ["usual_clip_skip", "usual_size", "variant_of"]
 
 
 def usual_size(base: Base) -> int:
@@ -41,23 +29,3 @@ def usual_clip_skip(base: Base) -> int:
     programs and trainers count without the last layer, which is never used.
     """
     return 2 if base.architecture.family == "sdxl" else 1
-
-
-def differences(source: Base, target: Base) -> tuple[str, ...]:
-    """A sentence for everything that differs: the architecture, what is predicted, what is seen beside the noisy image."""
-    one, other = (variant_of(base.architecture, base.checkpoint) for base in (source, target))
-    found = []
-    if source.architecture.id != target.architecture.id:
-        found.append(f"The LoRA was trained on {source.architecture.title}; the target is {target.architecture.title}.")
-    if one.prediction != other.prediction:
-        found.append(
-            f"The source predicts {one.prediction}, the target {other.prediction}: "
-            "what a LoRA does may change with that, however alike the weights are."
-        )
-    if one.input != other.input:
-        found.append(f"Beside the noisy image the source sees {_seen(one)}, and the target {_seen(other)}.")
-    return tuple(found)
-
-
-def _seen(of: Variant) -> str:
-    return of.input or "nothing"

@@ -14,7 +14,7 @@ from torch import Tensor
 from lib_transfer.architecture.module import Module
 from lib_transfer.conversion import output
 from lib_transfer.conversion.carry import update_of
-from lib_transfer.conversion.plan import whole_shape
+from lib_transfer.conversion.pair import whole_shape
 from lib_transfer.conversion.weights import Weight
 from lib_transfer.errors import MismatchError, UnsupportedError
 from lib_transfer.formats.adapter import Adapter

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lib_transfer.architecture import Identity, identity, modules, recognise
+from lib_transfer.architecture.sampling import SAMPLINGS
+from lib_transfer.architecture.siblings import named
 from lib_transfer.architecture.unsupported_checkpoints import unsupported
-from lib_transfer.architecture.variant import variant
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.formats.adapter import Adapter
 from lib_transfer.formats.adapter_file import open_adapter
@@ -18,7 +20,9 @@ from lib_transfer.formats.description import describe
 from lib_transfer.formats.matrix_shapes import matrix_shapes
 from lib_transfer.formats.metadata import PREFIX, source_hints
 from lib_transfer.formats.peft_folder import adapter_file, adapter_name, config_beside
+from lib_transfer.formatting import rounded
 from lib_transfer.kinds import NEITHER, ONLY_THESE, kind_of, prefixes
+from lib_transfer.library.variant import names_of, variant_of
 from lib_transfer.version import SCHEMA
 
 
@@ -64,7 +68,11 @@ def _checkpoint(path: Path) -> dict[str, Any]:
             architecture = recognise(file.shapes)
         except UnsupportedError as error:
             raise UnsupportedError(f"{path.name}: {error.message}", hint=error.hint) from error
-        found = modules(architecture, file.shapes)
+        found, variant, runs = (
+            modules(architecture, file.shapes),
+            variant_of(architecture, file),
+            SAMPLINGS[architecture.id],
+        )
         return {
             "schema": SCHEMA,
             "file": path.name,
@@ -72,7 +80,11 @@ def _checkpoint(path: Path) -> dict[str, Any]:
             "architecture": architecture.title,
             "tensors": len(file.shapes),
             "dtypes": dict(Counter(file.dtype(key) for key in file.shapes).most_common()),
-            "extra_input": variant(architecture, file.shapes).input,
+            "extra_input": variant.input,
+            "predicts": variant.prediction,
+            "shift": rounded(runs.shift),
+            "distilled_guidance": runs.distilled,
+            "its_name_says": [it.title for it in named(architecture.family, names_of(path, file.metadata))],
             "modules": dict(Counter(m.position.part for m in found)),
             "notes": list(file.contents.notes),
         }
@@ -101,6 +113,7 @@ def _adapter(path: Path) -> dict[str, Any]:
             "sha256": hints.sha256,
             "legacy_hash": hints.legacy_hash,
             "base_version": hints.base_version or hints.architecture,
+            "its_name_says": _kinds(found, (hints.name, hints.base_version)),
         },
         "trigger_words": list(hints.trigger_words),
         "transferred_from": adapter.metadata.get(f"{PREFIX}parent_name"),
@@ -109,6 +122,12 @@ def _adapter(path: Path) -> dict[str, Any]:
             *filter(None, (found.doubt, _strange(found), CHANGES_NOTHING if idle else "")),
         ],
     }
+
+
+def _kinds(found: Identity, texts: Iterable[str | None]) -> list[str]:
+    """Which of the published models of these architectures a checkpoint is by what it is called."""
+    called = [text for text in texts if text]
+    return list(dict.fromkeys(it.title for a in found.architectures for it in named(a.family, called)))
 
 
 CHANGES_NOTHING = "Every update in it is zero: it changes nothing."

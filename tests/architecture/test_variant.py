@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lib_transfer.architecture import Tensors, modules, recognise, reference
-from lib_transfer.architecture.variant import EPSILON, FLOW, SPREAD_OF_V, V, Variant, settled, telltale, variant
+from lib_transfer.architecture.sampling import EPSILON, FLOW, V
+from lib_transfer.architecture.variant import SPREAD_OF_V, Variant, settled, telltale, variant
 from tests.architecture.known import known
 
 UNET = "model.diffusion_model."

@@ -15,7 +15,10 @@ def main() -> None:
     parser.add_argument("part", nargs="?", choices=("quality",), help="whether transferred LoRAs work; else how fast")
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help="of the quality's models; several for as many")
     parser.add_argument("--quick", action="store_true", help="of quality: hardly train, to see that everything runs")
-    parser.add_argument("--architecture", choices=("sd1", "sdxl"), default="sd1")
+    parser.add_argument("--architecture", choices=("sd1", "sdxl", "anima", "flux-dev"), default="sd1")
+    parser.add_argument(
+        "--blocks", type=int, metavar="N", help="of a transformer only N blocks of each kind, scaled up"
+    )
     parser.add_argument("--spectrum", choices=("steep", "gentle"), default="steep")
     parser.add_argument("--no-recipe", action="store_true", help="leave the slow comparison out")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "transfer-lora-benchmarks")
@@ -44,10 +47,16 @@ def main() -> None:
         return
     if options.memory:
         speed.memory(
-            options.dir, options.architecture, options.spectrum, options.adapter, options.every, options.method
+            options.dir,
+            options.architecture,
+            options.spectrum,
+            options.adapter,
+            options.every,
+            options.method,
+            options.blocks,
         )
         return
-    speed.run(options.dir, options.architecture, options.spectrum, not options.no_recipe, options.every)
+    speed.run(options.dir, options.architecture, options.spectrum, not options.no_recipe, options.every, options.blocks)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Full-size checkpoints with made-up weights whose spectra decay, and a LoRA for them. Made once, kept in a folder."""
+"""Full-size checkpoints, or some blocks of them, with made-up weights whose spectra decay, and a LoRA for them."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -11,10 +14,27 @@ from torch import Tensor
 
 from lib_transfer.architecture import Architecture, architectures, modules, reference
 from lib_transfer.architecture.module import Module
-from lib_transfer.formats.serialise import serialise
 from tests.benchmarks import adapters
 
 DRIFT = 0.1
+
+BLOCK = re.compile(r"(?<!llm_adapter\.)\b(?:\w+_)?blocks\.(\d+)\.")
+"""The number of a transformer's block in a key; those of Anima's adapter are no blocks of it."""
+
+ROLES = (
+    "attn",
+    "self_attn",
+    "cross_attn",
+    "img_attn",
+    "txt_attn",
+    "ff",
+    "mlp",
+    "img_mlp",
+    "txt_mlp",
+    "linear1",
+    "linear2",
+)
+"""What the jobs of attention and feed-forward begin with."""
 
 
 def architecture(name: str) -> Architecture:
@@ -22,38 +42,61 @@ def architecture(name: str) -> Architecture:
     return next(a for a in architectures() if a.id == name)
 
 
-def make(folder: Path, name: str, spectrum: str, every: int = 1, kind: str = "lora") -> tuple[Path, Path, Path]:
+def shapes(name: str, blocks: int | None = None) -> dict[str, tuple[int, ...]]:
+    """The tensors of a checkpoint: of a UNet all, of a transformer those of the single file without text encoders.
+
+    Args:
+        name: the id of the architecture.
+        blocks: how many blocks of each kind a transformer has; None for all.
+    """
+    whole = reference(architecture(name))
+    if architecture(name).core.part == "unet":
+        return whole
+    numbers = {key: BLOCK.search(key) for key in whole if not key.startswith("text_encoders.")}
+    return {
+        key: whole[key] for key, found in numbers.items() if found is None or blocks is None or int(found[1]) < blocks
+    }
+
+
+def make(
+    folder: Path, name: str, spectrum: str, every: int = 1, kind: str = "lora", blocks: int | None = None
+) -> tuple[Path, Path, Path]:
     """Source, target and adapter (of every so manieth module) for the architecture ``name``, made if they are not there.
 
-    A LoRA covers attention, feed-forward and text encoders; the adapter of another kind all layers and convolutions.
+    A LoRA covers attention, feed-forward and the text encoders of a UNet; the adapter of another kind all layers and
+    convolutions.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    source, target = (folder / f"{name}-{spectrum}-{what}.safetensors" for what in ("source", "target"))
-    adapter = folder / f"{name}-{kind}-{every}.safetensors"
-    shapes = reference(architecture(name))
+    stem = name if blocks is None else f"{name}-{blocks}"
+    source, target = (folder / f"{stem}-{spectrum}-{what}.safetensors" for what in ("source", "target"))
+    adapter = folder / f"{stem}-{kind}-{every}.safetensors"
+    tensors = shapes(name, blocks)
     generator = torch.Generator().manual_seed(1)
-    found = modules(architecture(name), shapes)
+    found = modules(architecture(name), tensors)
     chosen = covered(found) if kind == "lora" else [m for m in found if m.kind in ("linear", "convolution")]
     adapters.write(adapter, kind, chosen[::every], generator)
     if not (source.exists() and target.exists()):
-        weights = dict(_weights(shapes, spectrum, generator))
-        _write(source, weights)
-        for weight in weights.values():
-            noise = torch.randn(weight.shape, generator=generator) * weight.float().square().mean().sqrt()
-            weight.copy_(weight.float() + DRIFT * noise)
-        _write(target, weights)
+        _write((source, target), tensors, _pairs(tensors, spectrum, generator))
     return source, target, adapter
 
 
 def covered(found: tuple[Module, ...]) -> list[Module]:
-    """All attention and feed-forward modules and the text encoders'."""
-    roles = ("attn", "self_attn", "ff", "mlp")
-    return [m for m in found if m.kind == "linear" and m.position.role.startswith(roles)]
+    """All attention and feed-forward modules, and the text encoders' of a UNet."""
+    whole = any(m.position.part == "unet" for m in found)
+    inside = [m for m in found if whole or m.position.part == "transformer"]
+    return [m for m in inside if m.kind == "linear" and m.position.role.startswith(ROLES)]
 
 
-def _weights(
-    shapes: dict[str, tuple[int, ...]], spectrum: str, generator: torch.Generator
-) -> Iterator[tuple[str, Tensor]]:
+def _pairs(
+    tensors: dict[str, tuple[int, ...]], spectrum: str, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each weight of the source and of the target, one pair at a time."""
+    for weight in _weights(tensors, spectrum, generator):
+        noise = torch.randn(weight.shape, generator=generator) * weight.float().square().mean().sqrt()
+        yield weight, (weight.float() + DRIFT * noise).half()
+
+
+def _weights(shapes: dict[str, tuple[int, ...]], spectrum: str, generator: torch.Generator) -> Iterator[Tensor]:
     """Weights ``U diag(s) V^T`` in fp16; U and V are shuffled columns of one orthogonal matrix per size."""
     orthogonal: dict[tuple[int, int], Tensor] = {}
 
@@ -62,9 +105,9 @@ def _weights(
             orthogonal[rows, n] = torch.linalg.qr(torch.randn(rows, n, generator=generator))[0]
         return orthogonal[rows, n][:, torch.randperm(n, generator=generator)]
 
-    for key, shape in shapes.items():
+    for shape in shapes.values():
         if len(shape) < 2:
-            yield key, torch.randn(shape, generator=generator).half()
+            yield torch.randn(shape, generator=generator).half()
             continue
         out, into = shape[0], math.prod(shape[1:])
         n = min(out, into)
@@ -72,10 +115,22 @@ def _weights(
         spike = 0 if spectrum == "gentle" else 4  # "steep": the first few directions stand out
         values = torch.exp(-(2 if spectrum == "gentle" else 3) * place) * (1 + spike * torch.exp(-place * n / 4))
         weight = (columns(out, n) * values) @ columns(into, n).T
-        yield key, (weight * (0.02 / weight.square().mean().sqrt())).reshape(shape).half()
+        yield (weight * (0.02 / weight.square().mean().sqrt())).reshape(shape).half()
 
 
-def _write(path: Path, weights: dict[str, Tensor]) -> None:
-    with path.open("wb") as file:
-        for piece in serialise(weights, None).pieces():
-            file.write(piece)
+def _write(paths: Sequence[Path], shapes: dict[str, tuple[int, ...]], tensors: Iterable[Sequence[Tensor]]) -> None:
+    """Files of the same tensors in fp16, written one tensor after the other: whole models need no memory."""
+    header: dict[str, object] = {}
+    end = 0
+    for key, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[key] = {"dtype": "F16", "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("wb")) for path in paths]
+        for file in files:
+            file.write(len(text).to_bytes(8, "little") + text)
+        for each in tensors:
+            for file, tensor in zip(files, each, strict=True):
+                file.write(tensor.contiguous().numpy().tobytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -22,19 +23,28 @@ from tests.benchmarks import adapters, files, recipe
 
 
 def memory(
-    folder: Path, name: str, spectrum: str, kind: str = "lora", every: int = 1, method: str = "rotation"
+    folder: Path,
+    name: str,
+    spectrum: str,
+    kind: str = "lora",
+    every: int = 1,
+    method: str = "rotation",
+    blocks: int | None = None,
 ) -> None:
     """Peak of anonymous memory over the interpreter with torch imported, cold, in a process of its own."""
-    paths = files.make(folder, name, spectrum, every, kind)
+    paths = files.make(folder, name, spectrum, every, kind, blocks)
     size = paths[2].stat().st_size / 2**20
-    print(f"{name}, {spectrum} spectra, {kind} of {size:.0f} MB, every {every}. module, {method}", flush=True)
+    print(
+        f"{_model(name, blocks)}, {spectrum} spectra, {kind} of {size:.0f} MB, every {every}. module, {method}",
+        flush=True,
+    )
     arguments = [*map(str, (*paths, folder / "memory")), method]
     subprocess.run([sys.executable, "-m", "tests.benchmarks.speed", *arguments], check=True)
 
 
-def run(folder: Path, name: str, spectrum: str, with_recipe: bool, every: int) -> None:
-    """Measure and print."""
-    source, target, adapter = files.make(folder, name, spectrum, every)
+def run(folder: Path, name: str, spectrum: str, with_recipe: bool, every: int, blocks: int | None = None) -> None:
+    """Measure and print; of some blocks of a transformer, what all of its blocks would take."""
+    source, target, adapter = files.make(folder, name, spectrum, every, blocks=blocks)
     cache, out = folder / "cache", folder / "out"
     for path in (cache, out):
         shutil.rmtree(path, ignore_errors=True)
@@ -44,7 +54,8 @@ def run(folder: Path, name: str, spectrum: str, with_recipe: bool, every: int) -
     covered = sum(2 * m.matrix_shape[0] * m.matrix_shape[1] for m in chosen) * 2
     threads = torch.get_num_threads()
     print(
-        f"{name}, {spectrum} spectra, {len(chosen)} modules, rank {adapters.RANK}, {threads} threads, torch {torch.__version__}"
+        f"{_model(name, blocks)}, {spectrum} spectra, {len(chosen)} modules, rank {adapters.RANK}, {threads} threads, "
+        f"torch {torch.__version__}"
     )
 
     def ours(method: str, rest: str) -> float:
@@ -61,13 +72,23 @@ def run(folder: Path, name: str, spectrum: str, with_recipe: bool, every: int) -
         for _ in range(3)
     )
     print(f"warm rotation / reading and writing: {warm / io:.2f} (at most 3); warm prolora / it: {prolora / io:.2f}")
+    if blocks is not None:
+        whole = files.covered(modules(files.architecture(name), files.shapes(name)))
+        times = sum(math.prod(m.shape) for m in whole) / sum(math.prod(m.shape) for m in chosen)
+        print(
+            f"all blocks have {times:.1f} times as many weights: cold {cold * times:.0f} s, warm {warm * times:.1f} s"
+        )
     if with_recipe:
         base = _time(
             "the obvious recipe", lambda: recipe.transfer(source, target, adapter, out / "recipe.safetensors", chosen)
         )
         print(f"recipe / cold: {base / cold:.2f} (at least 3); recipe / warm: {base / warm:.1f} (at least 40)")
     if every == 1:
-        memory(folder, name, spectrum)
+        memory(folder, name, spectrum, blocks=blocks)
+
+
+def _model(name: str, blocks: int | None) -> str:
+    return name if blocks is None else f"{name} of {blocks} block{'s' * (blocks != 1)} of each kind"
 
 
 def _ours(source: Path, target: Path, adapter: Path, cache: Path, out: Path, method: str) -> None:

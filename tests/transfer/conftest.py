@@ -9,11 +9,18 @@ import pytest
 
 import lib_transfer
 from tests import tiny
+from tests.transfer.transformers import Bases, bases_in
 
 
 @pytest.fixture(scope="session")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> lib_transfer.Runtime:
     return lib_transfer.Runtime(device="cpu", cache_folder=tmp_path_factory.mktemp("cache"), workers=2)
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
+    """Tiny transformers by name, each made when it is first asked for."""
+    return bases_in(tmp_path_factory.mktemp("bases"))
 
 
 @pytest.fixture

@@ -18,8 +18,10 @@ import lib_transfer
 from lib_transfer.conversion.outcome import Outcome
 from tests import tiny
 from tests.balance import need_balance
-from tests.transfer import hosts, test_newer_bases, test_newest_bases
+from tests.transfer import hosts
+from tests.transfer.families import BASES, all_families
 from tests.transfer.test_spellings import FLUX_NAMES, _low_rank, _sdxl
+from tests.transfer.transformers import WIDTH, adapter_of, written_as
 
 Convert = Callable[..., Outcome]
 CORE = "model.diffusion_model."
@@ -47,14 +49,13 @@ def _same(outcome: Outcome, expected: Mapping[str, Tensor]) -> hosts.LoraFile:
     return file
 
 
-@pytest.mark.parametrize("base", [*test_newer_bases.PLACES, *test_newest_bases.BASES])
-def test_every_family_of_names_of_the_newer_bases(base: str, convert: Convert, tmp_path: Path) -> None:
-    tables = test_newer_bases if base in test_newer_bases.PLACES else test_newest_bases
-    weights = tiny.weights(base, width=test_newer_bases.WIDTH)
-    made, meant = tables._adapter(tables._all_families(base), weights)
+@pytest.mark.parametrize("base", BASES)
+def test_every_family_of_names_of_each_transformer(base: str, convert: Convert, tmp_path: Path) -> None:
+    weights = tiny.weights(base, width=WIDTH)
+    made, meant = adapter_of(all_families(base), weights)
     outcome = convert(tiny.save(tmp_path / "style.safetensors", made), base=base)
     assert outcome.notes and outcome.path is not None and outcome.path.stem.startswith("style_converted_")
-    file = _same(outcome, {tables._written_as(path): delta for path, delta in meant.items()})
+    file = _same(outcome, {written_as(path): delta for path, delta in meant.items()})
     assert file.names.keys() == file.deltas().keys()
     again = convert(outcome.path, base=base)
     assert (again.status, again.why) == ("left out", "loads as it is")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lib_transfer.architecture import architectures
 from lib_transfer.conversion.carry import update_of
 from lib_transfer.conversion.pairing import pairing
 from lib_transfer.conversion.plan import plan
@@ -69,7 +70,7 @@ NEWER = {
     ),
 }
 NEWER |= dict.fromkeys(
-    ("flux2-klein-4b", "flux2-dev"),
+    ("flux2-klein-4b", "flux2-klein-9b", "flux2-dev"),
     (
         ("transformer_blocks.1.attn.add_k_proj", "double_blocks.1.txt_attn.qkv", (1 / 3, 2 / 3)),
         ("single_transformer_blocks.1.attn.to_qkv_mlp_proj", "single_blocks.1.linear1", (0, 1)),
@@ -77,7 +78,7 @@ NEWER |= dict.fromkeys(
 )
 NEWER |= {
     "qwen-image": (("transformer_blocks.1.img_mlp.net.2", "transformer_blocks.1.img_mlp.net.2", (0, 1)),),
-    "wan-1.3b": (("blocks.1.attn2.to_k", "blocks.1.cross_attn.k", (0, 1)),),
+    **dict.fromkeys(("wan-1.3b", "wan-5b", "wan-14b"), (("blocks.1.attn2.to_k", "blocks.1.cross_attn.k", (0, 1)),)),
     "wan-i2v-14b": (("blocks.1.attn2.add_k_proj", "blocks.1.cross_attn.k_img", (0, 1)),),
     "ernie-image": (("layers.1.self_attention.to_k", "layers.1.self_attention.to_k", (0, 1)),),
     "krea-2": (("transformer_blocks.1.attn.to_k", "blocks.1.attn.wk", (0, 1)),),
@@ -346,6 +347,10 @@ def _key(name: Name, weights: tiny.Weights) -> str:
         for key in (name.key, f"model.diffusion_model.{name.key}", name.key.removeprefix("model.diffusion_model."))
         if key in weights
     )
+
+
+def test_no_base_is_missing() -> None:
+    assert {*PLACES, *SD3S, *FLUXES, *NEWER} == {architecture.id for architecture in architectures()}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

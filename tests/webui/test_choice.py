@@ -258,6 +258,7 @@ def test_growth_of_the_cache_is_told_after_a_transfer_and_a_batch(
             batch_base=None,
             batch_algorithm=None,
             batch_name="",
+            batch_loadable=False,
         ),
         host,
     )

@@ -11,14 +11,15 @@ from safetensors.torch import load_file, save_file
 from tests.webui import models
 from tests.webui.conftest import Server
 from tests.webui.driver import Tab
+from tests.webui.test_batch import Batch
 
 
-def _of_diffusers(path: Path) -> dict[str, torch.Tensor]:
+def _of_diffusers(path: Path, metadata: dict[str, str] | None = None) -> dict[str, torch.Tensor]:
     """The LoRA at ``path`` under names that A1111 does not know; the names that it had go into the result."""
     given = {key: tensor.clone() for key, tensor in load_file(path).items()}
     renamed = {"base_model.model." + _dotted(key): tensor for key, tensor in given.items()}
     # Without metadata it may be for Stable Diffusion 2 as well; the active checkpoint decides.
-    save_file(renamed, path)
+    save_file(renamed, path, metadata)
     return given
 
 
@@ -54,3 +55,29 @@ def test_a_lora_is_made_to_load(server: Server, window: Callable[..., Tab], tmp_
     assert made.keys() == given.keys()
     assert all(torch.equal(made[key].reshape(tensor.shape), tensor) for key, tensor in given.items())
     assert tab.run("loadable") == "Done: 1 there already."
+
+
+def test_a_batch_makes_those_load_that_do_not(server: Server, window: Callable[..., Tab]) -> None:
+    models.lora(server.models, "loading/sound")
+    given = {}
+    for seed, name in enumerate(("loading/odd", "loading/deeper/odder")):
+        path = models.lora(server.models, name, seed=seed)
+        given[path.stem] = _of_diffusers(path, {"ss_base_model_version": "sd_v1"})
+    tab = window(server.url).ready()
+    view = Batch(tab)
+    tab.pick("batch_folder", "loading/")
+    view.part("loadable").locator("input").check()
+    before = server.files()
+    assert "2 LoRAs: 2 to convert." in view.run("plan") and server.files() == before
+    assert view.run("run") == "Done: 2 written."
+    assert {name.removeprefix("loading/"): result for name, result in view.rows().items()} == {
+        "odd": "written",
+        "deeper/odder": "written",
+    }
+    view.page.locator("#transfer_lora_batch_table button", has_text="loading/odd").click()
+    view.part("details").get_by_text("are called as not every program reads them").wait_for()
+    assert view.run("run") == "Done: 2 already done."
+    made = {path.stem.partition("_converted_")[0]: load_file(path) for path in server.loras.rglob("*_converted_*")}
+    for stem, tensors in given.items():
+        assert made[stem].keys() == tensors.keys()
+        assert all(torch.equal(made[stem][key].reshape(tensor.shape), tensor) for key, tensor in tensors.items())

@@ -10,6 +10,7 @@ import gradio as gr
 from lib_transfer.architecture import architectures
 from lib_transfer.formats.algorithms import ALGORITHMS
 from lib_transfer.library.outputs import Outputs
+from lib_transfer.library.own_base import staying
 from lib_transfer.webui.batch import html
 from lib_transfer.webui.batch.form import ANY_ALGORITHM, ANY_BASE, CHOSEN, EVERYWHERE, batch_order, folders
 from lib_transfer.webui.batch.job import BatchJob
@@ -19,8 +20,9 @@ from lib_transfer.webui.shell.events import Start, TabEvents, ViewEvents
 from lib_transfer.webui.shell.form import FormValues
 from lib_transfer.webui.shell.html import guarded
 from lib_transfer.webui.shell.jobs import Job
+from lib_transfer.webui.transfer.form import output_folder
 from lib_transfer.webui.transfer.known import answers
-from lib_transfer.webui.transfer.work import settings_for
+from lib_transfer.webui.transfer.work import EXISTING, settings_for
 
 
 class BatchEvents(ViewEvents):
@@ -51,7 +53,10 @@ class BatchEvents(ViewEvents):
 
         def prepare() -> Start:
             asked = batch_order(values, self.host)
-            settings = settings_for(asked.order, self.host, across_families=False)
+            if asked.order is None:
+                settings = staying(output_folder(self.host), EXISTING[str(self.host.setting("exists"))])
+            else:
+                settings = settings_for(asked.order, self.host, across_families=False)
             work = BatchWork(asked, settings, self.host, self.tab.index)
             return Start(BatchJob(converts=converts), work, in_queue=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,13 +38,14 @@ class BatchOrder:
 
     Attributes:
         found: the files that the folder and the name select.
-        order: the target, the source, the method and its settings; its LoRAs are those of ``found``.
+        order: the target, the source, the method and its settings; its LoRAs are those of ``found``. None where those that may
+            not load as they are are written anew, each for its own base.
         transferred: whether transferred LoRAs are carried on, too.
         base, algorithm: the filters that depend on what a file contains; "" for none.
     """
 
     found: tuple[Found, ...]
-    order: Order
+    order: Order | None
     transferred: bool
     base: str
     algorithm: str
@@ -57,7 +58,8 @@ class BatchOrder:
 
 def batch_controls() -> tuple[str, ...]:
     """The names of the controls that a batch is read from."""
-    return ("batch_folder", "batch_deeper", "batch_base", "batch_algorithm", "batch_name", *order_controls())
+    which = ("batch_folder", "batch_deeper", "batch_base", "batch_algorithm", "batch_name", "batch_loadable")
+    return (*which, *order_controls())
 
 
 def batch_order(values: FormValues, host: Host) -> BatchOrder:
@@ -66,8 +68,7 @@ def batch_order(values: FormValues, host: Host) -> BatchOrder:
     Raises:
         RequestError: something is missing, gone or out of range; the message says what to do.
     """
-    method, target = method_of(values["method"]), target_of(values["target"], host)
-    source, settings = source_of(values["source"], host), settings_of(method, values)
+    order = None if values["batch_loadable"] else _order(values, host)
     pattern = _text(values["batch_name"]).strip()
     names = _within(values, files.adapters(host.adapter_folders()))
     matching = {name: path for name, path in names.items() if _matches(name, pattern)}
@@ -75,11 +76,17 @@ def batch_order(values: FormValues, host: Host) -> BatchOrder:
         raise RequestError("No LoRA was found.", hint="Choose another folder, or other filters.")
     return BatchOrder(
         tuple(placed(matching, host.adapter_folders())),
-        Order(matching, target, source, method, settings),
+        order if order is None else replace(order, adapters=matching),
         transferred=values["batch_folder"] == CHOSEN,
         base=_text(values["batch_base"], ANY_BASE),
         algorithm=_text(values["batch_algorithm"], ANY_ALGORITHM),
     )
+
+
+def _order(values: FormValues, host: Host) -> Order:
+    """What is to be done with the LoRAs, which are looked for later."""
+    method, target = method_of(values["method"]), target_of(values["target"], host)
+    return Order({}, target, source_of(values["source"], host), method, settings_of(method, values))
 
 
 def _text(value: object, anything: str = "") -> str:

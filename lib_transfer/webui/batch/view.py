@@ -36,6 +36,11 @@ def which(form: Form) -> None:
             form.add(gr.Dropdown, name, label=label, info=info, choices=[anything], value=anything, min_width=140)
     info = "Only LoRAs whose name contains this text. * matches any text, ? any one character."
     form.add(gr.Textbox, "batch_name", label="Name", info=info, value="")
+    info = (
+        "Only LoRAs that may not load as they are, each written for its own base: other names and layout, the same numbers. "
+        "Target, source and method play no part."
+    )
+    form.add(gr.Checkbox, "batch_loadable", label="Make them load", info=info, value=False)
 
 
 def buttons(form: Form) -> None:

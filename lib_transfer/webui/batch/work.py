@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from lib_transfer.batches.convert import convert
 from lib_transfer.batches.costs import Costs
 from lib_transfer.batches.estimate import estimate
-from lib_transfer.batches.plan import plan
+from lib_transfer.batches.plan import BatchPlan, plan
 from lib_transfer.batches.report import BatchReport
-from lib_transfer.batches.task import tasks
+from lib_transfer.batches.task import Task, tasks
+from lib_transfer.conversion.outcome import Outcome
+from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import CancelledError, TransferError
 from lib_transfer.library.decide import TransferSettings
 from lib_transfer.library.index import FileIndex
@@ -62,30 +64,44 @@ class BatchWork:
         library = library_of(self.host, self.index, job, Outputs(self.index))
         planned = plan(
             asked.found,
-            asked.order.target,
+            None if asked.order is None else asked.order.target,
             self.settings,
             library,
             job,
             transferred=asked.transferred,
             wanted=asked.wanted,
         )
-        costs = Costs(planned)
-        memory = int(float(self.host.setting("batch_memory")) * 2**30)
-        groups = tasks(planned, run, costs, memory=memory, models=self.host.models)
+        groups, takes = self._groups(planned, run, estimates=job.kind == "plan")
         report = BatchReport(planned)
+        if asked.order is None and not planned.facts:
+            job.said.append("None of these LoRAs needs other names: use them as they are.")
         if job.kind == "plan":
-            takes = estimate(planned, groups, costs, run, workers=1)
             job.report = report
-            job.said += [report.headline, *([str(takes)] if groups else [])]
+            job.said += [report.headline, *takes]
             return
         watch = job.planned(report)
         runs_models = self.settings.how.runs_models
-        in_queue = runs_models or run.torch_device.type == "cuda"
+        in_queue = runs_models or (run.torch_device.type == "cuda" and asked.order is not None)
         for number, group in enumerate(groups):
-            # On a GPU every group waits for its turn in the program's queue, so that pictures can be made in between.
+            # On a GPU, and where models are run, every group waits for its turn in the program's queue, so that pictures can be made in between.
             turn = self.host.gpu_turn(f"{job.id}-{number}") if in_queue else nullcontext()
             with turn as job.turn, nullcontext() if runs_models else gpu_memory(self.host):
                 for outcome in convert(dataclasses.replace(group, keeps_reports=True), watch):
                     logger.info("Transfer LoRA: %r: %s %s", outcome.name, outcome.status, outcome.message)
-                    job.settled(outcome)
+                    job.settled(self._told(outcome, planned))
             job.turn = None
+
+    def _groups(self, planned: BatchPlan, run: Runtime, *, estimates: bool) -> tuple[list[Task], list[str]]:
+        """The groups, and what they take in a sentence. Changing names alone takes no time worth an estimate."""
+        if self.asked.order is None:
+            return [Task((item,), run, planned.taken) for item in planned.items], []
+        costs = Costs(planned)
+        memory = int(float(self.host.setting("batch_memory")) * 2**30)
+        groups = tasks(planned, run, costs, memory=memory, models=self.host.models)
+        return groups, [str(estimate(planned, groups, costs, run, workers=1))] if groups and estimates else []
+
+    def _told(self, outcome: Outcome, planned: BatchPlan) -> Outcome:
+        """The outcome; of a LoRA that is made to load it tells what was wrong with its file."""
+        if self.asked.order is not None:
+            return outcome
+        return dataclasses.replace(outcome, notes=(*planned.facts[outcome.name].obstacles, *outcome.notes))
