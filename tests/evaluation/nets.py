@@ -115,7 +115,9 @@ def modules(network: nn.Module) -> tuple[Module, ...]:
     return tuple(found)
 
 
-def adapter(network: nn.Module, roles: Sequence[str] = ("attn1.", "attn2.", "ff."), size: float = 0.5) -> dict[str, Update]:
+def adapter(
+    network: nn.Module, roles: Sequence[str] = ("attn1.", "attn2.", "ff."), size: float = 0.5
+) -> dict[str, Update]:
     """A LoRA of rank 2 on those layers of the blocks whose role begins with one of ``roles``."""
     made = {}
     for number, module in enumerate(modules(network)):

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 import lib_transfer
 from lib_transfer.conversion.runtime import Runtime
+from lib_transfer.evaluation.choice import REUSE
 from lib_transfer.evaluation.conditions import Conditions
 from lib_transfer.evaluation.prompts import PLAIN, prompts_of
 from lib_transfer.evaluation.runs import expected_cost
-from lib_transfer.evaluation.verification import REUSE, Better, Question, evaluate
+from lib_transfer.evaluation.verification import Better, Question, evaluate
 from lib_transfer.formats.safetensors_file import read_header
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.destination import Destination
