@@ -173,7 +173,6 @@ def evaluate(
         path, strength = asked.job.output, asked.job.request.setting("strength")
         updates = {module: update.scaled(strength) for module, update in found.updates[name].items()}
         over = to_replace(path, asked.job.destination) == path
-        progress.publishing()
         written = write(
             updates, asked.job.request, asked.metadata, target, found.facts(), path, asked.dtype, overwrite=over
         )
