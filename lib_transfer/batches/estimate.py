@@ -20,6 +20,8 @@ from lib_transfer.conversion.parallel import one_thread_each
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.conversion.weights import Weight
 from lib_transfer.errors import TransferError
+from lib_transfer.evaluation.runs import expected_runs
+from lib_transfer.evaluation.verification import INPUTS
 from lib_transfer.formatting import duration, size
 from lib_transfer.library.base import open_base
 from lib_transfer.storage.cache import Cache
@@ -42,18 +44,23 @@ class Estimate:
     """What a batch will take.
 
     Attributes:
-        seconds: the time that it takes, about.
+        seconds: the time that it takes, about; None where that is not known.
         disk: bytes of the outputs, at most.
         free: bytes that are free where they go; None where that cannot be told.
+        runs: how often models are run, at most.
     """
 
-    seconds: float
+    seconds: float | None
     disk: int
     free: int | None
+    runs: int = 0
 
     def __str__(self) -> str:
         free = "" if self.free is None else f", of {size(self.free)} that are free"
-        said = f"About {duration(self.seconds)}, and at most {size(self.disk)} of disk{free}."
+        time = "" if self.seconds is None else f"about {duration(self.seconds)}"
+        runs = f"at most {self.runs} runs of the models{', ' if time else ''}" if self.runs else ""
+        how = f"{runs}{time}"
+        said = f"{how[:1].upper()}{how[1:]}, and at most {size(self.disk)} of disk{free}."
         short = self.free is not None and self.disk > self.free
         return f"{said} That may be too little room; what fits will be written." if short else said
 
@@ -67,11 +74,28 @@ class Speed:
 
 
 def estimate(
-    plan: BatchPlan, tasks: list[Task], costs: Costs, runtime: Runtime, *, workers: int, speed: Speed | None = None
+    plan: BatchPlan,
+    tasks: list[Task],
+    costs: Costs,
+    runtime: Runtime,
+    *,
+    workers: int,
+    speed: Speed | None = None,
+    run_seconds: float | None = None,
 ) -> Estimate:
-    """What ``plan``, divided into ``tasks``, will take with so many ``workers``; ``speed`` is measured where not given."""
+    """What ``plan``, divided into ``tasks``, will take with so many ``workers``.
+
+    Args:
+        speed: of this machine; measured where not given.
+        run_seconds: how long a run of a model takes, where the method runs models and that is known.
+    """
     if not tasks:
         return Estimate(0.0, 0, _free(plan))
+    if plan.settings.how.runs_models:
+        budget = int(plan.settings.values["runs"] or 0)
+        runs = len(plan.items) * expected_runs(INPUTS, 0, improve=True, budget=budget).all
+        seconds = None if run_seconds is None else runs * run_seconds
+        return Estimate(seconds, sum(costs.output_bytes(item) for item in plan.items), _free(plan), runs)
     speed = speed or measured()
     chosen = sample(plan.items)
     # Costs grow with the size of the file: the sample stands for everything.

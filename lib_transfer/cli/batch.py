@@ -13,6 +13,7 @@ from typing import TextIO
 
 from lib_transfer import methods
 from lib_transfer.batches.cluster import connected, on_cluster
+from lib_transfer.batches.convert import convert
 from lib_transfer.batches.costs import Costs
 from lib_transfer.batches.estimate import estimate
 from lib_transfer.batches.folders import checked_settings, plan_folders
@@ -111,6 +112,10 @@ class _Engine:
 @contextmanager
 def _engine(options: argparse.Namespace, runtime: Runtime) -> Iterator[_Engine]:
     """Processes of this machine, or the cluster that is asked for."""
+    if options.scheduler is None and methods.get(options.method).runs_models:
+        # Models take the whole machine, so they are run in this process, with all its threads.
+        yield _Engine(1, options.memory, _here)
+        return
     if options.scheduler is None:
         workers = options.workers or runtime.threads
         yield _Engine(workers, options.memory, functools.partial(in_processes, workers=workers))
@@ -118,6 +123,10 @@ def _engine(options: argparse.Namespace, runtime: Runtime) -> Iterator[_Engine]:
     with connected(options.scheduler) as cluster:
         workers = options.workers or cluster.workers
         yield _Engine(workers, options.memory * workers, functools.partial(on_cluster, cluster=cluster))
+
+
+def _here(groups: Sequence[Task], watch: Watch) -> Iterator[Outcome]:
+    return (outcome for group in groups for outcome in convert(group, watch))
 
 
 def _everywhere(options: argparse.Namespace) -> Runtime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from lib_transfer.cli import terminal
 from lib_transfer.conversion.heatmap import draw, save, transfer_panels
 from lib_transfer.conversion.jobs import analyse
 from lib_transfer.conversion.outcome import Outcome, settled
-from lib_transfer.conversion.report import TransferReport
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import RequestError, TransferError
+from lib_transfer.evaluation.runs import expected_cost
+from lib_transfer.evaluation.verification import INPUTS
+from lib_transfer.formats.metadata import PREFIX
 from lib_transfer.formats.peft_folder import adapter_file, adapter_name
+from lib_transfer.formats.safetensors_file import read_header
 from lib_transfer.library.adapters import Found
 from lib_transfer.library.checkpoints import described
 from lib_transfer.library.decide import Convert, Done, TransferSettings, decide
@@ -79,8 +83,7 @@ def run(options: argparse.Namespace) -> int:
     lines += [f"  with {path.name}" for path in outcome.sidecars] + [f"  {text}" for text in outcome.notes]
     print("\n".join(lines).lstrip("\n"), file=terminal.talk(options.json))
     if options.json:
-        assert report is not None
-        terminal.write_json(options.json, _facts(outcome, report))
+        terminal.write_json(options.json, _facts(outcome))
     if options.plot:
         assert report is not None
         title = f"{report.request['adapter']['name']} to {report.request['target']['name']}"
@@ -98,13 +101,18 @@ def _outcome(options: argparse.Namespace, runtime: Runtime) -> Outcome:
     file = adapter_file(options.adapter)
     adapter = Found(adapter_name(file), file)
     decision = decide(adapter, target, _asked(options, runtime), library, thorough=True)
+    runs_models = methods.get(options.method).runs_models
     if not isinstance(decision, Convert):
         outcome = settled(adapter.name, target, decision)
     elif options.dry_run:
         outcome = analysed(decision, runtime, progress)
     else:
+        if runs_models:
+            budget = int(decision.settings.values["runs"])
+            print(expected_cost(INPUTS, 0, improve=True, budget=budget), file=terminal.talk(options.json))
         [outcome] = convert(Task((decision,), runtime, keeps_reports=True), ProgressWatch(progress))
-    if outcome.status == "already done" and (options.json or options.plot) and isinstance(decision, Convert | Done):
+    again = outcome.status == "already done" and (options.json or options.plot) and not runs_models
+    if again and isinstance(decision, Convert | Done):
         job = decision.job if isinstance(decision, Done) else decision.job(runtime.hashes, progress)
         return replace(outcome, report=analyse(job, runtime=runtime, progress=progress))
     return outcome
@@ -113,6 +121,11 @@ def _outcome(options: argparse.Namespace, runtime: Runtime) -> Outcome:
 def _asked(options: argparse.Namespace, runtime: Runtime) -> TransferSettings:
     hint = "Name it with --source, or take the method reuse, which does without."
     need_source(methods.get(options.method), options.source, hint)
+    if methods.get(options.method).runs_models and (options.dry_run or options.plot):
+        raise RequestError(
+            "What running the models comes to is known only afterwards.",
+            hint="Take a method that looks at the weights alone for --dry-run and --plot.",
+        )
     existing: Existing = "overwrite" if options.overwrite else "skip"
     asked = checked_settings(options.method, settings(options), options.source, options.output_dir, existing, runtime)
     if options.output:
@@ -120,15 +133,20 @@ def _asked(options: argparse.Namespace, runtime: Runtime) -> TransferSettings:
     return replace(asked, file=options.output, across_families=True)
 
 
-def _facts(outcome: Outcome, report: TransferReport) -> dict[str, Any]:
+def _facts(outcome: Outcome) -> dict[str, Any]:
+    """The outcome for JSON; where models were run and there is no report, what the output says of itself."""
+    report = outcome.report
+    request = None if report is None else report.request
+    if request is None and outcome.path is not None:
+        request = json.loads(read_header(outcome.path).metadata[f"{PREFIX}request"])
     return {
         "schema": SCHEMA,
         "status": outcome.status,
         "output": None if outcome.path is None else str(outcome.path),
         "sidecars": [str(path) for path in outcome.sidecars],
         "warnings": list(outcome.notes),
-        "request": report.request,
-        "report": report.to_dict(),
+        "request": request,
+        "report": dict(outcome.facts) if report is None else report.to_dict(),
     }
 
 

@@ -83,7 +83,7 @@ class BatchWork:
         runs_models = self.settings.how.runs_models
         in_queue = runs_models or (run.torch_device.type == "cuda" and asked.order is not None)
         for number, group in enumerate(groups):
-            # On a GPU, and where models are run, every group waits for its turn in the program's queue, so that pictures can be made in between.
+            # On a GPU, and where models are run, every group waits for its turn in the program's queue, which pictures have too.
             turn = self.host.gpu_turn(f"{job.id}-{number}") if in_queue else nullcontext()
             with turn as job.turn, nullcontext() if runs_models else gpu_memory(self.host):
                 for outcome in convert(dataclasses.replace(group, keeps_reports=True), watch):

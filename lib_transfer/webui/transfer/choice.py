@@ -43,10 +43,11 @@ class Choice:
     Args:
         host: the program.
         index: what the headers of files say.
+        run_seconds: how long a run of a model takes, by the side of the pictures.
     """
 
-    def __init__(self, host: Host, index: FileIndex) -> None:
-        self._host, self._index = host, index
+    def __init__(self, host: Host, index: FileIndex, run_seconds: Mapping[int, float]) -> None:
+        self._host, self._index, self._run_seconds = host, index, run_seconds
 
     def target(self, values: FormValues) -> dict[str, Any]:
         """The line of the target: what it is, or what is wrong with it."""
@@ -129,7 +130,9 @@ class Choice:
         given = settings_of(settings.how, values)
         of = "" if items == len(found) else f"{items} of the {len(found)} LoRAs: "
         priced = [dataclasses.replace(p, decision=_with(p.decision, given)) for p in found]
-        return note(f"{of}{takes(priced, target, dataclasses.replace(settings, values=given), runtime(self._host))}")
+        settings = dataclasses.replace(settings, values=given)
+        run_seconds = self._run_seconds.get(int(given.get("size") or 0))
+        return note(f"{of}{takes(priced, target, settings, runtime(self._host), run_seconds)}")
 
     def _unfinished(self, values: FormValues, chosen: Mapping[str, Path]) -> Markup:
         """The chosen LoRAs by themselves, where there is no target for them."""

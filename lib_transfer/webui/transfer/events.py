@@ -38,7 +38,7 @@ class TransferEvents(ViewEvents):
     def __init__(self, tab: TabEvents) -> None:
         super().__init__(tab)
         self._outputs = Outputs(tab.index)
-        self._lists, self._choice = Lists(tab.host, tab.index), Choice(tab.host, tab.index)
+        self._lists, self._choice = Lists(tab.host, tab.index), Choice(tab.host, tab.index, tab.run_seconds)
 
     # The choice.
 

@@ -60,8 +60,21 @@ def outlook(
     return [_prospect(Found(name, path), target, settings, library) for name, path in adapters.items()]
 
 
-def takes(prospects: Sequence[Prospect], target: Checkpoint, settings: TransferSettings, run: Runtime) -> Estimate:
+def takes(
+    prospects: Sequence[Prospect],
+    target: Checkpoint,
+    settings: TransferSettings,
+    run: Runtime,
+    run_seconds: float | None = None,
+) -> Estimate:
     """The time and disk space that the transfer of those takes that can be transferred.
+
+    Args:
+        prospects: what would become of each.
+        target: the checkpoint that they go to.
+        settings: how they are transferred.
+        run: how it is computed.
+        run_seconds: how long a run of a model takes, where the method runs models and that is known.
 
     Raises:
         TransferError: the target cannot be read.
@@ -70,7 +83,8 @@ def takes(prospects: Sequence[Prospect], target: Checkpoint, settings: TransferS
     plan = BatchPlan(target, settings, {}, items, {}, frozenset(), 0)
     # One after another, each with all threads.
     tasks = [Task((item,), run) for item in items]
-    return estimate(plan, tasks, Costs(plan), run, workers=1, speed=remembered() if tasks else None)
+    speed = remembered() if tasks and not settings.how.runs_models else None
+    return estimate(plan, tasks, Costs(plan), run, workers=1, speed=speed, run_seconds=run_seconds)
 
 
 def _prospect(adapter: Found, target: Checkpoint, settings: TransferSettings, library: Library) -> Prospect:
