@@ -51,6 +51,8 @@ def test_what_only_reads(several: Any, style: Path, files: tiny.Files, tmp_path:
     assert (told["schema"], told["kind"], told["architecture"]) == (1, "checkpoint", "Stable Diffusion XL")
     assert told["dtypes"] == {"F16": len(files.tensors["sdxl-source"])}
     assert set(told["modules"]) == {"te1", "te2", "unet"}
+    run = ("predicts", "shift", "distilled_guidance", "its_name_says")
+    assert tuple(told[name] for name in run) == ("noise (epsilon)", None, False, [])
 
     listed = done["methods"].out
     assert all(f"{name}:" in listed.replace(" (default)", "") for name in ("rotation", "prolora", "lora-x", "reuse"))
@@ -107,6 +109,8 @@ def test_similarity(cli: Cli, files: tiny.Files, tmp_path: Path) -> None:
     assert all(m["similarity"]["rank"] == 3 for m in told["modules"])
     assert all(0 < m["similarity"]["left"] <= 1 for m in told["modules"])
     assert f"{len(told['missing'])} modules of the source are not in the target." in done.out
+    [near] = told["notes"]
+    assert near.startswith("Source and target are relatives: ") and near in done.out
     with Image.open(tmp_path / "map.png") as image:
         assert image.format == "PNG"
         assert image.width > 500
