@@ -27,12 +27,13 @@ class Variant:
 
 
 EPSILON, V, FLOW = "noise (epsilon)", "velocity (v)", "flow"
+V_ZERO_SNR = "velocity (v) with zero terminal SNR"
 
 # Sets of marker tensors -> what they say; the first that are all there counts.
 MARKERS = (
     (("edm_vpred.sigma_max",), "velocity (v) in EDM's scaling"),
     (("edm_mean", "edm_std"), "EDM"),
-    (("v_pred", "ztsnr"), "velocity (v) with zero terminal SNR"),
+    (("v_pred", "ztsnr"), V_ZERO_SNR),
     (("v_pred",), V),
 )
 
