@@ -1,4 +1,4 @@
-"""Processes that are forked from one which has loaded torch: a start takes milliseconds, not seconds."""
+"""Processes that are forked from one which has loaded what they need: a start takes milliseconds, not seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lib_transfer.cli.main import main
 from tests.waiting import HANG
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([__name__])
+_FORKS.set_forkserver_preload(["tests.preloaded"])
 
 
 def command(arguments: Sequence[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> int:

@@ -71,7 +71,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "update": {"torch"},
     "methods": {"torch"},
     "models": {"torch"},
-    "evaluation": {"torch", "safetensors"},
+    "evaluation": {"torch", "safetensors", "diffusers", "transformers", "tokenizers", "ftfy"},
     "formats": {"torch", "safetensors", "gguf"},
     "storage": {"torch", "safetensors"},
     "library": {"torch", "safetensors"},

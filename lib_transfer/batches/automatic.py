@@ -13,7 +13,7 @@ from lib_transfer.conversion.publish import TransferResult
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import MismatchError
 from lib_transfer.evaluation.choice import REUSE
-from lib_transfer.evaluation.loading import OwnModels
+from lib_transfer.evaluation.loading import DiffusersModels
 from lib_transfer.evaluation.result import Evaluation
 from lib_transfer.evaluation.verification import Better, Question, Runner, check_place, evaluate
 from lib_transfer.formats.sidecars import carry_sidecars, plan_sidecars
@@ -53,7 +53,7 @@ def automatic(job: Job, models: Runner | None, runtime: Runtime, progress: Progr
         reuse = _reuse(job, Path(folder) / f"{REUSE}.safetensors", runtime, progress)
         with _opened(job.files.target, runtime) as target:
             found = _evaluated(
-                job, reuse, (source, target), models or OwnModels(runtime.torch_device), runtime, progress
+                job, reuse, (source, target), models or DiffusersModels(runtime.torch_device), runtime, progress
             )
             sidecars = () if found.written is None else _beside(job, found.written, target)
     if found.choice.name is None:

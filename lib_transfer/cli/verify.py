@@ -11,7 +11,6 @@ from pathlib import Path
 from lib_transfer import methods
 from lib_transfer.cli import terminal
 from lib_transfer.evaluation import verify
-from lib_transfer.evaluation.prompts import vocabulary
 from lib_transfer.evaluation.runs import BUDGET
 from lib_transfer.evaluation.verification import INPUTS
 from lib_transfer.formats.writer import of_ours
@@ -66,8 +65,6 @@ def run(options: argparse.Namespace) -> int:
 
     def announce(cost: str) -> None:
         print(f"This takes {cost}", file=out)
-        if vocabulary() is None:
-            print("CLIP's vocabulary is not installed (open_clip has it), so prompts are random words.", file=out)
 
     found = verify(
         options.adapter,

@@ -1,4 +1,4 @@
-"""Verify transferred LoRAs with the networks of this package: for the command line and the Python interface."""
+"""Verify transferred LoRAs with the networks of diffusers: for the command line and the Python interface."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from lib_transfer.conversion.jobs import transfer
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import RequestError
 from lib_transfer.evaluation.conditions import MOST_CLIP_SKIP
-from lib_transfer.evaluation.loading import OwnModels
+from lib_transfer.evaluation.loading import DiffusersModels, need_packages
+from lib_transfer.evaluation.loading.autoencoder import need_autoencoder
 from lib_transfer.evaluation.result import Evaluation
 from lib_transfer.evaluation.runs import BUDGET
 from lib_transfer.evaluation.verification import INPUTS, Better, Question, check_place, evaluate
@@ -41,7 +42,8 @@ def verify(
 ) -> Evaluation:
     """Run both checkpoints: does a transferred LoRA do to the target what the original does to the source?
 
-    Stable Diffusion 1, 2 and XL are run, with networks of this package: float32 on the CPU, half precision on a GPU.
+    Stable Diffusion 1, 2 and XL are run, with the networks of diffusers and transformers (the extra ``models``): float32 on the
+    CPU, half precision on a GPU.
 
     Args:
         adapter: the path of the original LoRA.
@@ -70,12 +72,13 @@ def verify(
         CancelledError: the person asked to stop; nothing was written.
         MismatchError: nothing of a LoRA fits its checkpoint.
         NumericError: a model gives NaN or infinity.
-        OutputExistsError, RequestError: the better LoRA cannot be written there; or the size, the pair or the budget cannot
-            be run.
-        UnsupportedError: a checkpoint cannot be run.
+        OutputExistsError, RequestError: the better LoRA cannot be written there; or there is no such size or Clip skip, or the
+            budget is too small.
+        UnsupportedError: a checkpoint cannot be run, or a package that running it needs is not installed.
         TransferError: a file cannot be read or written.
     """
     runtime, progress = runtime or Runtime(), progress or Silent()
+    need_packages()
     _check_size(size)
     _check_clip_skip(clip_skip)
     job = make_job(
@@ -89,7 +92,7 @@ def verify(
     )
     if improve is not None:
         check_place(job)
-    models = OwnModels(runtime.torch_device)
+    models = DiffusersModels(runtime.torch_device)
     with ExitStack() as stack:
         of_source, of_target = (
             stack.enter_context(_opened(paths, runtime)) for paths in (job.files.source, job.files.target)
@@ -126,13 +129,12 @@ def _check_clip_skip(clip_skip: int) -> None:
         raise RequestError(f"There is no Clip skip {clip_skip}.", hint=f"Choose one from 1 to {MOST_CLIP_SKIP}.")
 
 
-def _check_pair(models: OwnModels, source: Base, target: Base) -> None:
+def _check_pair(models: DiffusersModels, source: Base, target: Base) -> None:
     """Raise unless the two can be compared here."""
     if models.latent_space(source) != models.latent_space(target):
-        raise RequestError(
-            f"{source.path.name} and {target.path.name} have different autoencoders, which are not run here.",
-            hint="The Transfer LoRA tab of a WebUI can verify such a pair.",
-        )
+        # Pictures go from one to the other then.
+        need_autoencoder(source)
+        need_autoencoder(target)
 
 
 @contextmanager

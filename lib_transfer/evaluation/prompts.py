@@ -1,17 +1,12 @@
-"""The prompts that models are run with: made of the words that an adapter was trained on, and given to CLIP as tokens."""
+"""The prompts that models are run with: made of the words that an adapter was trained on."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Any
 
 from lib_transfer.formats.metadata import source_hints
-from lib_transfer.models.networks.text import END, LENGTH, START
 
 PLAIN = ("a portrait of a person", "a landscape with a house", "an animal", "a street in a city")
 """The prompts for an adapter without metadata, and what is added to the words of one that has some."""
@@ -21,9 +16,6 @@ TAGS = 8
 
 MAX_CHARACTERS = 200
 """The longest prompt that is made: metadata may hold anything."""
-
-LAST_WORD = 49405
-"""The last of CLIP's tokens that stands for text."""
 
 
 def prompts_of(metadata: Mapping[str, str]) -> tuple[str, ...]:
@@ -78,33 +70,3 @@ def _tags(text: str) -> list[str]:
             if isinstance(count, int) and tag.strip():
                 counts[tag.strip()] += count
     return [tag for tag, _ in counts.most_common(TAGS + 1)]
-
-
-def tokens(prompt: str, filler: int) -> list[int]:
-    """77 numbers: the beginning, the prompt (cut where it is too long), the end, and ``filler``.
-
-    Without CLIP's vocabulary (the packages ``open_clip`` and ``clip`` have it) every word gets a pseudo-random token that
-    depends on its letters: different prompts stay different, but the model is not told what they say.
-    """
-    words = vocabulary().encode(prompt) if vocabulary() is not None else _hashed(prompt)
-    kept = [START, *words[: LENGTH - 2], END]
-    return kept + [filler] * (LENGTH - len(kept))
-
-
-@cache
-def vocabulary() -> Any:
-    """The tokenizer of a package that has CLIP's vocabulary; None where there is none."""
-    found = (_tokenizer(name) for name in ("open_clip.tokenizer", "clip.simple_tokenizer"))
-    return next((tokenizer for tokenizer in found if tokenizer is not None), None)
-
-
-def _tokenizer(package: str) -> Any:
-    try:
-        return importlib.import_module(package).SimpleTokenizer()
-    except Exception:
-        # A broken package counts as none, whatever it raises.
-        return None
-
-
-def _hashed(prompt: str) -> list[int]:
-    return [random.Random(word).randrange(1, LAST_WORD) for word in prompt.lower().split()]

@@ -12,7 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests import tiny
+from tests.autoencoders import autoencoder
 from tests.cli.conftest import Done
+
+pytest.importorskip("diffusers", reason="the tools are not in this environment")
 
 Cli = Callable[..., Done]
 FEW = ("--inputs", 1, "--size", 128, "--device", "cpu")
@@ -106,11 +109,27 @@ def test_what_cannot_be_verified_is_said_before_anything_runs(
     })  # fmt: skip
     assert {name: it.code for name, it in done.items()} == dict.fromkeys(done, 2)
     assert "cannot be run without a WebUI" in done["flux"].err
-    assert "different autoencoders" in done["autoencoders"].err
+    assert "sd1-source.safetensors has no autoencoder (VAE)" in done["autoencoders"].err
     assert "Pictures of 100 pixels cannot be made." in done["size"].err
     assert "There is no Clip skip 13. Choose one from 1 to 12." in " ".join(done["skip"].err.split())
     assert "it has to be 1 or more" in done["inputs"].err
     assert not any("Traceback" in it.err for it in done.values())
+
+
+def test_models_of_different_latent_spaces_run(cli: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
+    """Through the autoencoders that are in the checkpoints; on XL, no change explains nothing of what the LoRA does on SD1."""
+    pair = [
+        tiny.save(tmp_path / f"{name}.safetensors", files.tensors[f"{name}-source"] | autoencoder(), torch.float16)
+        for name in ("sd1", "sdxl")
+    ]
+    nothing = tiny.factors("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q", (16, 16), size=0)
+    other = tiny.save(tmp_path / "nothing.safetensors", nothing)
+    done = cli(
+        "verify", style, "--source", pair[0], "--target", pair[1], "--transferred", other, *FEW, "--json", "found.json"
+    )
+    assert not done.err, done.err
+    told = json.loads((tmp_path / "found.json").read_text())
+    assert told["matches"]["nothing.safetensors"]["explained"] == 0
 
 
 def test_a_better_one_is_looked_for_and_written(cli: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
