@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import lib_transfer
+from lib_transfer.cli.main import main
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import CancelledError
 from lib_transfer.evaluation.record import records_in
@@ -197,3 +198,31 @@ def test_a_batch_does_one_after_another_and_says_what_is_wrong_with_one(folder: 
     written = report.outcomes["one"]
     assert written.path is not None
     assert records_in(read_header(written.path).metadata)
+
+
+def test_the_command_line_says_the_cost_and_what_was_chosen(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lib_transfer.batches.automatic.DiffusersModels", lambda device: Painters())
+    loras = folder / "loras"
+    original = lora(loras, "style", 4)
+    models = ["--source", str(folder / "base.safetensors"), "--target", str(folder / "damped.safetensors")]
+    how = [*models, "--method", "auto", "--runs", "2600", "--cache-dir", str(folder / "cache"), "--device", "cpu"]
+    assert main(["transfer", str(original), *how, "--json", str(folder / "found.json")]) == 0
+    said = capsys.readouterr().out
+    assert "At most 2592 runs of the models" in said
+    assert "imitate has a gain of" in said
+    found = json.loads((folder / "found.json").read_text())
+    assert found["request"]["method"] == "auto"
+    assert found["report"]["gains"]["imitate"]["verdict"] == "reproduces"
+
+    lora(loras, "other", 5)
+    assert main(["batch", str(loras), *how]) == 0
+    said = capsys.readouterr().out
+    assert "At most 2592 runs of the models, and at most" in said
+    assert len(list(loras.glob("other_damped_auto_*.safetensors"))) == 1
+
+    assert main(["transfer", str(original), *how, "--dry-run"]) == 2
+    assert "known only afterwards" in capsys.readouterr().err
+    assert main(["transfer", str(lora(loras, "third", 6)), *how, "--runs", "3"]) == 2
+    assert "The setting runs cannot be '3'" in capsys.readouterr().err
