@@ -50,6 +50,8 @@ class WebUI:
         checkpoints: a folder with two checkpoints of one architecture, ``source`` and ``target``.
         data: its data folder.
         port: the port that it answers on.
+        modules: a folder with the text encoders and the VAE that the checkpoints lack; Forge and Forge Neo load them beside.
+        beside: another extension, which is put beside ours.
     """
 
     folder: Path
@@ -57,6 +59,8 @@ class WebUI:
     checkpoints: Path
     data: Path
     port: int
+    modules: Path | None = None
+    beside: Path | None = None
     source: Path = field(init=False)
     target: Path = field(init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
@@ -68,6 +72,8 @@ class WebUI:
         probe = self.data / "extensions" / "transfer-lora-probe" / "scripts"
         probe.mkdir(parents=True)
         shutil.copy(ROOT / "tests" / "webui" / "probe.py", probe)
+        if self.beside is not None:
+            shutil.copytree(self.beside, self.data / "extensions" / self.beside.name)
         # At its very first start, which has no such file, Forge Neo pastes no prompts, whatever they are.
         (self.data / "ui-config.json").write_text(json.dumps({"txt2img/Prompt/value": ""}), encoding="utf-8")
 
@@ -102,6 +108,9 @@ class WebUI:
         # With a data folder elsewhere, gradio 4 would not hand out the program's own javascript.
         command += ["--gradio-allowed-path", str(self.folder), "--gradio-allowed-path", str(self.data)]
         command += ["--ckpt-dir", str(self.checkpoints), *ARGUMENTS[self.kind]]
+        if self.modules is not None:
+            plural = "s" if self.kind == "Forge Neo" else ""
+            command += [f"--text-encoder-dir{plural}", str(self.modules), f"--vae-dir{plural}", str(self.modules)]
         offline = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
         environment = {**os.environ, **offline}
         environment.pop("MPLBACKEND", None)
@@ -116,6 +125,9 @@ class WebUI:
             return self.said.count(READY) >= ready
 
         until(started, every=0.5)
+        if self.modules is not None:
+            chosen = sorted(path.name for path in self.modules.iterdir())
+            self.call("sdapi/v1/options", {"forge_additional_modules": chosen})
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it."""
