@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from lib_transfer.architecture import modules, recognise
+from lib_transfer.architecture import Architecture, modules, recognise
 from lib_transfer.architecture.module import Module
 from lib_transfer.formats.identity import file_sha256
 from lib_transfer.formats.safetensors_file import read_header
@@ -200,7 +200,7 @@ def relatives(folder: Path) -> tuple[Path, Path]:
     """
     known: dict[str, Path] = {}
     for path in sorted(folder.rglob("*.safetensors")):
-        title = recognise({key: info.shape for key, info in read_header(path).tensors.items()}).title
+        title = _architecture_of(path).title
         if title in known:
             return known[title], path
         known[title] = path
@@ -234,17 +234,25 @@ def lora_for(checkpoint: Path, path: Path, *, first: int = 0, every: int = 9, si
     metadata = {
         "ss_sd_model_name": checkpoint.name,
         "ss_new_sd_model_hash": sha256(checkpoint),
-        "ss_base_model_version": "sd_v1",
+        "ss_base_model_version": _architecture_of(checkpoint).base_model_version,
         "ss_output_name": path.stem,
     }
     path.parent.mkdir(exist_ok=True)
     save_file({key: t.contiguous() for key, t in tensors.items()}, path, metadata)
 
 
+def _architecture_of(checkpoint: Path) -> Architecture:
+    return recognise(_shapes(checkpoint))
+
+
 def _modules_of(checkpoint: Path) -> list[Module]:
     """Those that the programs load a LoRA on."""
-    shapes = {key: info.shape for key, info in read_header(checkpoint).tensors.items()}
-    return [module for module in modules(recognise(shapes), shapes) if module.output_name]
+    found = modules(_architecture_of(checkpoint), _shapes(checkpoint))
+    return [module for module in found if module.output_name]
+
+
+def _shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
+    return {key: info.shape for key, info in read_header(checkpoint).tensors.items()}
 
 
 def _put_extension(place: Path) -> None:
