@@ -38,11 +38,17 @@ OLDER = [
 ]
 # About half of what the newest versions are tested with: whole transfers, and processes.
 WHOLE = ["tests/cli", "tests/transfer"]
+# Forge and Forge Neo have one gradio, and so one page: it is opened with the newer versions beside it, and with the older ones
+# only so far that what they differ in is met (requests, and a whole transfer). Forge Neo's Pillow reads and writes previews.
+PAGE = ["access", "batch", "choice", "compare", "limits", "loading", "results", "settings_page", "verify", "waiting"]
+NEO = [f"tests/webui/test_{name}.py" for name in (*PAGE, "previews", "safety", "tab")]
+FORGE = ["tests/webui", *(f"--ignore=tests/webui/test_{name}.py" for name in (*PAGE, "previews"))]
 # Environment and what follows ``python``, the longest first: whoever is free takes the next one.
 STEPS: list[tuple[str, list[str]]] = [
     ("current", [*PYTEST, *WHOLE]),
     ("a1111", [*PYTEST, *OLDER]),
-    ("forge", [*PYTEST, "tests/webui"]),
+    ("neo", [*PYTEST, *NEO]),
+    ("forge", [*PYTEST, *FORGE]),
     ("current", [*PYTEST, *(f"--ignore={folder}" for folder in WHOLE)]),
     ("current", ["-m", "mypy"]),
     ("current", ["-m", "ruff", "check", "."]),
@@ -51,7 +57,7 @@ STEPS: list[tuple[str, list[str]]] = [
 ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
 # The tests start many processes, and each would compile the package again.
 ENVIRONMENT["PYTHONDONTWRITEBYTECODE"] = ""
-PROGRAMS = ("a1111", "forge")
+PROGRAMS = ("a1111", "forge", "neo")
 """The environments that have gradio, and so the browser tests."""
 SHARED = "torch"
 """The environment whose packages all others see behind their own, so that the largest of them is installed once."""
@@ -85,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run_beside_others(name: str, step: Sequence[str]) -> int:
     """Run one of several steps that run at a time, with what it needs besides its environment."""
-    if "tests/webui" in step:
+    if name in PROGRAMS:
         with MAKING["browser"]:
             need_chromium()
             need_axe()
@@ -124,19 +130,21 @@ def environment(name: str) -> Path | None:
         return None
     folder, requirements = ENVIRONMENTS / name, REQUIREMENTS / f"{name}.txt"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    wanted = b"".join(path.read_bytes() for path in (requirements, REQUIREMENTS / f"{SHARED}.txt"))
+    # What a program installs against the bounds of what it installed before.
+    afterwards = [path for path in (REQUIREMENTS / f"{name}-afterwards.txt",) if path.exists()]
+    wanted = b"".join(path.read_bytes() for path in (requirements, *afterwards, REQUIREMENTS / f"{SHARED}.txt"))
     mark, stamp = hashlib.sha256(wanted + sys.version.encode()).hexdigest(), folder / "requirements.sha256"
     with MAKING[name]:
         if python.exists() and stamp.exists() and stamp.read_text() == mark:
             return python
         print(f"[{name}] making an environment in {folder} (some minutes) ...", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-r", str(requirements)]
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-r"]
         if not succeeds(name, [sys.executable, "-m", "venv", str(folder)]):
             return None
         if shared is not None:
             (packages(python) / "shared.pth").write_text(str(packages(shared)))
-        if not succeeds(name, pip):
+        if not all(succeeds(name, [*pip, str(path)]) for path in (requirements, *afterwards)):
             return None
         stamp.write_text(mark)
     return python

@@ -118,11 +118,18 @@ def by_the_table(adapter: Adapter, target: Base, inserted: str) -> tuple[Blocks 
     if found is None:
         return None, ()
     moved = (_moved(found),) if found.moved_from is not None else ()
+    depths = target.architecture.depths
+    assert depths is not None
+    advice = "Name the checkpoint that it was trained on, with a method that takes a source"
+    if found.depth is None and any(found.highest < shallower < own for shallower in depths.known):
+        text = (
+            f"Nothing tells for how many blocks the LoRA is, whose highest is {found.highest}: it was taken to be for the {own} "
+            f"of {target.path.name}. {advice}, if it is not."
+        )
+        return None, (*moved, text)
     if found.depth is None or found.depth == own:
         return None, moved
-    assert target.architecture.depths is not None
-    blocks = published(target.architecture.depths, found.depth, own)
-    advice = "Name the checkpoint that it was trained on, with a method that takes a source"
+    blocks = published(depths, found.depth, own)
     if blocks is None:
         text = f"{found.why}, and {target.path.name} has {own}: by their names alone its blocks are other ones there. {advice}."
         return None, (*moved, text)

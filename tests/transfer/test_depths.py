@@ -345,6 +345,7 @@ def test_what_a_lora_is_for_may_be_doubtful(run: Run, paths: Callable[[float | N
     assert as_it_is.path is not None and as_it_is.report is not None
     need_equal(changes(load_file(as_it_is.path)), changes(sparse))
     assert "blocks were moved" not in as_it_is.report.verdict
+    assert "Nothing tells for how many blocks the LoRA is" in as_it_is.report.verdict
     # Its metadata tell.
     told = run(
         sparse, {"modelspec.anima_source_blocks": "28"}, target=ends[40], method="reuse", dtype="fp32", strength=1.0

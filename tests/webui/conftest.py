@@ -47,6 +47,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--webui", type=Path, help="folder of an installed A1111 or Forge to run the tab in")
     group.addoption("--webui-python", type=Path, help="its python (DIR/venv/bin/python)")
     group.addoption("--webui-models", type=Path, help="a folder with two checkpoints of one architecture (its own)")
+    group.addoption("--webui-modules", type=Path, help="a folder with the text encoders and the VAE that they lack")
+    group.addoption("--webui-extension", type=Path, help="another extension to put beside this one")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -106,7 +108,8 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = request.config.getoption("--webui").resolve()
     python = request.config.getoption("--webui-python") or folder / "venv" / "bin" / "python"
     checkpoints = request.config.getoption("--webui-models") or folder / "models" / "Stable-diffusion"
-    made = WebUI(folder, python, checkpoints, tmp_path_factory.mktemp("webui"), free_port())
+    beside = (request.config.getoption(f"--webui-{name}") for name in ("modules", "extension"))
+    made = WebUI(folder, python, checkpoints, tmp_path_factory.mktemp("webui"), free_port(), *beside)
     lora_for(made.source, made.loras / "learned.safetensors")
     wide_lora_for(made.source, made.loras / "beside" / "wide.safetensors")
     try:

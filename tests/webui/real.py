@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from lib_transfer.architecture import modules, recognise
+from lib_transfer.architecture import Architecture, modules, recognise
 from lib_transfer.architecture.module import Module
 from lib_transfer.formats.identity import file_sha256
 from lib_transfer.formats.safetensors_file import read_header
@@ -50,6 +50,8 @@ class WebUI:
         checkpoints: a folder with two checkpoints of one architecture, ``source`` and ``target``.
         data: its data folder.
         port: the port that it answers on.
+        modules: a folder with the text encoders and the VAE that the checkpoints lack; Forge and Forge Neo load them beside.
+        beside: another extension, which is put beside ours.
     """
 
     folder: Path
@@ -57,6 +59,8 @@ class WebUI:
     checkpoints: Path
     data: Path
     port: int
+    modules: Path | None = None
+    beside: Path | None = None
     source: Path = field(init=False)
     target: Path = field(init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
@@ -68,6 +72,8 @@ class WebUI:
         probe = self.data / "extensions" / "transfer-lora-probe" / "scripts"
         probe.mkdir(parents=True)
         shutil.copy(ROOT / "tests" / "webui" / "probe.py", probe)
+        if self.beside is not None:
+            shutil.copytree(self.beside, self.data / "extensions" / self.beside.name)
         # At its very first start, which has no such file, Forge Neo pastes no prompts, whatever they are.
         (self.data / "ui-config.json").write_text(json.dumps({"txt2img/Prompt/value": ""}), encoding="utf-8")
 
@@ -102,6 +108,9 @@ class WebUI:
         # With a data folder elsewhere, gradio 4 would not hand out the program's own javascript.
         command += ["--gradio-allowed-path", str(self.folder), "--gradio-allowed-path", str(self.data)]
         command += ["--ckpt-dir", str(self.checkpoints), *ARGUMENTS[self.kind]]
+        if self.modules is not None:
+            plural = "s" if self.kind == "Forge Neo" else ""
+            command += [f"--text-encoder-dir{plural}", str(self.modules), f"--vae-dir{plural}", str(self.modules)]
         offline = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
         environment = {**os.environ, **offline}
         environment.pop("MPLBACKEND", None)
@@ -116,6 +125,9 @@ class WebUI:
             return self.said.count(READY) >= ready
 
         until(started, every=0.5)
+        if self.modules is not None:
+            chosen = sorted(path.name for path in self.modules.iterdir())
+            self.call("sdapi/v1/options", {"forge_additional_modules": chosen})
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it."""
@@ -188,7 +200,7 @@ def relatives(folder: Path) -> tuple[Path, Path]:
     """
     known: dict[str, Path] = {}
     for path in sorted(folder.rglob("*.safetensors")):
-        title = recognise({key: info.shape for key, info in read_header(path).tensors.items()}).title
+        title = _architecture_of(path).title
         if title in known:
             return known[title], path
         known[title] = path
@@ -222,17 +234,25 @@ def lora_for(checkpoint: Path, path: Path, *, first: int = 0, every: int = 9, si
     metadata = {
         "ss_sd_model_name": checkpoint.name,
         "ss_new_sd_model_hash": sha256(checkpoint),
-        "ss_base_model_version": "sd_v1",
+        "ss_base_model_version": _architecture_of(checkpoint).base_model_version,
         "ss_output_name": path.stem,
     }
     path.parent.mkdir(exist_ok=True)
     save_file({key: t.contiguous() for key, t in tensors.items()}, path, metadata)
 
 
+def _architecture_of(checkpoint: Path) -> Architecture:
+    return recognise(_shapes(checkpoint))
+
+
 def _modules_of(checkpoint: Path) -> list[Module]:
     """Those that the programs load a LoRA on."""
-    shapes = {key: info.shape for key, info in read_header(checkpoint).tensors.items()}
-    return [module for module in modules(recognise(shapes), shapes) if module.output_name]
+    found = modules(_architecture_of(checkpoint), _shapes(checkpoint))
+    return [module for module in found if module.output_name]
+
+
+def _shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
+    return {key: info.shape for key, info in read_header(checkpoint).tensors.items()}
 
 
 def _put_extension(place: Path) -> None:

@@ -104,7 +104,7 @@ def test_plain_reuse_on_the_source_itself_reproduces_and_the_persons_checkpoint_
 def test_two_passes_with_two_checkpoints_have_two_copies(webui: WebUI) -> None:
     webui.generate(f"{PROMPT} <tlora:learned:1>")
     [copy] = webui.copies()
-    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7}
+    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "None", "denoising_strength": 0.7}
     hires |= {
         "hr_checkpoint_name": webui.source.name,
         "hr_second_pass_steps": 1,
@@ -135,7 +135,9 @@ def test_a_plot_shows_off_original_and_transferred(webui: WebUI) -> None:
     ]
     use = axes.index("[Transfer LoRA] use")
     values = ["off", "original", "transferred"]
-    arguments = [use, "", values, 0, "", [], 0, "", [], False, True, False, False, False, False, False, 0, False]
+    asked = {"Draw legend": False, "Include Sub Images": True}
+    more = [asked.get(argument["label"], argument["value"]) for argument in plot["args"][9:]]
+    arguments = [use, "", values, 0, "", [], 0, "", [], *more]
     made = webui.generate(f"{PROMPT} <lora:learned:1>", script_name="x/y/z plot", script_args=arguments)
     cells = [pixels(image) for image in made["images"][-3:]]
     [copy] = webui.copies()
