@@ -16,7 +16,11 @@ from lib_transfer.conversion.variants import usual_clip_skip
 from lib_transfer.library.base import Base
 from lib_transfer.models import Schedule, TorchModel
 from lib_transfer.models.schedule import shift_at
-from lib_transfer.webui.hosts.running.gradients import with_copied_norm_inputs, without_inference_tensors
+from lib_transfer.webui.hosts.running.gradients import (
+    with_copied_norm_inputs,
+    with_plain_rotations,
+    without_inference_tensors,
+)
 from lib_transfer.webui.hosts.running.kinds import Kind, Size, chosen_clip_skip, conditioning, fixed_rng, kind_of
 from lib_transfer.webui.hosts.running.places import Part, blocks_of, need_whole, places_of
 
@@ -198,13 +202,21 @@ NAMES = {"crossattn": "c_crossattn", "vector": "y"}
 
 
 def _conditions(said: Any, k_model: Any, device: Any) -> dict[str, Tensor]:
-    """What an engine made of the prompts, as its network takes it; some give a list, for one prompt of one.
+    """What an engine made of the prompts, as its network takes it.
 
     Copies, because no gradient goes past what was made in inference mode.
     """
-    named = said if isinstance(said, dict) else {"crossattn": said[0][None] if isinstance(said, list) else said}
+    named = said if isinstance(said, dict) else {"crossattn": _batch(said)}
     dtype = k_model.computation_dtype
     return {NAMES.get(name, name): value.to(device, dtype, copy=True) for name, value in named.items()}
+
+
+def _batch(said: Any) -> Tensor:
+    """The text of prompts as a batch; some engines give a list, and of these some a batch of one within it."""
+    if isinstance(said, Tensor):
+        return said
+    first: Tensor = said[0]
+    return first if first.dim() == 3 and first.shape[0] == 1 else first[None]
 
 
 @contextmanager
@@ -263,7 +275,7 @@ def _clip_skip_set(loaded: Any, clip_skip: int) -> Iterator[None]:
 
 @contextmanager
 def _differentiable(network: Any) -> Iterator[None]:
-    with without_inference_tensors(network), with_copied_norm_inputs(network):
+    with without_inference_tensors(network), with_copied_norm_inputs(network), with_plain_rotations():
         yield
 
 
