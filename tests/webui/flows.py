@@ -65,7 +65,9 @@ class KModel:
     def modules(self) -> Any:
         return self.diffusion_model.modules()
 
-    def apply_model(self, x: Tensor, t: Tensor, c_crossattn: Tensor, transformer_options: Any, **more: Tensor) -> Tensor:
+    def apply_model(
+        self, x: Tensor, t: Tensor, c_crossattn: Tensor, transformer_options: Any, **more: Tensor
+    ) -> Tensor:
         assert x.dim() == (5 if self._wide else 4)
         assert x.shape[0] == t.shape[0] == c_crossattn.shape[0] == 1
         assert c_crossattn.dim() == 3
@@ -133,6 +135,4 @@ class FlowModel:
             raise ZeroDivisionError
         encoders = vars(self.forge_objects.clip.cond_stage_model).values()
         known = sum((said(encoder, torch.zeros(1)) for encoder in encoders), torch.zeros(1))
-        return self._engine.conditions(
-            torch.stack([known + len(prompt) for prompt in prompts])[:, None], prompts
-        )
+        return self._engine.conditions(torch.stack([known + len(prompt) for prompt in prompts])[:, None], prompts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from lib_transfer.evaluation import Question, evaluate
 from lib_transfer.evaluation.files import updates_of
 from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.library.base import open_base
-from lib_transfer.models import applied
+from lib_transfer.models import Model, applied
 from lib_transfer.progress import Silent
 from lib_transfer.webui.hosts import running
 from lib_transfer.webui.hosts.abilities import ProgramModels
@@ -51,6 +52,13 @@ def machine(program: Program, flows: Path) -> Iterator[Machine]:
     made.close()
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Model]:
+    """One checkpoint in the program's memory."""
+    with open_base(path, "") as base, running.borrowed((64, 64)) as open_model, open_model(base, 1) as model:
+        yield model
+
+
 def lora(checkpoint: Path, path: Path, strength: float = 1.0) -> Path:
     """A LoRA on some linear layers of the transformer; of fused weights on the whole of them."""
     architecture = tiny.architecture(checkpoint.stem)
@@ -70,10 +78,12 @@ def lora(checkpoint: Path, path: Path, strength: float = 1.0) -> Path:
 
 def total(checkpoint: Path, adapter: Path | None, prompt: str) -> float:
     """What the stand-in's network adds to half of its input, by dense matrices in float64, from the files alone."""
-    weights = {key: t.double() for key, t in load_file(checkpoint).items() if key.endswith(".weight") and t.dim() == 2}
-    made = {key: t for key, t in weights.items() if "embed" not in key.rpartition(".weight")[0].rpartition(".")[2]}
-    sums = {key: w.sum(1).mean() for key, w in made.items()}
-    sums = {key: value + _bias(checkpoint, key) for key, value in sums.items()}
+    tensors = {key: t.double() for key, t in load_file(checkpoint).items()}
+    sums = {}
+    for key, weight in tensors.items():
+        if key.endswith(".weight") and weight.dim() == 2 and "embedding" not in key:
+            bias = tensors.get(key.removesuffix("weight") + "bias", torch.zeros(1, dtype=torch.float64))
+            sums[key] = weight.sum(1).mean() + bias.mean()
     changes = {} if adapter is None else load_file(adapter)
     for key, up in changes.items():
         if key.endswith(".lora_up.weight"):
@@ -87,11 +97,6 @@ def total(checkpoint: Path, adapter: Path | None, prompt: str) -> float:
     known = text + len(prompt)
     # The conditions of Flux.1 dev are the text twice, and the scale that it was distilled with.
     return core + known + (known + 3.5 if checkpoint.stem == "flux-dev" else 0.0)
-
-
-def _bias(checkpoint: Path, key: str) -> Tensor:
-    held = load_file(checkpoint).get(key.removesuffix("weight") + "bias")
-    return torch.zeros(()) if held is None else held.double().mean()
 
 
 def _kohya(key: str) -> str:
@@ -125,21 +130,21 @@ def test_a_flow_is_asked_with_a_sigma_and_answers_as_dense_mathematics_says(
             torch.testing.assert_close(predicted.double(), wanted, rtol=1e-4, atol=1e-3)
         assert (moved - plain).abs().min() > 1e-3
         options = machine.data.sd_model.forge_objects.unet.model.options
-        assert options["cond_or_uncond"] == [0] and options["sigmas"].shape == (1,)
+        assert options["cond_or_uncond"] == [0]
+        assert options["sigmas"].shape == (1,)
     # What the last picture referred to was not seen, and is there again.
     assert machine.arguments.ref_latents is held
 
 
 @pytest.mark.parametrize("name", ["anima", "z-image", "flux2-klein-4b"])
 def test_pictures_go_through_the_autoencoder_and_back(machine: Machine, flows: Path, name: str) -> None:
-    with open_base(flows / f"{name}.safetensors", "") as base, running.borrowed((64, 64)) as open_model:
-        with open_model(base, 1) as model:
-            shades = torch.tensor([-0.5, 0.25]).reshape(2, 1, 1, 1)
-            latents = model.encode(shades.expand(2, 3, 64, 64))
-            # From 0 to 1, times three less one.
-            wanted = (shades * 0.5 + 0.5) * 3 - 1
-            torch.testing.assert_close(latents, wanted.expand(2, *model.shape))
-            torch.testing.assert_close(model.decode(latents), shades.expand(2, 3, 64, 64))
+    with opened(flows / f"{name}.safetensors") as model:
+        shades = torch.tensor([-0.5, 0.25]).reshape(2, 1, 1, 1)
+        latents = model.encode(shades.expand(2, 3, 64, 64))
+        # From 0 to 1, times three less one.
+        wanted = (shades * 0.5 + 0.5) * 3 - 1
+        torch.testing.assert_close(latents, wanted.expand(2, *model.shape))
+        torch.testing.assert_close(model.decode(latents), shades.expand(2, 3, 64, 64))
 
 
 def test_reuse_on_the_source_itself_reproduces_and_its_strength_counts(
@@ -159,14 +164,14 @@ def test_reuse_on_the_source_itself_reproduces_and_its_strength_counts(
 
 def test_what_the_last_picture_referred_to_comes_back_after_an_error(machine: Machine, flows: Path) -> None:
     machine.arguments.ref_latents = held = [torch.ones(3)]
-    with open_base(flows / "z-image.safetensors", "") as base, running.borrowed((64, 64)) as open_model:
-        with open_model(base, 1) as model:
-            loaded = machine.data.sd_model
-            own = loaded.ref_latents
-            loaded.fails = True
-            with pytest.raises(ZeroDivisionError):
-                model.noise(torch.zeros((1, *model.shape)), torch.tensor([0.5]), ["a"])
-            assert loaded.ref_latents is own and loaded.ini_latent is not None
+    with opened(flows / "z-image.safetensors") as model:
+        loaded = machine.data.sd_model
+        own = loaded.ref_latents
+        loaded.fails = True
+        with pytest.raises(ZeroDivisionError):
+            model.noise(torch.zeros((1, *model.shape)), torch.tensor([0.5]), ["a"])
+        assert loaded.ref_latents is own
+        assert loaded.ini_latent is not None
     assert machine.arguments.ref_latents is held
 
 
@@ -178,15 +183,18 @@ def test_a_network_that_lacks_blocks_of_the_checkpoint_is_refused(machine: Machi
         return FlowModel("anima", kept, info, machine.arguments)
 
     machine.flows["anima.safetensors"] = shallow
-    with open_base(flows / "anima.safetensors", "") as base, running.borrowed() as open_model:
-        with pytest.raises(UnsupportedError, match=r"without 16 of its \d+ layers.*blocks\.27\."), open_model(base, 1):
-            pass
+    refused = pytest.raises(UnsupportedError, match=r"without 16 of its \d+ layers.*blocks\.27\.")
+    with refused, opened(flows / "anima.safetensors"):
+        pass
 
 
 def test_a_family_that_the_program_has_no_engine_for_is_refused_before_anything_is_loaded(
     machine: Machine, flows: Path, tmp_path: Path
 ) -> None:
     path = tiny.save(tmp_path / "lumina.safetensors", tiny.weights("lumina-2", width=16))
-    with open_base(path, "") as base, pytest.raises(UnsupportedError, match="is Lumina 2, which this WebUI does not run"):
+    with (
+        open_base(path, "") as base,
+        pytest.raises(UnsupportedError, match="is Lumina 2, which this WebUI does not run"),
+    ):
         ProgramModels().latent_space(base)
     assert machine.loads == []

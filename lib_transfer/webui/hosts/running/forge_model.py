@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from lib_transfer.library.base import Base
 from lib_transfer.models import Schedule, TorchModel
 from lib_transfer.models.schedule import shift_at
 from lib_transfer.webui.hosts.running.gradients import (
+    KERNELS,
     with_copied_norm_inputs,
     with_plain_rotations,
     without_inference_tensors,
@@ -54,7 +56,10 @@ ENCODERS = {
 }
 
 DIFFERENTIABLE = ("sd1", "sd2", "sdxl")
-"""The families whose gradients were compared with differences of predictions, in a real program."""
+"""The families whose gradients were compared with differences of predictions, in the real programs."""
+
+DIFFERENTIABLE_IN_NEO = ("flux-dev", "flux-schnell", "z-image", "lumina-2", "wan-14b", "wan-1.3b")
+"""The architectures of which that was done in Forge Neo, whose networks of them are its own."""
 
 SKIPPING = ("sd1", "sd2", "sdxl", "sd3-medium", "sd3.5-medium", "sd3.5-large")
 """The families that see the layers of CLIP which the Clip skip leaves out; of Flux.1 only the pooled text is used."""
@@ -116,9 +121,14 @@ def model_of(loaded: Any, base: Base, size: Size, clip_skip: int) -> TorchModel:
         latent_space=kind.latent_space,
         encode=autoencoder.encode,
         decode=autoencoder.decode,
-        differentiable=base.architecture.family in DIFFERENTIABLE,
+        differentiable=_has_gradients(base.architecture),
         guidance=kind.guidance,
     )
+
+
+def _has_gradients(architecture: Architecture) -> bool:
+    neo = KERNELS in sys.modules and architecture.id in DIFFERENTIABLE_IN_NEO
+    return neo or architecture.family in DIFFERENTIABLE
 
 
 def _encoder_part(encoder: Any, diffusion_model: nn.Module, layout: Layout) -> Part:
