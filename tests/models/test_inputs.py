@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -60,7 +61,7 @@ def test_flows_are_sampled_by_eulers_method() -> None:
     x = torch.randn((1, 16, 4, 4), generator=torch.Generator().manual_seed(1)).double()
     times = torch.linspace(0.999, 0.02, 7).double()
     sigmas = 3 * times / (1 + 2 * times)
-    for now, then in zip(sigmas, sigmas[1:], strict=False):
+    for now, then in itertools.pairwise(sigmas):
         velocity = (x - (0.3 * x + now)) / now
         before, x = x, x + (then - now) * velocity
     # The last picture that the model saw in the noise.
