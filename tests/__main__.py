@@ -130,7 +130,7 @@ def environment(name: str) -> Path | None:
         return None
     folder, requirements = ENVIRONMENTS / name, REQUIREMENTS / f"{name}.txt"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    # What a program installs against the bounds of what it installed before.
+    # Packages of which only a part is needed, or that are newer than another one's bounds.
     afterwards = [path for path in (REQUIREMENTS / f"{name}-afterwards.txt",) if path.exists()]
     wanted = b"".join(path.read_bytes() for path in (requirements, *afterwards, REQUIREMENTS / f"{SHARED}.txt"))
     mark, stamp = hashlib.sha256(wanted + sys.version.encode()).hexdigest(), folder / "requirements.sha256"
@@ -144,7 +144,9 @@ def environment(name: str) -> Path | None:
             return None
         if shared is not None:
             (packages(python) / "shared.pth").write_text(str(packages(shared)))
-        if not all(succeeds(name, [*pip, str(path)]) for path in (requirements, *afterwards)):
+        if not succeeds(name, [*pip, str(requirements)]):
+            return None
+        if not all(succeeds(name, [*pip, str(path), "--no-deps"]) for path in afterwards):
             return None
         stamp.write_text(mark)
     return python

@@ -10,16 +10,19 @@ __all__ = ["usual_clip_skip", "usual_size", "variant_of"]
 
 
 def usual_size(base: Base) -> int:
-    """The width and height in pixels of the pictures that a Stable Diffusion checkpoint was trained on last.
+    """The width and height in pixels of the pictures that a checkpoint was trained on last.
 
     Of Stable Diffusion 2, those that predict the velocity were trained on larger ones (Stability-AI/stablediffusion, README).
+    Wan's videos have 480 lines at the least; a square of 640 has as many pixels.
 
     Raises:
         BadFileError, StorageError: a tensor that tells cannot be read.
     """
     if base.architecture.family == "sd2":
         return 768 if variant_of(base.architecture, base.checkpoint).prediction == V else 512
-    return 1024 if base.architecture.family == "sdxl" else 512
+    if base.architecture.family.startswith("wan"):
+        return 640
+    return 512 if base.architecture.family == "sd1" else 1024
 
 
 def usual_clip_skip(base: Base) -> int:

@@ -12,6 +12,9 @@ from lib_transfer.models.apply import Place
 from lib_transfer.models.inputs import Inputs
 from lib_transfer.models.schedule import Schedule
 
+GUIDANCE = 5.0
+"""The usual scale of classifier-free guidance."""
+
 
 class Model(Protocol):
     """A base that is in memory and can be run.
@@ -23,6 +26,7 @@ class Model(Protocol):
         schedule: its noise schedule and what it predicts.
         shape: ``(channels, height, width)`` of its latents.
         differentiable: whether predictions carry the gradients of an adapter that is on it.
+        guidance: the scale of classifier-free guidance that it makes pictures with; 1 where it was distilled to need none.
     """
 
     @property
@@ -37,6 +41,8 @@ class Model(Protocol):
     def shape(self) -> tuple[int, int, int]: ...
     @property
     def differentiable(self) -> bool: ...
+    @property
+    def guidance(self) -> float: ...
 
     def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, with_grad: bool = False) -> Tensor:
         """The model's prediction of the noise in ``noised`` ``(n, channels, height, width)``, float32 on the CPU.
@@ -74,7 +80,7 @@ class TorchModel:
         blocks: its transformer blocks, in forward order.
         latent_space: the name of its autoencoder.
         encode, decode: the autoencoder; not needed between models of one latent space.
-        differentiable: see :class:`Model`.
+        differentiable, guidance: see :class:`Model`.
     """
 
     def __init__(
@@ -89,10 +95,11 @@ class TorchModel:
         encode: Callable[[Tensor], Tensor] | None = None,
         decode: Callable[[Tensor], Tensor] | None = None,
         differentiable: bool = False,
+        guidance: float = GUIDANCE,
     ) -> None:
         self.places, self.blocks = places, blocks or {}
         self.schedule, self.shape, self.latent_space = schedule, shape, latent_space
-        self.differentiable = differentiable
+        self.differentiable, self.guidance = differentiable, guidance
         self._forward, self._encode, self._decode = forward, encode, decode
 
     def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, with_grad: bool = False) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lib_transfer.models.model import Model
+from lib_transfer.models.model import GUIDANCE, Model
 from lib_transfer.progress import Progress, check
 
 FIRST, LAST = 0.999, 0.02
@@ -19,9 +19,17 @@ STEPS = 20
 
 
 def sample(
-    model: Model, prompts: Sequence[str], seed: int, progress: Progress, *, steps: int = STEPS, guidance: float = 5.0
+    model: Model,
+    prompts: Sequence[str],
+    seed: int,
+    progress: Progress,
+    *,
+    steps: int = STEPS,
+    guidance: float | None = None,
 ) -> Tensor:
     """One latent for each prompt ``(n, channels, height, width)``, by DDIM without noise (Song et al. 2021, equation 12).
+
+    For a flow that is Euler's method: ``x + (sigma_then - sigma) (noise - x_0)``.
 
     Args:
         model: the model; it runs ``2 * steps`` times per prompt (with classifier-free guidance).
@@ -29,8 +37,10 @@ def sample(
         seed: the seed of the noise that the sampling begins with.
         progress: gets a step for every run; it is asked before each whether to stop.
         steps: the number of sampling steps.
-        guidance: the scale of classifier-free guidance (Ho and Salimans 2022); 1 for none, which halves the runs.
+        guidance: the scale of classifier-free guidance (Ho and Salimans 2022); 1 for none, which halves the runs. The
+            model's own when not given.
     """
+    guidance = model.guidance if guidance is None else guidance
     generator = torch.Generator().manual_seed(seed)
     times = torch.linspace(FIRST, LAST, steps + 1)
     made = []
@@ -54,6 +64,6 @@ def sample(
     return torch.cat(made)
 
 
-def runs(prompts: int, steps: int = STEPS, guidance: float = 5.0) -> int:
-    """How often :func:`sample` runs the model."""
+def runs(prompts: int, steps: int = STEPS, guidance: float = GUIDANCE) -> int:
+    """How often :func:`sample` runs the model, at most."""
     return prompts * steps * (1 if guidance == 1 else 2)

@@ -1,19 +1,45 @@
 """The noise schedule of a base, and what its network predicts, as noise.
 
 ``x_t = a(t) x_0 + s(t) noise``. All predictions are compared as predictions of the noise (Ho et al. 2020, equation 12): for the
-velocity ``v = a noise - s x_0`` (Salimans and Ho 2022) it is ``a v + s x_t``, and for a flow ``u = noise - x_0`` with
-``a = 1 - t, s = t`` (Liu et al. 2023) ``x_t + a u``.
+velocity ``v = a noise - s x_0`` (Salimans and Ho 2022) it is ``a v + s x_t``, for a flow ``u = noise - x_0`` with
+``a = 1 - sigma, s = sigma`` (Liu et al. 2023) ``x_t + a u``, and for the picture ``x_0`` itself ``(x_t - a x_0) / s``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import exp
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-Prediction = Literal["noise", "velocity", "flow"]
+Prediction = Literal["noise", "velocity", "flow", "picture"]
+
+FLOW_SHIFTS = {
+    **dict.fromkeys(("sd3-medium", "sd3.5-medium", "sd3.5-large", "anima", "cosmos-predict2-2b"), 3.0),
+    **dict.fromkeys(("z-image", "ernie-image"), 3.0),
+    **dict.fromkeys(("flux-dev", "qwen-image", "krea-2"), exp(1.15)),
+    **dict.fromkeys(("flux2-klein-4b", "flux2-klein-9b", "flux2-dev"), exp(2.02)),
+    **dict.fromkeys(("flux-schnell", "chroma"), 1.0),
+    **dict.fromkeys(("wan-14b", "wan-1.3b", "wan-5b"), 8.0),
+    "lumina-2": 6.0,
+    "auraflow": 1.73,
+}
+"""The shift that ComfyUI and Forge Neo run each flow with (their ``sampling_settings``), by architecture.
+
+Where they give it as ``mu`` (Flux and what follows it), it is ``exp(mu)``; see :func:`shifted`.
+"""
+
+
+def shifted(times: Tensor, shift: float) -> Tensor:
+    """``sigma = shift t / (1 + (shift - 1) t)``: more pixels take more noise to hide (Esser et al. 2024, equation 23)."""
+    return shift * times / (1 + (shift - 1) * times)
+
+
+def shift_at(time: float, sigma: float) -> float:
+    """The shift that takes ``time`` to ``sigma``, both between 0 and 1: the inverse of :func:`shifted`."""
+    return sigma * (1 - time) / (time * (1 - sigma))
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +47,14 @@ class Schedule:
     """How a base mixes picture and noise.
 
     Attributes:
-        alphas_cumprod: ``a(t)^2`` at every step of the training; None for flows, where ``a = 1 - t`` and ``s = t``.
+        alphas_cumprod: ``a(t)^2`` at every step of the training; None for flows, where ``a = 1 - sigma`` and ``s = sigma``.
         prediction: what the network predicts.
+        shift: of a flow, how far the times are shifted to noise; see :func:`shifted`.
     """
 
     alphas_cumprod: Tensor | None
     prediction: Prediction = "noise"
+    shift: float = 1.0
 
     @classmethod
     def stable_diffusion(cls, prediction: Prediction = "noise") -> Schedule:
@@ -35,15 +63,16 @@ class Schedule:
         return cls((1 - betas).cumprod(0), prediction)
 
     def steps(self, times: Tensor) -> Tensor:
-        """The times as the network expects them: numbers of training steps, or for a flow the times themselves."""
+        """The times as the network expects them: numbers of training steps, or for a flow the share ``sigma`` of noise."""
         if self.alphas_cumprod is None:
-            return times
+            return shifted(times, self.shift)
         return (times * (len(self.alphas_cumprod) - 1)).round().long()
 
     def mix(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """``a`` and ``s`` at ``times`` ``(n,)``, each ``(n, 1, 1, 1)``."""
         if self.alphas_cumprod is None:
-            a, s = 1 - times, times
+            s = self.steps(times)
+            a = 1 - s
         else:
             kept = self.alphas_cumprod[self.steps(times).cpu()]
             a, s = kept.sqrt().float(), (1 - kept).sqrt().float()
@@ -59,4 +88,6 @@ class Schedule:
         a, s = self.mix(times)
         if self.prediction == "velocity":
             return a * predicted + s * noised
+        if self.prediction == "picture":
+            return (noised - a * predicted) / s
         return noised + a * predicted if self.prediction == "flow" else predicted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -12,6 +13,7 @@ from lib_transfer.errors import CancelledError
 from lib_transfer.models import Inputs, Schedule, TorchModel, sample
 from lib_transfer.models.inputs import noised_inputs
 from lib_transfer.models.sampling import runs
+from lib_transfer.models.schedule import shift_at
 from lib_transfer.progress import Silent
 
 
@@ -32,6 +34,38 @@ def test_a_flow_is_noise_minus_picture() -> None:
     x, noise, times = torch.randn(2, 4, 2, 2), torch.randn(2, 4, 2, 2), torch.tensor([0.3, 0.8])
     torch.testing.assert_close(schedule.as_noise(noise - x, schedule.noised(x, noise, times), times), noise)
     assert torch.equal(schedule.steps(times), times)
+
+
+def test_a_shifted_flow_is_that_of_diffusers() -> None:
+    diffusers = pytest.importorskip("diffusers", reason="the tools are not in this environment")
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    ours = Schedule(None, "picture", 3.0)
+    places = torch.tensor([100, 700])
+    times = 1 - places / 1000
+    sigmas = ours.steps(times)
+    torch.testing.assert_close(sigmas, theirs.sigmas[places])
+    x, noise = torch.randn(2, 16, 2, 2), torch.randn(2, 16, 2, 2)
+    noised = ours.noised(x, noise, times)
+    torch.testing.assert_close(noised, theirs.scale_noise(x, theirs.timesteps[places], noise))
+    torch.testing.assert_close(ours.as_noise(x, noised, times), noise, rtol=1e-4, atol=1e-4)
+    assert shift_at(float(times[0]), float(sigmas[0])) == pytest.approx(3, rel=1e-4)
+
+
+def test_flows_are_sampled_by_eulers_method() -> None:
+    schedule = Schedule(None, "picture", 3.0)
+
+    def picture(x: Tensor, sigmas: Tensor, prompts: Sequence[str]) -> Tensor:
+        return 0.3 * x + sigmas.reshape(-1, 1, 1, 1)
+
+    made = sample(TorchModel({}, picture, schedule, (16, 4, 4), guidance=1), ["a"], 1, Silent(), steps=6)
+    x = torch.randn((1, 16, 4, 4), generator=torch.Generator().manual_seed(1)).double()
+    times = torch.linspace(0.999, 0.02, 7).double()
+    sigmas = 3 * times / (1 + 2 * times)
+    for now, then in itertools.pairwise(sigmas):
+        velocity = (x - (0.3 * x + now)) / now
+        before, x = x, x + (then - now) * velocity
+    # The last picture that the model saw in the noise.
+    torch.testing.assert_close(made.double(), 0.3 * before + sigmas[-2], rtol=1e-3, atol=1e-3)
 
 
 class Gaussian:

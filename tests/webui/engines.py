@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tests.webui.programs import Info, Program
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model."
+ENGINES = ("StableDiffusion", "StableDiffusionXL", "Flux", "Chroma", "Anima", "ZImage", "Flux2")
 
 
 def grown(root: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
@@ -68,11 +69,13 @@ class Machine:
         loads: names of the checkpoints that were read, in order.
         fails: names of those that cannot be loaded.
         before_read: is called once the last model was let go.
+        flows: what builds the model of a checkpoint that is a flow, by its name.
     """
 
     def __init__(self, program: Program) -> None:
         self.program, self.loads, self.fails = program, [], set()
         self.before_read: Callable[[], None] = lambda: None
+        self.flows: dict[str, Callable[[dict[str, Tensor], Info], Any]] = {}
         self.active: list[Any] = []
         module = sys.modules["modules.sd_models"]
         program.opts.data |= {
@@ -83,7 +86,7 @@ class Machine:
         self.data = SimpleNamespace(sd_model=None)
         vars(module)["model_data"] = self.data
         parser = ModuleType("modules.prompt_parser")
-        vars(parser)["SdConditioning"] = _Prompts
+        vars(parser)["SdConditioning"] = Prompts
         sys.modules["modules.prompt_parser"] = parser
         (self._forge if program.forge else self._a1111)(module)
 
@@ -91,8 +94,8 @@ class Machine:
         """Take away what was added to ``sys.modules``."""
         for name in ("prompt_parser", "devices", "processing", "extra_networks", "sd_unet"):
             sys.modules.pop(f"modules.{name}", None)
-        sys.modules.pop("backend.memory_management", None)
-        sys.modules.pop("backend", None)
+        for name in ("backend.memory_management", "backend.loader", "backend.args", "backend"):
+            sys.modules.pop(name, None)
 
     def _read(self, info: Info) -> dict[str, Tensor]:
         name = Path(info.filename).name
@@ -155,7 +158,13 @@ class Machine:
         vars(module)["forge_model_reload"] = self.forge_model_reload
         memory = ModuleType("backend.memory_management")
         vars(memory).update(load_models_gpu=lambda models, memory_required: None, unload_all_models=lambda: None)
+        # Forge Neo's arguments are the attributes of a class.
+        self.arguments = type("dynamic_args", (), {"ref_latents": [], "last_extra_generation_params": {}})
+        loader, arguments = ModuleType("backend.loader"), ModuleType("backend.args")
+        vars(loader)["possible_models"] = [type(name, (), {}) for name in ENGINES]
+        vars(arguments)["dynamic_args"] = self.arguments
         sys.modules["backend"], sys.modules["backend.memory_management"] = ModuleType("backend"), memory
+        sys.modules["backend.loader"], sys.modules["backend.args"] = loader, arguments
 
     def forge_model_reload(self) -> tuple[Any, bool]:
         wanted = str(self.data.forge_loading_parameters)
@@ -165,6 +174,10 @@ class Machine:
         info = self.data.forge_loading_parameters["checkpoint_info"]
         tensors = self._read(info)
         self.program.opts.data["sd_checkpoint_hash"] = info.sha256
+        if info.name in self.flows:
+            self.data.sd_model = self.flows[info.name](tensors, info)
+            self.data.forge_hash = wanted
+            return self.data.sd_model, True
         unet = grown(nn.Module(), {k.removeprefix(UNET): t for k, t in tensors.items() if k.startswith(UNET)})
         text = grown(nn.Module(), {k.removeprefix(TEXT): t for k, t in tensors.items() if k.startswith(TEXT)})
         self.data.sd_model = _ForgeModel(unet, text, info)
@@ -178,7 +191,7 @@ def _module(name: str, **content: Any) -> None:
     sys.modules[f"modules.{name}"] = made
 
 
-class _Prompts(list[str]):
+class Prompts(list[str]):
     def __init__(self, prompts: list[str], is_negative_prompt: bool = False, width: int = 0, height: int = 0) -> None:
         super().__init__(prompts)
         self.is_negative_prompt, self.size = is_negative_prompt, (width, height)
@@ -199,7 +212,7 @@ class _A1111Model(nn.Module):
     encoded_with = ()
     alphas_cumprod = torch.linspace(0.999, 0.005, 1000)
 
-    def get_learned_conditioning(self, prompts: _Prompts) -> Tensor:
+    def get_learned_conditioning(self, prompts: Prompts) -> Tensor:
         self.encoded_with = [*self.encoded_with, sys.modules["modules.shared"].opts.CLIP_stop_at_last_layers]
         return said(self.cond_stage_model, torch.zeros(1))
 
@@ -207,14 +220,14 @@ class _A1111Model(nn.Module):
         return said(self.model, x) + conditioning
 
 
-class _Objects:
+class Objects:
     """``ForgeObjects``."""
 
-    def __init__(self, unet: Any, clip: Any) -> None:
-        self.unet, self.clip = unet, clip
+    def __init__(self, unet: Any, clip: Any, vae: Any = None) -> None:
+        self.unet, self.clip, self.vae = unet, clip, vae
 
-    def shallow_copy(self) -> _Objects:
-        return _Objects(self.unet, self.clip)
+    def shallow_copy(self) -> Objects:
+        return Objects(self.unet, self.clip, self.vae)
 
 
 class _ForgeUNet(nn.Module):
@@ -239,7 +252,7 @@ class _ForgeModel:
         )
         patcher = SimpleNamespace(model=k_model, load_device="cpu", memory_required=lambda shape: 0)
         encoders = SimpleNamespace(clip_l=text)
-        self.forge_objects = _Objects(patcher, SimpleNamespace(cond_stage_model=encoders))
+        self.forge_objects = Objects(patcher, SimpleNamespace(cond_stage_model=encoders))
         self.forge_objects_original = self.forge_objects.shallow_copy()
         self.sd_checkpoint_info, self.clip_skip = info, 0
         self.encoded_with: list[int] = []
@@ -247,6 +260,6 @@ class _ForgeModel:
     def set_clip_skip(self, number: int) -> None:
         self.clip_skip = number
 
-    def get_learned_conditioning(self, prompts: _Prompts) -> Tensor:
+    def get_learned_conditioning(self, prompts: Prompts) -> Tensor:
         self.encoded_with.append(self.clip_skip)
         return said(self.forge_objects.clip.cond_stage_model.clip_l, torch.zeros(1))

@@ -5,6 +5,7 @@ The test of the real WebUI puts it beside the extension as ``scripts/probe.py``;
 
 import hashlib
 import importlib
+import inspect
 import json
 import time
 from pathlib import Path
@@ -69,7 +70,10 @@ def digest():
 
 def loaded_loras(*names):
     ones = [1.0] * len(names)
-    importlib.import_module("networks").load_networks(list(names), ones, ones, [None] * len(names))
+    load = importlib.import_module("networks").load_networks
+    # Forge Neo takes no dimensions.
+    more = [[None] * len(names)] if len(inspect.signature(load).parameters) > 3 else []
+    load(list(names), ones, ones, *more)
 
 
 def adapters(body):
@@ -128,7 +132,9 @@ def gradients(body):
                 for name, change in updates_of(adapter, base).items()
                 if name.startswith("model.diffusion_model.") and change.factors is not None
             }
-        weights = digest()
+        weights, claimed = digest(), model.differentiable
+        # Of some families it is not said, so that it can be looked at here.
+        model.differentiable = True
         generator = torch.Generator().manual_seed(5)
         noised, times = torch.randn((1, *model.shape), generator=generator), torch.tensor([0.5])
         along = torch.randn(noised.shape, generator=generator)
@@ -148,6 +154,7 @@ def gradients(body):
             if gradient is not None
         )
         said = {
+            "claimed": claimed,
             "reached": sum(gradient is not None for gradient in back),
             "of": len(back),
             "slope": slope,

@@ -14,9 +14,18 @@ from lib_transfer.models import Model
 from lib_transfer.webui.host.abilities import Opener
 from lib_transfer.webui.hosts.modules import way_of_loading
 from lib_transfer.webui.hosts.running import a1111, forge
-from lib_transfer.webui.hosts.running.kinds import Size, chosen_clip_skip, kind_of, latent_space_of
+from lib_transfer.webui.hosts.running.kinds import Kind, Size, chosen_clip_skip, kind_of
 
 __all__ = ["borrowed", "clip_skip_of", "latent_space_of"]
+
+
+def latent_space_of(base: Base) -> str:
+    """The name of the autoencoder that a checkpoint works with.
+
+    Raises:
+        UnsupportedError: the program does not run such a checkpoint, or none whose models can be run from here.
+    """
+    return _kind_here(base, (0, 0)).latent_space
 
 
 def clip_skip_of(base: Base, asked: int | None) -> int:
@@ -50,7 +59,7 @@ def borrowed(size: Size = (0, 0)) -> Iterator[Opener]:
 
         @contextmanager
         def open_model(base: Base, clip_skip: int) -> Iterator[Model]:
-            kind_of(base, size)
+            _kind_here(base, size)
             model = program.model_of(load(_description(base.path)), base, size, clip_skip)
             try:
                 yield model
@@ -59,6 +68,16 @@ def borrowed(size: Size = (0, 0)) -> Iterator[Opener]:
                 model.close()
 
         yield open_model
+
+
+def _kind_here(base: Base, size: Size) -> Kind:
+    kind = kind_of(base, size)
+    if not _program().runs(base.architecture):
+        raise UnsupportedError(
+            f"{base.path.name} is {base.architecture.title}, which this WebUI does not run.",
+            hint="docs/methods-and-evidence.md says which WebUI can verify what.",
+        )
+    return kind
 
 
 def _program() -> Any:

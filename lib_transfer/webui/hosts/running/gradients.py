@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +42,30 @@ def with_copied_norm_inputs(network: nn.Module) -> Iterator[None]:
 
 def _copied(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (given[0].clone(), *given[1:])
+
+
+KERNELS, PLAIN = "comfy_kitchen", "comfy_kitchen.backends.eager.rope"
+"""The package whose rotary embeddings Forge Neo's transformers use, which have no gradients, and its own in plain torch."""
+
+ROTATIONS = ("apply_rope", "apply_rope1", "apply_rope_split_half", "apply_rope_split_half1")
+
+
+@contextmanager
+def with_plain_rotations() -> Iterator[None]:
+    """Forge Neo's networks with rotary embeddings that have gradients; afterwards the very same functions are back."""
+    plain = None
+    if KERNELS in sys.modules:
+        with suppress(ImportError):
+            plain = importlib.import_module(PLAIN)
+    with ExitStack() as stack:
+        users = [it for name, it in list(sys.modules.items()) if name == KERNELS or name.startswith("backend.nn.")]
+        for user in users if plain is not None else ():
+            for name in ROTATIONS:
+                before = vars(user).get(name)
+                if before is not None and hasattr(plain, name) and before.__module__.startswith(KERNELS):
+                    stack.callback(setattr, user, name, before)
+                    setattr(user, name, getattr(plain, name))
+        yield
 
 
 @contextmanager

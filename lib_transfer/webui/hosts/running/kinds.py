@@ -9,16 +9,22 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lib_transfer.conversion.variants import usual_size
+from lib_transfer.architecture.variant import GUIDANCE as READS_GUIDANCE
+from lib_transfer.conversion.variants import usual_size, variant_of
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.library.base import Base
-from lib_transfer.models.latents import LATENT_SPACES
-
-CHANNELS, FACTOR = 4, 8
-"""The channels of the latents of all models that can be run, and the width in pixels of one latent."""
+from lib_transfer.models.latents import LATENT_SPACES, SPACES
+from lib_transfer.models.model import GUIDANCE
+from lib_transfer.models.schedule import FLOW_SHIFTS
 
 CLIP_SKIP = "CLIP_stop_at_last_layers"
 """The programs' name for the setting Clip skip."""
+
+DISTILLED = 3.5
+"""The guidance scale that Flux.1 dev, which was distilled with such a scale, is told."""
+
+UNGUIDED = ("flux-dev", "flux-schnell")
+"""The architectures that were distilled to be run without classifier-free guidance; of others, the weights do not tell."""
 
 Size = tuple[int, int]
 """Width and height in pixels; zeros for the size that the checkpoint was trained on."""
@@ -30,45 +36,40 @@ class Kind(NamedTuple):
     Attributes:
         latent_space: the name of its autoencoder.
         size: width and height of its pictures in pixels.
+        shift: the shift of its times; None where it is no flow.
+        guidance: the scale of classifier-free guidance that it makes pictures with.
     """
 
     latent_space: str
     size: Size
+    shift: float | None = None
+    guidance: float = GUIDANCE
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """``(channels, height, width)`` of the latents."""
-        return CHANNELS, self.size[1] // FACTOR, self.size[0] // FACTOR
-
-
-def latent_space_of(base: Base) -> str:
-    """The name of the autoencoder that a checkpoint works with.
-
-    Raises:
-        UnsupportedError: it is of no kind that can be run here.
-    """
-    return kind_of(base, (0, 0)).latent_space
+        space = SPACES[self.latent_space]
+        return space.channels, self.size[1] // space.factor, self.size[0] // space.factor
 
 
 def kind_of(base: Base, size: Size) -> Kind:
     """How a checkpoint is run with pictures of ``size``.
 
     Raises:
-        UnsupportedError: it is of no kind that can be run here.
+        UnsupportedError: it needs more than noise and a prompt.
     """
-    space = LATENT_SPACES.get(base.architecture.family)
-    if space is None:
+    architecture = base.architecture
+    space, shift = LATENT_SPACES.get(architecture.family), FLOW_SHIFTS.get(architecture.id)
+    if space is None or (shift is None and architecture.core.part != "unet"):
+        raise UnsupportedError(f"{base.path.name} is {architecture.title}, which cannot be run here.")
+    seen = variant_of(architecture, base.checkpoint).input
+    if seen not in ("", READS_GUIDANCE):
         raise UnsupportedError(
-            f"{base.path.name} is {base.architecture.title}, which cannot be run here.",
-            hint="Stable Diffusion 1, 2 and XL and their relatives can.",
+            f"{base.path.name} sees {seen} beside the noisy image: it needs that to work on, and cannot be run by itself."
         )
-    first = base.by_name.get("model.diffusion_model.input_blocks.0.0")
-    if first is not None and first.shape[1] != CHANNELS:
-        raise UnsupportedError(
-            f"{base.path.name} is for inpainting or editing: it needs a picture to work on, and cannot be run by itself."
-        )
-    width, height = (max(side // FACTOR * FACTOR, FACTOR) if side else usual_size(base) for side in size)
-    return Kind(space, (width, height))
+    step = SPACES[space].factor * SPACES[space].side
+    width, height = (max(side // step * step, step) if side else usual_size(base) for side in size)
+    return Kind(space, (width, height), shift, 1.0 if architecture.id in UNGUIDED else GUIDANCE)
 
 
 def chosen_clip_skip() -> int:
@@ -95,13 +96,15 @@ def clip_skip_set(clip_skip: int) -> Iterator[None]:
 
 
 def conditioning(prompts: Sequence[str], size: Size) -> Any:
-    """Prompts as both programs hand them to a model, with the size that SDXL is told.
+    """Prompts as the programs hand them to a model, with the size that SDXL is told, and the scale that Flux.1 dev is.
 
     An empty prompt is what the programs call a negative one: SDXL takes zeros for it.
     """
     parser = importlib.import_module("modules.prompt_parser")
     empty = all(not prompt for prompt in prompts)
-    return parser.SdConditioning(list(prompts), is_negative_prompt=empty, width=size[0], height=size[1])
+    made = parser.SdConditioning(list(prompts), is_negative_prompt=empty, width=size[0], height=size[1])
+    made.distilled_cfg_scale = DISTILLED
+    return made
 
 
 @contextmanager
