@@ -8,28 +8,12 @@ velocity ``v = a noise - s x_0`` (Salimans and Ho 2022) it is ``a v + s x_t``, f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 Prediction = Literal["noise", "velocity", "flow", "picture"]
-
-FLOW_SHIFTS = {
-    **dict.fromkeys(("sd3-medium", "sd3.5-medium", "sd3.5-large", "anima", "cosmos-predict2-2b"), 3.0),
-    **dict.fromkeys(("z-image", "ernie-image"), 3.0),
-    **dict.fromkeys(("flux-dev", "qwen-image", "krea-2"), exp(1.15)),
-    **dict.fromkeys(("flux2-klein-4b", "flux2-klein-9b", "flux2-dev"), exp(2.02)),
-    **dict.fromkeys(("flux-schnell", "chroma"), 1.0),
-    **dict.fromkeys(("wan-14b", "wan-1.3b", "wan-5b"), 8.0),
-    "lumina-2": 6.0,
-    "auraflow": 1.73,
-}
-"""The shift that ComfyUI and Forge Neo run each flow with (their ``sampling_settings``), by architecture.
-
-Where they give it as ``mu`` (Flux and what follows it), it is ``exp(mu)``; see :func:`shifted`.
-"""
 
 
 def shifted(times: Tensor, shift: float) -> Tensor:

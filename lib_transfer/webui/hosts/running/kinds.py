@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lib_transfer.architecture.sampling import SAMPLINGS
 from lib_transfer.architecture.variant import GUIDANCE as READS_GUIDANCE
 from lib_transfer.conversion.variants import usual_size, variant_of
 from lib_transfer.errors import UnsupportedError
 from lib_transfer.library.base import Base
 from lib_transfer.models.latents import LATENT_SPACES, SPACES
 from lib_transfer.models.model import GUIDANCE
-from lib_transfer.models.schedule import FLOW_SHIFTS
 
 CLIP_SKIP = "CLIP_stop_at_last_layers"
 """The programs' name for the setting Clip skip."""
@@ -59,7 +59,7 @@ def kind_of(base: Base, size: Size) -> Kind:
         UnsupportedError: it needs more than noise and a prompt.
     """
     architecture = base.architecture
-    space, shift = LATENT_SPACES.get(architecture.family), FLOW_SHIFTS.get(architecture.id)
+    space, shift = LATENT_SPACES.get(architecture.family), SAMPLINGS[architecture.id].shift
     if space is None or (shift is None and architecture.core.part != "unet"):
         raise UnsupportedError(f"{base.path.name} is {architecture.title}, which cannot be run here.")
     seen = variant_of(architecture, base.checkpoint).input
