@@ -1,4 +1,4 @@
-"""The cache on disk: decompositions of weights, and what is known of pairs of them.
+"""The cache on disk: decompositions of weights, what is known of pairs of them, and what runs of the models gave.
 
 An entry is a small safetensors file of its own, written whole or not at all, so that any number of processes may share a
 folder. Every tensor has a checksum per row beside it; an entry that is damaged, or was made by another version of the
@@ -29,8 +29,9 @@ from lib_transfer.storage.memory import FileMemory
 VERSION = 1
 """Version of the mathematics behind the entries; a new one makes all old entries unknown."""
 
-KINDS = ("weights", "similarities", "principal")
-"""The folders of entries: one per weight, one per pair of weights, one per pair and subspace rank."""
+KINDS = ("weights", "similarities", "principal", "pictures", "imitations")
+"""The folders of entries: one per weight, one per pair of weights, one per pair and subspace rank; pictures of a checkpoint and
+what checkpoints predict of them; and what a training that has not ended goes on from."""
 
 FOLDER_VARIABLE = "TRANSFER_LORA_CACHE"
 DEFAULT_LIMIT = 20 * 2**30
@@ -140,6 +141,11 @@ class Cache:
                 f"The cache folder {self.folder} cannot be written ({error}), so the next transfer will not be faster. "
                 f"Free some space, or choose another folder with --cache-dir or {FOLDER_VARIABLE}."
             )
+
+    def drop(self, kind: str, key: str) -> None:
+        """Remove an entry, if there is one."""
+        with contextlib.suppress(OSError):
+            self.path(kind, key).unlink()
 
     def files(self) -> Iterator[tuple[str, Path]]:
         """Every entry as (kind, path)."""
