@@ -11,8 +11,8 @@ from pathlib import Path
 from lib_transfer import methods
 from lib_transfer.cli import terminal
 from lib_transfer.evaluation import verify
-from lib_transfer.evaluation.improvements.reconstruction import RANK
 from lib_transfer.evaluation.prompts import vocabulary
+from lib_transfer.evaluation.runs import BUDGET
 from lib_transfer.evaluation.verification import INPUTS
 from lib_transfer.formats.writer import of_ours
 from lib_transfer.library.destination import Destination
@@ -35,21 +35,21 @@ def add_to(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put the result into the metadata of each FILE that Transfer LoRA made",
     )
-    text = f"number of inputs that the models are compared on (default {INPUTS})"
+    text = f"number of held-out pictures that the models are compared on (default {INPUTS})"
     parser.add_argument("--inputs", type=_positive, default=INPUTS, metavar="N", help=text)
-    text = "a prompt to make the inputs from; may be repeated (default: the LoRA's own trigger words and tags)"
+    text = "a prompt to make the pictures from; may be repeated (default: the LoRA's own trigger words and tags)"
     parser.add_argument("--prompt", action="append", default=[], metavar="TEXT", help=text)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of all noise (default 0)")
     text = "width and height of the pictures in pixels (default: as the model was trained: 512, 768 or 1024)"
     parser.add_argument("--size", type=_positive, default=0, metavar="PIXELS", help=text)
     text = "Clip skip for the prompts, 1 to 12 (default: what the LoRA was trained with, else as the checkpoint was)"
     parser.add_argument("--clip-skip", type=_positive, default=0, metavar="N", help=text)
-    text = (
-        "also make better LoRAs (pursuit, reconstruct, distil) and write the best to FILE; this takes many times longer"
-    )
+    text = "also train a LoRA that imitates the original, and write the best to FILE; this takes many times longer"
     parser.add_argument("--improve", type=Path, metavar="FILE", help=text)
-    text = f"rank of what reconstruct makes (default {RANK})"
-    parser.add_argument("--rank", type=_positive, default=RANK, metavar="N", help=text)
+    text = f"the most runs of the models with --improve; one with gradients counts as three (default {BUDGET})"
+    parser.add_argument("--budget", type=_positive, default=BUDGET, metavar="RUNS", help=text)
+    text = "rank of the LoRA that is trained (default: as the original's)"
+    parser.add_argument("--rank", type=_positive, default=0, metavar="N", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace an output of Transfer LoRA")
     terminal.add_reports(parser, "the result")
     terminal.add_runtime(parser)
@@ -80,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         clip_skip=options.clip_skip,
         improve=None if options.improve is None else Destination(file=options.improve, overwrite=options.overwrite),
+        budget=options.budget,
         rank=options.rank,
         runtime=terminal.runtime(options),
         progress=terminal.Bar(),

@@ -1,30 +1,44 @@
-"""Run both models, one after the other, and find out what adapters are worth; make better ones where that is asked for.
+"""Run both models, one after the other, and find out what adapters are worth; train a better one where that is asked for.
 
-The source makes the inputs and moves on them, then the target runs. What passes between them is small and in memory, or on disk:
-the models are never in memory together, and each is brought there once.
+The target makes its own pictures (unless they are kept), the source makes its own and those with the LoRA and says what it has to
+say of all, then the target is asked, and trained. What passes between them is kept on disk: the models are never in memory
+together.
 """
 
 from __future__ import annotations
 
-import tempfile
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import cycle, islice
 
 import torch
+from torch import Tensor
 
-from lib_transfer.evaluation.improvements import possible
-from lib_transfer.evaluation.improvements.improvement import GIVEN, Evidence, Improvement, Scale, Start, Target
-from lib_transfer.evaluation.movement import TOO_FAR, choose, distance_of, match, predictions
-from lib_transfer.evaluation.observation import Observation, in_latents_of, observe
+from lib_transfer.architecture.module import Module
+from lib_transfer.evaluation.choice import IMITATION, REUSE, choose
+from lib_transfer.evaluation.gain import Gain, damage, gain
+from lib_transfer.evaluation.gap import Strangeness, domain_gap, strangeness
+from lib_transfer.evaluation.imitation import COST, Imitation, imitate, looks
+from lib_transfer.evaluation.kept import Kept, or_temporary
+from lib_transfer.evaluation.lessons import Course
+from lib_transfer.evaluation.losses import losses, predictions, probes
+from lib_transfer.evaluation.observation import Observation, Observer, Prompts
+from lib_transfer.evaluation.pictures import Own, own_kept, own_pictures
+from lib_transfer.evaluation.prompts import PLAIN
 from lib_transfer.evaluation.result import Evaluation
-from lib_transfer.evaluation.runs import Runs, planned
-from lib_transfer.evaluation.streams import Streams
+from lib_transfer.evaluation.runs import Amounts, Runs, planned
+from lib_transfer.evaluation.student import Student, begun, jobs_of
+from lib_transfer.evaluation.thresholds import FAR
+from lib_transfer.models.inputs import Inputs
 from lib_transfer.models.model import Model
-from lib_transfer.models.sampling import STEPS
 from lib_transfer.progress import Progress
+from lib_transfer.storage.cache import Cache
 from lib_transfer.update import Updates
+
+ALGORITHM = 1
+"""Rises whenever what is kept of a stopped evaluation cannot be gone on with any more."""
 
 Open = Callable[[], AbstractContextManager[Model]]
 """Brings a model into memory for as long as the context lasts."""
@@ -32,20 +46,23 @@ Open = Callable[[], AbstractContextManager[Model]]
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two bases that can be brought into memory, and what is known of the target before it is.
+    """Two bases that can be brought into memory, and what is known of them before they are.
 
     Attributes:
         source, target: bring the models into memory.
-        latent_space: the target's latent space.
-        groups: the group of every module of the target, by canonical name.
-        blocks: the number of the target's transformer blocks.
+        source_modules, target_modules: the modules of the checkpoints; an imitation needs them.
+        one_space: whether both have the same latents.
+        source_id, target_id: what tells a checkpoint, and the way that it is run, from all others; empty where nothing that
+            belongs to it is to be kept.
     """
 
     source: Open
     target: Open
-    latent_space: str = ""
-    groups: Mapping[str, str] = field(default_factory=dict)
-    blocks: int = 0
+    source_modules: Sequence[Module] = ()
+    target_modules: Sequence[Module] = ()
+    one_space: bool = True
+    source_id: str = ""
+    target_id: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,34 +71,43 @@ class Adapters:
 
     Attributes:
         original: the adapter on the source, by canonical name of its modules.
-        candidates: adapters on the target, by name.
-        reuse: the name of the candidate that is the original as it is; None where the shapes do not allow it.
-        given: the name of the candidate that improvements begin with; None where there is nothing to begin with.
+        candidates: adapters on the target, by name; that which is the original as it is is called :data:`.REUSE`.
     """
 
     original: Updates
     candidates: Mapping[str, Updates]
-    reuse: str | None = None
-    given: str | None = None
+
+    @property
+    def reuse(self) -> Updates:
+        """The original as it is on the target; empty where the shapes do not allow it."""
+        return self.candidates.get(REUSE, {})
 
 
 @dataclass(frozen=True)
 class Setup:
-    """The inputs that the models are run on.
+    """The pictures that the models make and are asked about.
 
     Attributes:
-        prompts: the prompts, taken in turn; the adapter's trigger words belong in them.
-        inputs: the number of inputs that matches are taken on.
-        fitting: the number of further inputs, which improvements are fitted to.
+        prompts: the prompts with the adapter's trigger words, taken in turn; those of held-out pictures come first.
+        plain: prompts without them.
+        amounts: how much of everything is made.
         seed: the seed of all noise.
-        steps: the steps of the sampling of each input.
+        rank: the rank of an imitation; 0 for the original's own.
     """
 
     prompts: Sequence[str]
-    inputs: int = 8
-    fitting: int = 8
+    plain: Sequence[str] = PLAIN
+    amounts: Amounts = field(default_factory=Amounts)
     seed: int = 0
-    steps: int = STEPS
+    rank: int = 0
+
+    def shared_out(self) -> Prompts:
+        """The prompt of every picture."""
+        amounts, plain = self.amounts, min(self.amounts.plain, self.amounts.taught)
+        styled = tuple(islice(cycle(self.prompts), amounts.held + amounts.taught - plain))
+        without = tuple(islice(cycle(self.plain), amounts.own + plain))
+        held, own = amounts.held, amounts.own
+        return Prompts(styled[:held], styled[held:] + without[own:], without[:own])
 
 
 def compare(
@@ -89,125 +115,257 @@ def compare(
     adapters: Adapters,
     setup: Setup,
     progress: Progress,
-    improvements: Sequence[Improvement] = (),
     *,
+    imitating: bool = False,
     insist: bool = False,
+    cache: Cache | None = None,
+    work: str = "",
 ) -> Evaluation:
     """Find out what adapters are worth on the target, as reproductions of the original on the source.
 
     Args:
-        pair: the models; each is brought into memory once, and never both.
+        pair: the models; they are never in memory together.
         adapters: the original, and what is compared with it.
-        setup: the inputs that the models are run on.
+        setup: the pictures.
         progress: gets a step for every run of a model; it is asked before each whether to stop.
-        improvements: ways to make better adapters, which are compared too.
-        insist: whether to try them although the bases are too far apart for it to mean anything.
+        imitating: whether an imitation is made, where the domain gap allows it or reuse is not possible.
+        insist: whether to make it even where the gap is large and reuse is possible.
+        cache: where what depends on the checkpoints alone is kept, and, with ``work``, what a stopped evaluation made; nothing
+            is kept when not given.
+        work: what this evaluation depends on; one of the same ``work`` goes on where the last one was stopped or killed.
+            :func:`forget` removes what is kept for that.
 
     Raises:
         CancelledError: the person asked to stop; every model is as it was.
         MismatchError: an adapter does not fit the model.
         NumericError: a model gives NaN or infinity.
+        StorageError: what the source said could not be kept.
     """
-    runs = runs_of(pair, adapters, setup, improvements)
-    progress.start(runs.all, "running the models")
-    chosen = possible(improvements, given=adapters.given is not None, blocks=pair.blocks)
-    with tempfile.TemporaryDirectory(prefix="transfer-lora-") as folder:
-        comparison = _Comparison(pair, adapters, setup, chosen, Path(folder), progress)
-        # A function of its own, so that no variable keeps the source in memory while the target is there.
-        observation, streams = comparison.observed()
+    with or_temporary(None) as own, or_temporary(cache) as shared:
+        comparison = _Comparison(pair, adapters, setup, progress, imitating, insist, shared, own, work)
+        progress.start(comparison.runs.all - comparison.saved(), "running the models")
+        target_own = comparison.target_own()
+        observation = comparison.observed(target_own)
         with pair.target() as target:
-            return comparison.judged(target, observation, streams, insist=insist)
+            return comparison.judged(target, target_own, observation)
 
 
-def runs_of(pair: Pair, adapters: Adapters, setup: Setup, improvements: Sequence[Improvement] = ()) -> Runs:
-    """How often :func:`compare` runs the models, at most."""
-    given = adapters.given
-    changed = () if given is None else adapters.candidates[given]
-    scale = Scale(setup.fitting, len({pair.groups.get(name) for name in changed}), pair.blocks)
-    chosen = possible(improvements, given=given is not None, blocks=pair.blocks)
-    return planned(setup.inputs, setup.steps, len(adapters.candidates), chosen, scale)
+def runs_of(pair: Pair, adapters: Adapters, setup: Setup, *, imitating: bool = False) -> Runs:
+    """How often :func:`compare` runs the models, at most; what is kept from before takes none of them."""
+    return planned(setup.amounts, len(adapters.candidates), imitating=imitating, one_space=pair.one_space)
+
+
+def forget(cache: Cache, work: str, amounts: Amounts, steps: int) -> None:
+    """Remove what an evaluation with a training of ``steps`` kept in order to go on where it was stopped."""
+    kept = of_work(cache, work)
+    for what, number in (("held", amounts.held), ("taught", amounts.taught), ("teacher", steps)):
+        for place in range(number):
+            kept.drop(what, place)
+    kept.drop("observed")
+    kept.drop("state", steps)
+
+
+def of_work(cache: Cache, work: str) -> Kept:
+    """What is kept of an evaluation."""
+    return Kept(cache, "imitations", (ALGORITHM, work))
 
 
 @dataclass(frozen=True, eq=False)
 class _Comparison:
-    """One comparison; the attributes are the arguments of :func:`compare`, and a folder for what is kept on disk."""
+    """One comparison; the attributes are the arguments of :func:`compare`, and a cache that ends with it."""
 
     pair: Pair
     adapters: Adapters
     setup: Setup
-    improvements: Sequence[Improvement]
-    folder: Path
     progress: Progress
+    imitating: bool
+    insist: bool
+    shared: Cache
+    temporary: Cache
+    work: str
 
-    def observed(self) -> tuple[Observation, Streams | None]:
-        """What the source makes and does, and its residual streams where an improvement needs them."""
-        setup = self.setup
-        number = setup.inputs + (setup.fitting if self.improvements else 0)
-        prompts = [setup.prompts[place % len(setup.prompts)] for place in range(number)]
-        with self.pair.source() as source:
-            kept = any(each.needs_streams for each in self.improvements)
-            streams = Streams(self.folder / "source", source.shape) if kept else None
-            observation = observe(
-                source, self.adapters.original, prompts, setup.seed, self.pair.latent_space, self.progress,
-                steps=setup.steps, streams=streams,
+    @property
+    def runs(self) -> Runs:
+        """The runs, at most."""
+        return runs_of(self.pair, self.adapters, self.setup, imitating=self.imitating)
+
+    @property
+    def prompts(self) -> Prompts:
+        """The prompt of every picture."""
+        return self.setup.shared_out()
+
+    @property
+    def course(self) -> Course | None:
+        """The training; None where there is none."""
+        steps = self.runs.steps
+        return Course(self.prompts.taught, steps, self.setup.amounts.batch, self.setup.seed) if steps else None
+
+    def of_target(self) -> Kept:
+        """What is kept of the target by itself."""
+        return self._kept("the target", self.pair.target_id)
+
+    def of_source(self) -> Kept:
+        """What is kept of the source by itself."""
+        return self._kept("the source", self.pair.source_id)
+
+    def _kept(self, what: str, *ids: str) -> Kept:
+        """What is kept of checkpoints; no longer than this comparison where nothing tells which they are."""
+        known = all(ids)
+        owner = (*(ids if known else (what,)), self.prompts.own, self.setup.seed, self.setup.amounts.sampling)
+        return Kept(self.shared if known else self.temporary, "pictures", (*owner, self.pair.one_space))
+
+    def of_work(self) -> Kept:
+        """What is kept of this evaluation."""
+        return of_work(self.shared if self.work else self.temporary, self.work)
+
+    def observer(self) -> Observer:
+        """How the source is observed."""
+        of_pair = self._kept("both", self.pair.source_id, self.pair.target_id)
+        return Observer(
+            self.adapters.original, self.prompts, self.setup.amounts, self.setup.seed, self.course, self.pair.one_space,
+            self.wanted, self.of_source(), of_pair, self.of_work(), self.progress,
+        )  # fmt: skip
+
+    def wanted(self, gap: float) -> bool:
+        """Whether an imitation is worth making at this domain gap."""
+        return self.insist or not self.adapters.reuse or gap <= FAR
+
+    def saved(self) -> int:
+        """How many of the announced runs were made before, and are kept."""
+        runs, observer, kept, amounts = self.runs, self.observer(), self.of_work(), self.setup.amounts
+        saved = 0
+        draws = amounts.own_draws
+        for own, number in ((self.of_target(), runs.target_own), (observer.of_source, runs.source_own)):
+            made = sum(own.has("own", place) for place in range(amounts.own))
+            saved += number if own.has("own and said", draws) else made * 2 * amounts.sampling
+        saved += runs.source_sees * observer.of_pair.has("source's losses")
+        saved += amounts.own * draws * observer.of_pair.has("target's losses")
+        if observer.remembered() is not None:
+            saved += runs.held + runs.lessons + runs.teacher
+        else:
+            pictures = [("held", amounts.held), *([("taught", amounts.taught)] if self.course else [])]
+            made = sum(kept.has(what, place) for what, number in pictures for place in range(number))
+            saved += made * 2 * amounts.sampling
+            taught = sum(kept.has("teacher", step) for step in range(runs.steps)) if self.pair.one_space else 0
+            saved += taught * amounts.batch
+        return saved + self._trained_before()
+
+    def _trained_before(self) -> int:
+        kept = self.of_work().get("state", self.runs.steps, only="step")
+        step = 0 if kept is None else int(kept["step"])
+        amounts = self.setup.amounts
+        looked = sum(place <= step for place in looks(self.runs.steps))
+        return step * amounts.batch * COST + looked * amounts.held * amounts.held_draws
+
+    def target_own(self) -> Own:
+        """The target's own pictures; it is brought into memory where they are not kept."""
+        kept, amounts = self.of_target(), self.setup.amounts
+        found = own_kept(kept, amounts.own_draws)
+        if found is not None:
+            return found
+        with self.pair.target() as target:
+            return own_pictures(
+                target, self.prompts.own, self.setup.seed, amounts.sampling, amounts.own_draws, kept, self.progress,
+                decode=not self.pair.one_space,
             )  # fmt: skip
-        return observation, streams
 
-    def judged(self, target: Model, observation: Observation, streams: Streams | None, *, insist: bool) -> Evaluation:
-        """The evaluation of every adapter, and of those that are made, with the target in memory."""
-        here = in_latents_of(observation, target)
-        held, fitted = split(len(here.inputs), self.setup.inputs)
-        without = predictions(target, here.inputs, self.progress, "target, without")
-        distance = distance_of(without - here.inputs.noise, here.missed, here.movement)
-        made: dict[str, Updates] = {}
+    def observed(self, target_own: Own) -> Observation:
+        """What the source makes and says; it is brought into memory where that is not kept."""
+        observer = self.observer()
+        found = observer.remembered()
+        if found is not None:
+            return found
+        with self.pair.source() as source:
+            return observer.observed(source, target_own)
+
+    def judged(self, target: Model, target_own: Own, seen: Observation) -> Evaluation:
+        """The evaluation of every adapter, and of the one that is trained, with the target in memory."""
+        judge = _Judge(target, self, target_own, seen)
+        gap = judge.gap()
+        updates = dict(self.adapters.candidates)
+        gains = {name: judge.gain(name, it) for name, it in updates.items()}
         notes: list[str] = []
-        if fitted and (insist or distance <= TOO_FAR):
-            evidence = Evidence(
-                here.inputs.only(fitted),
-                here.movement[fitted],
-                without[fitted],
-                streams,
-                fitted,
-                self.folder / "target",
-            )
-            made, notes = self._improved(Target(target, self.pair.groups), evidence)
-        updates = {**self.adapters.candidates, **made}
-        inputs, wanted, base = here.inputs.only(held), here.movement[held], without[held]
-        matches = {
-            name: match(predictions(target, inputs, self.progress, f"target, {name}", it) - base, wanted)
-            for name, it in updates.items()
-        }
-        choice = choose(matches, self.adapters.reuse, distance)
-        return Evaluation(matches, updates, distance, choice, tuple(notes))
+        made = None
+        if self.course is not None and seen.taught is not None and self.wanted(gap):
+            made, notes = self._imitated(target, seen, judge)
+        if made is not None:
+            updates[IMITATION] = made.updates
+            gains[IMITATION] = judge.gain(IMITATION, made.updates)
+            made = dataclasses.replace(made, gains=(*made.gains, gains[IMITATION].share))
+        return Evaluation(gains, updates, gap, choose(gains, gap), tuple(notes), curve=made)
 
-    def _improved(self, target: Target, evidence: Evidence) -> tuple[dict[str, Updates], list[str]]:
-        """The adapters that the improvements make, by name, and why some of them make none."""
-        given = self.adapters.given
-        there = {} if given is None else {GIVEN: self.adapters.candidates[given]}
-        made: dict[str, Updates] = {}
-        notes = []
-        for each in self.improvements:
-            start = next((name for name in each.starts if name in there), "")
-            if each.starts and not start:
-                # What it would have begun with was left out, and a note says why.
-                continue
-            if each.needs_gradients and not target.model.differentiable:
-                notes.append(f"{each.name} was left out: this program runs the model without gradients.")
-                continue
-            try:
-                updates = each.improve(target, evidence, Start(start, there.get(start, {})), self.progress)
-            except torch.cuda.OutOfMemoryError:
-                notes.append(
-                    f"{each.name} was left out: the GPU's memory is too small for it at this size of pictures."
-                )
-            else:
-                made[each.name] = there[each.name] = updates
-        return made, notes
+    def _imitated(self, target: Model, seen: Observation, judge: _Judge) -> tuple[Imitation | None, list[str]]:
+        """The imitation, or why there is none."""
+        assert self.course is not None
+        assert seen.taught is not None
+        if not target.differentiable:
+            return None, [f"{IMITATION} was left out: this program runs the model without gradients."]
+        jobs = jobs_of(self.adapters.original, self.pair.source_modules, self.setup.rank)
+        student = begun(jobs, self.pair.target_modules, target.places, self.adapters.reuse, self.setup.seed)
+        if not student.factors:
+            return None, [f"{IMITATION} was left out: the target has no module that does what the LoRA's modules do."]
+        clean = seen.taught.latents_of(target)
+        for again in (True, False):
+            made = self._trained(target, student, clean, judge)
+            if made is not None or not again:
+                break
+            # Once more, from the state that was kept: other work on the GPU may have ended by then.
+            torch.cuda.empty_cache()
+        small = f"{IMITATION} was left out: the GPU's memory is too small for it at this size of pictures."
+        return made, [] if made is not None else [f"{small} Ask for a smaller size."]
+
+    def _trained(self, target: Model, student: Student, clean: Tensor, judge: _Judge) -> Imitation | None:
+        """The trained adapter; None where the GPU's memory is too small."""
+        assert self.course is not None
+        try:
+            return imitate(
+                target, student, clean, self.course, self.of_work(), self.progress,
+                teacher=self.pair.one_space, look=judge.share,
+            )  # fmt: skip
+        except torch.cuda.OutOfMemoryError:
+            return None
 
 
-def split(inputs: int, held_out: int) -> tuple[list[int], list[int]]:
-    """The numbers of the inputs that matches are taken on, and of those that are fitted to; both spread over all."""
-    if held_out >= inputs:
-        return list(range(inputs)), []
-    held = sorted({int((place + 0.5) * inputs / held_out) for place in range(held_out)})
-    return held, [place for place in range(inputs) if place not in held]
+class _Judge:
+    """What the target says without an adapter, against which adapters are judged."""
+
+    def __init__(self, target: Model, comparison: _Comparison, own: Own, seen: Observation) -> None:
+        amounts, prompts, seed = comparison.setup.amounts, comparison.prompts, comparison.setup.seed
+        self._target, self._progress, self._seen, self._own = target, comparison.progress, seen, own
+        self._plain = probes(own.pictures.clean, prompts.own, amounts.own_draws, seed)
+        self._held = probes(seen.held.latents_of(target), prompts.held, amounts.held_draws, seed)
+        self._observer = comparison.observer()
+        self._without = losses(self._said(self._held, "target, without an adapter"), self._held.noise)
+
+    def gap(self) -> float:
+        """The domain gap."""
+        familiar = losses(self._own.predicted, self._plain.noise)
+        of_source = self._observer.own_probes(self._seen.own.pictures.clean)
+        to_itself = losses(self._seen.own.predicted, of_source.noise)
+        to_target = self._observer.of_pair.made("target's losses", make=self._strange)
+        between = Strangeness(
+            strangeness(float(self._seen.strange.mean()), float(familiar.mean())),
+            strangeness(float(to_target.mean()), float(to_itself.mean())),
+        )
+        return domain_gap(between, self._seen.learned)
+
+    def share(self, updates: Updates) -> float:
+        """The gain of an adapter as a share, with a run for every held-out input."""
+        return self._gain("imitation, held-out pictures", updates).share
+
+    def gain(self, name: str, updates: Updates) -> Gain:
+        """The gain of an adapter and its damage."""
+        found = self._gain(f"target, {name}", updates)
+        with_it = self._said(self._plain, f"target, {name}, without the trigger words", updates)
+        return dataclasses.replace(found, damage=damage(with_it, self._own.predicted, self._seen.movement))
+
+    def _gain(self, what: str, updates: Updates) -> Gain:
+        with_it = losses(self._said(self._held, what, updates), self._held.noise)
+        return gain(self._without, with_it, self._seen.learned)
+
+    def _strange(self) -> Tensor:
+        there = self._observer.own_probes(self._seen.own.pictures.latents_of(self._target))
+        return losses(self._said(there, "target, on the source's pictures"), there.noise)
+
+    def _said(self, inputs: Inputs, what: str, updates: Updates | None = None) -> Tensor:
+        return predictions(self._target, inputs, self._progress, what, updates)

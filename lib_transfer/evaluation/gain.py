@@ -54,8 +54,18 @@ class Gain:
             "partly": "The target gains a part of what the source does",
             "does not transfer": "The target does not gain what the source does: it does not transfer",
         }[self.verdict]
+        return f"{words} ({self.numbers})."
+
+    @property
+    def bare(self) -> str:
+        """The numbers as a sentence, where nothing can be read from them."""
+        return f"Cannot be judged ({self.numbers})."
+
+    @property
+    def numbers(self) -> str:
+        """The gain with its standard error, and the damage."""
         damage = "" if self.damage is None else f"; {self.damage:.2f} of the movement without the trigger words"
-        return f"{words} (gain {self.share:.2f} ± {self.error:.2f}{damage})."
+        return f"gain {self.share:.2f} ± {self.error:.2f}{damage}"
 
 
 def gain(without: Tensor, with_it: Tensor, learned: float) -> Gain:

@@ -13,6 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ SAVE_EVERY = 8
 """After how many steps the state of the training is kept."""
 
 LOOKS = 4
-"""How often the gain on held-out pictures is looked at, the end included."""
+"""In how many parts the gain on held-out pictures divides the training: it is looked at between them."""
 
 
 @dataclass
@@ -89,9 +90,12 @@ class State:
         }
 
     @classmethod
-    def of(cls, kept: Mapping[str, Tensor], student: Student) -> State:
-        """The state that :meth:`tensors` gave of a training that began as ``student``."""
+    def of(cls, kept: Mapping[str, Tensor], student: Student) -> State | None:
+        """The state that :meth:`tensors` gave of a training that began as ``student``; None where it began otherwise."""
         number = 2 * len(student.factors)
+        shapes = [factor.shape for factors in student.factors.values() for factor in factors]
+        if [kept[name].shape for name in (f"value.{place}" for place in range(number)) if name in kept] != shapes:
+            return None
         values, means, squares = (
             [kept[f"{kind}.{place}"] for place in range(number)] for kind in ("value", "mean", "square")
         )
@@ -106,12 +110,22 @@ class Imitation:
     Attributes:
         updates: the adapter, by canonical name of the target's module.
         losses: the loss of every step, a mean square of predicted noise.
-        gains: the gain on held-out pictures at evenly spaced steps, the last being the end; empty where it was not looked at.
+        gains: the gain on held-out pictures after the steps that :func:`looks` gives; empty where it was not looked at.
     """
 
     updates: Updates
     losses: tuple[float, ...]
     gains: tuple[float, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """The curves for JSON: the losses, and for each gain the steps after which it was reached."""
+        steps = len(self.losses)
+        after = [*looks(steps), steps][: len(self.gains)]
+        return {
+            "steps": steps,
+            "losses": [float(f"{loss:.4g}") for loss in self.losses],
+            "held_out": [[step, float(f"{gain:.4g}")] for step, gain in zip(after, self.gains, strict=True)],
+        }
 
 
 def imitate(
@@ -136,15 +150,15 @@ def imitate(
             killed goes on from there.
         progress: asked before every run whether to stop; it gets :data:`COST` steps for each run with gradients.
         teacher: whether the source's predictions are imitated; else the noise is, as in another latent space.
-        look: gives the gain of an adapter on held-out pictures; looked at :data:`LOOKS` times.
+        look: gives the gain of an adapter on held-out pictures; asked after the steps that :func:`looks` gives.
 
     Raises:
         CancelledError: the person asked to stop.
         NumericError: nothing but NaN or infinity came out of the target.
         StorageError: what the source predicted is not there any more.
     """
-    found = kept.get("state")
-    state = State.new(student) if found is None else State.of(found, student)
+    found = kept.get("state", course.steps)
+    state = (None if found is None else State.of(found, student)) or State.new(student)
     rates = _rates(student)
     for value in state.values:
         value.requires_grad_()
@@ -159,7 +173,7 @@ def imitate(
         if look is not None and state.step in looks(course.steps):
             state.gains.append(look(_now(student, state).whole()))
         if state.step % SAVE_EVERY == 0:
-            kept.put("state", tensors=state.tensors())
+            kept.put("state", course.steps, tensors=state.tensors())
     if not all(map(math.isfinite, state.losses[-1:])):
         raise NumericError(
             "The target gives NaN or infinity with gradients.",
@@ -169,8 +183,8 @@ def imitate(
 
 
 def looks(steps: int) -> tuple[int, ...]:
-    """The numbers of steps after which the gain is looked at; the last is the end."""
-    return tuple(sorted({max(1, round(steps * part / LOOKS)) for part in range(1, LOOKS + 1)}))
+    """The numbers of steps after which the gain is looked at; the end is not among them."""
+    return tuple(sorted({round(steps * part / LOOKS) for part in range(1, LOOKS)} - {0, steps}))
 
 
 def adam(state: State, gradients: list[Tensor], rates: list[float]) -> None:

@@ -32,9 +32,9 @@ class Kept:
         """Whether there is an entry, sound or not."""
         return self.cache.path(self.kind, self._key(name)).is_file()
 
-    def get(self, *name: object) -> dict[str, Tensor] | None:
-        """The tensors of an entry; None where there is none that can be trusted."""
-        return self.cache.get(self.kind, self._key(name))
+    def get(self, *name: object, only: str | None = None) -> dict[str, Tensor] | None:
+        """The tensors of an entry, or the one of this name; None where there is none that can be trusted."""
+        return self.cache.get(self.kind, self._key(name), only=only)
 
     def put(self, *name: object, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors, each with one axis at least. Best effort, like everything in the cache."""

@@ -1,4 +1,4 @@
-"""What the source teaches: pictures that it makes with its LoRA, and what it predicts of them when they are noised.
+"""What the source teaches: its predictions, with its LoRA, for noised latents of pictures that it made with it.
 
 Made while the source is in memory and kept on disk, because the two models are never in memory together. Noise, times and order
 come from the seed alone, so that only the predictions take room.
@@ -6,19 +6,16 @@ come from the seed alone, so that only the predictions take room.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from lib_transfer.evaluation.kept import Kept
 from lib_transfer.evaluation.losses import finite, seeded
 from lib_transfer.models.apply import applied
 from lib_transfer.models.inputs import Inputs
 from lib_transfer.models.model import Model, predict
-from lib_transfer.models.sampling import STEPS, sample
 from lib_transfer.progress import Progress, check
 from lib_transfer.update import Updates
 
@@ -66,38 +63,6 @@ class Course:
         return Inputs(clean[chosen].float().cpu(), noise, places / self.batch, prompts)
 
 
-def pictures(
-    model: Model, adapter: Updates, prompts: Sequence[str], what: str, seed: int, kept: Kept, progress: Progress,
-    steps: int = STEPS,
-) -> Tensor:  # fmt: skip
-    """Latents that a model makes ``(n, channels, height, width)``, each kept as soon as it is made.
-
-    Args:
-        model: the model; it runs ``2 * steps`` times for each prompt.
-        adapter: the adapter that is on it.
-        prompts: a prompt for each.
-        what: the name that they are kept under.
-        seed: the seed of the noise that the sampling begins with.
-        kept: where they are kept, and found again.
-        progress: asked before every run whether to stop; it gets a step for every run.
-        steps: the sampling steps of each.
-
-    Raises:
-        NumericError: the model makes NaN or infinity.
-    """
-
-    def one(place: int, prompt: str) -> Tensor:
-        own = int(torch.randint(2**31, (), generator=seeded(seed, what, place)))
-        with applied(model.places, adapter):
-            return finite(sample(model, [prompt], own, progress, steps=steps), "The model's samples").float().cpu()
-
-    made = [
-        kept.made(what, place, make=lambda place=place, prompt=prompt: one(place, prompt))  # type: ignore[misc]
-        for place, prompt in enumerate(prompts)
-    ]
-    return torch.cat(made)
-
-
 def teach(source: Model, original: Updates, clean: Tensor, course: Course, kept: Kept, progress: Progress) -> None:
     """Keep what the source with its LoRA predicts for the noised inputs of every step.
 
@@ -131,26 +96,3 @@ def taught(course: Course, kept: Kept, step: int) -> Tensor:
         StorageError: it could not be kept, or was removed meanwhile.
     """
     return kept.need("teacher", step)["noise"].float()
-
-
-def encoded(model: Model, seen: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pictures ``(n, 3, height, width)`` in a model's own latents, each encoded by itself at the size that it runs at.
-
-    Args:
-        model: the model.
-        seen: the pictures, from -1 to 1.
-        size: height and width in pixels that they are given to it at.
-    """
-
-    def resized(picture: Tensor) -> Tensor:
-        if picture.shape[2:] == size:
-            return picture
-        return functional.interpolate(picture, size, mode="bilinear", align_corners=False, antialias=True)
-
-    made = torch.cat([model.encode(resized(picture[None])).float().cpu() for picture in seen])
-    return finite(made, "The model's latents")
-
-
-def decoded(model: Model, clean: Tensor) -> Tensor:
-    """The pictures that latents stand for, one after the other ``(n, 3, height, width)``, float32 on the CPU."""
-    return torch.cat([model.decode(latent[None]).float().cpu() for latent in clean])

@@ -11,9 +11,9 @@ from lib_transfer.conversion.jobs import transfer
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import RequestError
 from lib_transfer.evaluation.conditions import MOST_CLIP_SKIP
-from lib_transfer.evaluation.improvements.reconstruction import RANK
 from lib_transfer.evaluation.loading import OwnModels
 from lib_transfer.evaluation.result import Evaluation
+from lib_transfer.evaluation.runs import BUDGET
 from lib_transfer.evaluation.verification import INPUTS, Better, Question, check_place, evaluate
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.destination import Destination
@@ -33,7 +33,8 @@ def verify(
     seed: int = 0,
     clip_skip: int = 0,
     improve: Destination | None = None,
-    rank: int = RANK,
+    budget: int = BUDGET,
+    rank: int = 0,
     runtime: Runtime | None = None,
     progress: Progress | None = None,
     announce: Callable[[str], None] = lambda _: None,
@@ -47,27 +48,30 @@ def verify(
         source, target: paths of the checkpoint that it was trained on and of the other one; a sequence of them where text
             encoders lie in files of their own, the checkpoint first.
         transferred: paths of what was made of it for the target; what the default method makes when there are none.
-        prompts: the prompts of the inputs; those that the LoRA's metadata suggest when there are none.
-        inputs: the number of inputs that the match is taken on.
+        prompts: the prompts of the pictures; those that the LoRA's metadata suggest when there are none.
+        inputs: the number of held-out pictures that gains are taken on.
         size: width and height of the pictures in pixels; 0 for the size that the target was trained on.
         seed: the seed of all noise.
         clip_skip: the Clip skip that prompts are encoded with, 1 to 12; 0 for what the LoRA was trained with where its
             metadata say so, else for what the checkpoint was. It is never less than that (XL: 2).
         improve: where a better LoRA is written; none is looked for when not given, which takes many times less.
-        rank: the rank of a reconstruction, which is one of those that are looked for.
-        runtime: the device, and the cache folder that remembers hashes.
+        budget: the most runs of the models that it may take with ``improve``; one with gradients counts as three.
+        rank: the rank of the LoRA that is trained; 0 for that of the original.
+        runtime: the device, and the cache folder, which remembers hashes, what depends on the checkpoints alone, and what a
+            verification with ``improve`` that was stopped goes on from.
         progress: gets a step for every run of a model; it is asked before each whether to stop.
         announce: called before the models are run, with a sentence that says how many runs it takes.
 
     Returns:
-        The movement match of every transferred LoRA and of reuse, ``1 - |dV_t - dV_s|^2 / |dV_s|^2`` with ``dV`` the change
-        of a model's predictions by its LoRA (see :mod:`lib_transfer.evaluation.movement`), and which of them to keep.
+        The gain of every transferred LoRA and of reuse, as a share of what the original gains on its own checkpoint (see
+        :mod:`lib_transfer.evaluation.gain`), the domain gap of the checkpoints, and which of the LoRAs to keep.
 
     Raises:
         CancelledError: the person asked to stop; nothing was written.
         MismatchError: nothing of a LoRA fits its checkpoint.
         NumericError: a model gives NaN or infinity.
-        OutputExistsError, RequestError: the better LoRA cannot be written there; or the size, or the pair, cannot be run.
+        OutputExistsError, RequestError: the better LoRA cannot be written there; or the size, the pair or the budget cannot
+            be run.
         UnsupportedError: a checkpoint cannot be run.
         TransferError: a file cannot be read or written.
     """
@@ -87,21 +91,25 @@ def verify(
         check_place(job)
     models = OwnModels(runtime.torch_device)
     with ExitStack() as stack:
-        of_source, of_target = (stack.enter_context(_opened(paths)) for paths in (job.files.source, job.files.target))
+        of_source, of_target = (
+            stack.enter_context(_opened(paths, runtime)) for paths in (job.files.source, job.files.target)
+        )
         _check_pair(models, of_source, of_target)
         made = [Path(path) for path in transferred] or [stack.enter_context(_transferred(job, runtime, progress))]
         question = Question(
             job.files.adapter, {path.name: path for path in made}, prompts, inputs, size, seed, clip_skip=clip_skip
         )
-        better = None if improve is None else Better(job, rank)
-        return evaluate(question, of_source, of_target, models, progress, better=better, announce=announce)
+        better = None if improve is None else Better(job, budget, rank)
+        return evaluate(
+            question, of_source, of_target, models, progress, better=better, announce=announce, cache=runtime.cache
+        )
 
 
 @contextmanager
-def _opened(paths: Sequence[Path]) -> Iterator[Base]:
+def _opened(paths: Sequence[Path], runtime: Runtime) -> Iterator[Base]:
     first, *encoders = paths
-    # Nothing is cached here, so the contents need no identity.
-    with open_base(first, "", [(path, "") for path in encoders]) as base:
+    digests = runtime.hashes.of(paths)
+    with open_base(first, digests[first], [(path, digests[path]) for path in encoders]) as base:
         yield base
 
 

@@ -1,31 +1,41 @@
-"""What is seen of the source: the inputs that it makes, how it moves on them, and what of it the target needs to know.
+"""What the source makes and says, in the order in which it is needed: this is all that passes between the two models.
 
-This is all that passes between two models that are never in memory together.
-
-The inputs are the source's own pictures, half of them made *with* the adapter. On those it has most to say, and only they show
-whether the target keeps a style that is there already; the rest show where a picture begins, and what the adapter leaves alone.
+Kept as soon as it is there, so that the source is not even loaded again where a killed evaluation is picked up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from lib_transfer.errors import NumericError
-from lib_transfer.evaluation.movement import predictions
-from lib_transfer.evaluation.streams import Streams
-from lib_transfer.models.apply import applied
-from lib_transfer.models.hooks import watched
-from lib_transfer.models.inputs import Inputs, noised_inputs
-from lib_transfer.models.latents import LatentMap
-from lib_transfer.models.model import Model, predict
-from lib_transfer.models.sampling import STEPS, sample
-from lib_transfer.progress import Progress, check
+from lib_transfer.evaluation.gap import Strangeness, domain_gap, strangeness
+from lib_transfer.evaluation.kept import Kept
+from lib_transfer.evaluation.lessons import Course, teach
+from lib_transfer.evaluation.losses import losses, predictions, probes
+from lib_transfer.evaluation.pictures import Own, Pictures, own_kept, own_pictures, pictures, shown
+from lib_transfer.evaluation.runs import Amounts
+from lib_transfer.models.inputs import Inputs
+from lib_transfer.models.model import Model
+from lib_transfer.progress import Progress
 from lib_transfer.update import Updates
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of every picture.
+
+    Attributes:
+        held: of the held-out pictures.
+        taught: of those that are trained on; the last of them are without the trigger words.
+        own: of those that each checkpoint makes without the LoRA.
+    """
+
+    held: tuple[str, ...]
+    taught: tuple[str, ...]
+    own: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,143 +43,139 @@ class Observation:
     """What was seen of the source.
 
     Attributes:
-        inputs: the inputs, in the source's latent space.
-        movement: how the source moves on them under the original adapter, in the same space.
-        missed: what the source without an adapter predicts, less the noise that is in the inputs.
-        pictures: the decoded inputs without noise; None where the target has the same latent space.
+        own: its own pictures.
+        held: the held-out pictures, made with the LoRA.
+        strange: its losses on the target's own pictures ``(n,)``.
+        without, with_it: its losses on the held-out pictures ``(n,)``, without and with the LoRA.
+        movement: the mean square of its movement on those, ``e_sL - e_s``.
+        taught: the pictures that are trained on; None where nothing is to be trained.
     """
 
-    inputs: Inputs
-    movement: Tensor
-    missed: Tensor
-    pictures: Tensor | None
+    own: Own
+    held: Pictures
+    strange: Tensor
+    without: Tensor
+    with_it: Tensor
+    movement: float
+    taught: Pictures | None
+
+    @property
+    def learned(self) -> float:
+        """What the LoRA gains on its own checkpoint, ``L(e_s; y) - L(e_sL; y)``."""
+        return float((self.without - self.with_it).mean())
 
 
-def observe(
-    source: Model,
-    original: Updates,
-    prompts: Sequence[str],
-    seed: int,
-    latent_space: str,
-    progress: Progress,
-    *,
-    steps: int = STEPS,
-    streams: Streams | None = None,
-) -> Observation:
-    """Let the source make inputs with the adapter on it, and see how it moves on them.
+@dataclass(frozen=True, eq=False)
+class Observer:
+    """How the source is observed.
 
-    Args:
-        source: the model; it samples a latent per input, and runs twice on each.
-        original: the adapter on its own base.
-        prompts: the prompt of each input.
+    Attributes:
+        original: the LoRA on its own checkpoint.
+        prompts: the prompts of every picture.
+        amounts: how much of everything is made.
         seed: the seed of all noise.
-        latent_space: the target's latent space; pictures are decoded where it is another one.
-        progress: asked before every run whether to stop.
-        steps: the steps of the sampling.
-        streams: where the residual streams, and how they move, are put; None where nobody needs them.
+        course: the training that is to be taught; None where nothing is to be trained.
+        one_space: whether the target has the same latents.
+        wanted: whether the training is still wanted, as soon as the half of the domain gap that the source tells is known.
+        of_source, of_pair: what is kept of the source by itself, and of both checkpoints without the LoRA.
+        kept: what is kept of this evaluation.
+        progress: asked before every run whether to stop; it gets a step for every run.
     """
-    clean = _sampled(source, original, prompts, seed, progress, steps)
-    _finite(clean, "The source's samples")
-    pictures = None if latent_space == source.latent_space else source.decode(clean)
-    inputs = noised_inputs(clean, prompts, seed + 1)
-    movement, without = movement_of(source, inputs, original, progress, streams)
-    return Observation(inputs, movement, without - inputs.noise, pictures)
 
+    original: Updates
+    prompts: Prompts
+    amounts: Amounts
+    seed: int
+    course: Course | None
+    one_space: bool
+    wanted: Callable[[float], bool]
+    of_source: Kept
+    of_pair: Kept
+    kept: Kept
+    progress: Progress
 
-def with_adapter(place: int) -> bool:
-    """Whether the input at ``place`` is made with the adapter on the source.
-
-    The Thue-Morse sequence: half of any run of inputs are, and half of those two, four or eight apart, so that prompts which
-    repeat at such a distance are seen both ways.
-    """
-    return place.bit_count() % 2 == 0
-
-
-def _sampled(
-    source: Model, original: Updates, prompts: Sequence[str], seed: int, progress: Progress, steps: int
-) -> Tensor:
-    clean = torch.empty((len(prompts), *source.shape))
-    kinds: tuple[tuple[bool, Updates, int], ...] = ((True, original, seed), (False, {}, seed + 2))
-    for styled, adapter, its_seed in kinds:
-        chosen = [place for place in range(len(prompts)) if with_adapter(place) == styled]
-        if chosen:
-            with applied(source.places, adapter):
-                clean[chosen] = sample(source, [prompts[p] for p in chosen], its_seed, progress, steps=steps)
-    return clean
-
-
-def movement_of(
-    source: Model, inputs: Inputs, original: Updates, progress: Progress, streams: Streams | None = None
-) -> tuple[Tensor, Tensor]:
-    """How ``source`` moves on ``inputs`` under an adapter, and what it says of them without; see :func:`observe`."""
-    if streams is None:
-        without = predictions(source, inputs, progress, "source, without")
-        moved = predictions(source, inputs, progress, "source, with the LoRA", original) - without
-    else:
-        moved, without = _with_streams(source, inputs, original, progress, streams)
-    _finite(moved, "The source's movement")
-    return moved, without
-
-
-def in_latents_of(observation: Observation, target: Model) -> Observation:
-    """The same observation in the target's latent space."""
-    inputs = observation.inputs
-    if observation.pictures is None:
-        return observation
-    height, width = (
-        mine * pixels // theirs
-        for mine, pixels, theirs in zip(
-            target.shape[1:], observation.pictures.shape[2:], inputs.clean.shape[2:], strict=True
+    def remembered(self) -> Observation | None:
+        """The observation, where all of it is kept."""
+        found = self.kept.get("observed")
+        own = own_kept(self.of_source, self.amounts.own_draws)
+        if found is None or own is None:
+            return None
+        taught = Pictures.of(found, "taught") if "taught.clean" in found else None
+        steps = 0 if self.course is None or taught is None or not self.one_space else self.course.steps
+        if not all(self.kept.has("teacher", step) for step in range(steps)):
+            return None
+        return Observation(
+            own,
+            Pictures.of(found, "held"),
+            found["strange"],
+            found["without"],
+            found["with"],
+            float(found["movement"]),
+            taught,
         )
-    )
-    clean = torch.cat([target.encode(_resized(picture[None], height, width)) for picture in observation.pictures])
-    clean = clean.float().cpu()
-    _finite(clean, "The target's latents")
-    there = LatentMap.fitted(inputs.clean, clean)
-    noise = there.noise(inputs.noise, torch.Generator().manual_seed(0))
-    moved, missed = there.movement(observation.movement), there.movement(observation.missed)
-    return Observation(inputs.with_latents(clean, noise), moved, missed, None)
 
+    def observed(self, source: Model, target_own: Own) -> Observation:
+        """Let the source make its pictures, say what it has to say of them, and teach where that is wanted.
 
-def _resized(picture: Tensor, height: int, width: int) -> Tensor:
-    """Pictures at the size that the model runs at."""
-    if picture.shape[2:] == (height, width):
-        return picture
-    return functional.interpolate(picture, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        Args:
+            source: the model.
+            target_own: the target's own pictures.
+        """
+        own = self._own(source)
+        strange = self._strange(source, target_own)
+        held = self._pictures(source, self.prompts.held, "held")
+        there = probes(held.clean, self.prompts.held, self.amounts.held_draws, self.seed)
+        before = predictions(source, there, self.progress, "source, without the LoRA")
+        after = predictions(source, there, self.progress, "source, with the LoRA", self.original)
+        without, with_it = losses(before, there.noise), losses(after, there.noise)
+        movement = float((after.double() - before.double()).square().mean())
+        half = domain_gap(self._half(strange, target_own), float((without - with_it).mean()))
+        taught = None
+        if self.course is not None and self.wanted(half):
+            taught = self._pictures(source, self.prompts.taught, "taught")
+            if self.one_space:
+                teach(source, self.original, taught.clean, self.course, self.kept, self.progress)
+        found = Observation(own, held, strange, without, with_it, movement, taught)
+        self.kept.put("observed", tensors=_tensors(found))
+        return found
 
+    def _own(self, source: Model) -> Own:
+        kept = own_kept(self.of_source, self.amounts.own_draws)
+        if kept is not None:
+            return kept
+        return own_pictures(
+            source, self.prompts.own, self.seed, self.amounts.sampling, self.amounts.own_draws, self.of_source,
+            self.progress, decode=not self.one_space,
+        )  # fmt: skip
 
-def _with_streams(
-    source: Model, inputs: Inputs, original: Updates, progress: Progress, streams: Streams
-) -> tuple[Tensor, Tensor]:
-    moved, said = [], []
-    for number, one in enumerate(inputs):
-        check(progress)
-        without, before = predict_with_streams(source, one, streams)
-        streams.put(number, "stream", before)
-        progress.step("source, without")
-        check(progress)
-        with applied(source.places, original):
-            with_it, after = predict_with_streams(source, one, streams)
-        streams.put(number, "moved", {name: after[name] - before[name] for name in before})
-        progress.step("source, with the LoRA")
-        moved.append(with_it - without)
-        said.append(without)
-    return torch.cat(moved), torch.cat(said)
+    def _strange(self, source: Model, target_own: Own) -> Tensor:
+        def made() -> Tensor:
+            there = self.own_probes(target_own.pictures.latents_of(source))
+            return losses(predictions(source, there, self.progress, "source, on the target's pictures"), there.noise)
 
+        return self.of_pair.made("source's losses", make=made)
 
-def predict_with_streams(model: Model, one: Inputs, streams: Streams) -> tuple[Tensor, dict[str, Tensor]]:
-    """The prediction for one input, and the residual stream behind every block."""
-    found: dict[str, Tensor] = {}
+    def _half(self, strange: Tensor, target_own: Own) -> Strangeness:
+        familiar = losses(target_own.predicted, self.own_probes(target_own.pictures.clean).noise)
+        return Strangeness(strangeness(float(strange.mean()), float(familiar.mean())))
 
-    def behind(name: str, tensor: Tensor) -> None:
-        found[name] = streams.chosen(name, tensor).cpu()
+    def own_probes(self, clean: Tensor) -> Inputs:
+        """The probes of pictures that were made without the LoRA, in the latents of the model that is asked."""
+        return probes(clean, self.prompts.own, self.amounts.own_draws, self.seed)
 
-    with watched({}, behind, model.blocks, behind):
-        return predict(model, one), found
-
-
-def _finite(values: Tensor, what: str) -> None:
-    if not bool(torch.isfinite(values).all()):
-        raise NumericError(
-            f"{what} hold NaN or infinity.", hint="Run the model in a wider number format (--no-half in the WebUI)."
+    def _pictures(self, source: Model, prompts: tuple[str, ...], what: str) -> Pictures:
+        clean = pictures(
+            source, self.original, prompts, what, self.seed, self.kept, self.progress, self.amounts.sampling
         )
+        return shown(source, clean, decode=not self.one_space)
+
+
+def _tensors(found: Observation) -> dict[str, Tensor]:
+    return {
+        **found.held.tensors("held"),
+        **({} if found.taught is None else found.taught.tensors("taught")),
+        "strange": found.strange,
+        "without": found.without,
+        "with": found.with_it,
+        "movement": torch.tensor([found.movement], dtype=torch.float64),
+    }

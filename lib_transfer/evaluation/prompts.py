@@ -6,7 +6,7 @@ import importlib
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -45,6 +45,25 @@ def prompts_of(metadata: Mapping[str, str]) -> tuple[str, ...]:
         more = others[2 * number : 2 * number + 2] or [plain]
         made.append(", ".join([*words, *more])[:MAX_CHARACTERS])
     return tuple(made)
+
+
+def plain_of(prompts: Sequence[str], metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Prompts without an adapter's trigger words: the same for every adapter, unless prompts were asked for.
+
+    Args:
+        prompts: those that were asked for; none for those of :func:`prompts_of`.
+        metadata: the adapter's metadata, which tell its trigger words.
+    """
+    words = source_hints(metadata).trigger_words
+    without = [_without(prompt, words) for prompt in prompts]
+    changed = [made for made, prompt in zip(without, prompts, strict=True) if made and made != prompt]
+    return tuple(dict.fromkeys(changed)) or PLAIN
+
+
+def _without(prompt: str, words: Sequence[str]) -> str:
+    """A prompt, which is a list with commas, without those of its entries that are among ``words``."""
+    unwanted = {word.strip().casefold() for phrase in words for word in (phrase, *phrase.split(","))}
+    return ", ".join(each.strip() for each in prompt.split(",") if each.strip().casefold() not in unwanted)
 
 
 def _tags(text: str) -> list[str]:

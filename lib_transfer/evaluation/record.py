@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_transfer.evaluation.conditions import Conditions, conditions_in
-from lib_transfer.evaluation.movement import Match
+from lib_transfer.evaluation.gain import Gain
+from lib_transfer.evaluation.thresholds import FAR
 from lib_transfer.formats.metadata import MATCH
 
 EARLIER = "earlier"
@@ -19,23 +20,46 @@ KEPT = 8
 """How many verifications an output keeps."""
 
 
+OUTDATED = "It was verified by an older version, by another measure. Verify it again."
+
+
+@dataclass(frozen=True)
+class Curves:
+    """How a training went.
+
+    Attributes:
+        losses: the loss of every step.
+        gains: the gain on held-out pictures, each with the number of steps after which it was reached.
+    """
+
+    losses: tuple[float, ...]
+    gains: tuple[tuple[int, float], ...]
+
+
 @dataclass(frozen=True)
 class Record:
     """One verification, as it was noted.
 
     Attributes:
-        matches: the match of every adapter by name.
+        gains: the gain of every adapter by name; empty where an older version noted another measure.
         advice: what was left out, and what to use.
         conditions: what it holds for; None where an older version did not note it.
         written: the name of a better LoRA that was written; None for none.
-        distance: how far the bases are from each other (:func:`~lib_transfer.evaluation.movement.distance_of`).
+        gap: the domain gap of the checkpoints (:mod:`lib_transfer.evaluation.gap`).
+        training: the training of an imitation (:meth:`.Imitation.facts`); None for none.
     """
 
-    matches: Mapping[str, Match]
+    gains: Mapping[str, Gain]
     advice: str
     conditions: Conditions | None = None
     written: str | None = None
-    distance: float = 0.0
+    gap: float = 0.0
+    training: Curves | None = None
+
+    @property
+    def judged(self) -> bool:
+        """Whether gains tell how good an adapter is; they do not where the domain gap is large."""
+        return self.gap <= FAR
 
 
 def noted(metadata: Mapping[str, str], facts: Mapping[str, Any]) -> str:
@@ -53,7 +77,7 @@ def noted(metadata: Mapping[str, str], facts: Mapping[str, Any]) -> str:
 
 def records_in(metadata: Mapping[str, str]) -> tuple[Record, ...]:
     """The verifications that the metadata of an output tell of, newest first; anyone may have written them."""
-    found = (_record(facts) for facts in _noted_in(metadata)[:KEPT])
+    found = (record_in(facts) for facts in _noted_in(metadata)[:KEPT])
     return tuple(record for record in found if record is not None)
 
 
@@ -69,38 +93,52 @@ def _noted_in(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
     return [last, *(each for each in listed if isinstance(each, dict))]
 
 
-def _record(facts: Mapping[str, Any]) -> Record | None:
-    given, notes, written = facts.get("matches"), facts.get("notes"), facts.get("written")
-    matches = {name: _match(each) for name, each in given.items()} if isinstance(given, dict) else {}
-    sound = {name: match for name, match in matches.items() if match is not None}
-    if not sound or len(sound) != len(matches):
+def record_in(facts: Mapping[str, Any]) -> Record | None:
+    """The record that :meth:`.Evaluation.facts` tell of; None for anything else, for anyone may have written them."""
+    written, conditions = facts.get("written"), conditions_in(facts.get("conditions"))
+    name = written if isinstance(written, str) else None
+    if "matches" in facts and "gains" not in facts:
+        return Record({}, OUTDATED, conditions, name)
+    given, notes = facts.get("gains"), facts.get("notes")
+    gains = {name: _gain(each) for name, each in given.items()} if isinstance(given, dict) else {}
+    sound = {name: gain for name, gain in gains.items() if gain is not None}
+    if not sound or len(sound) != len(gains):
         return None
     said = [*(notes if isinstance(notes, list) else []), facts.get("reason")]
     return Record(
         sound,
         " ".join(each for each in said if isinstance(each, str)),
-        conditions_in(facts.get("conditions")),
-        written if isinstance(written, str) else None,
-        _distance(facts.get("distance", 0.0)),
+        conditions,
+        name,
+        math.inf if facts.get("gap") is None else _or_nan(facts["gap"]),
+        _curves(facts.get("training")),
     )
 
 
-def _match(facts: object) -> Match | None:
-    if not isinstance(facts, dict) or not isinstance(facts.get("each"), list) or not facts["each"]:
+def _gain(facts: object) -> Gain | None:
+    if not isinstance(facts, dict):
         return None
-    numbers = [_number(value) for value in (facts.get("explained"), *facts["each"])]
-    return None if any(math.isnan(number) for number in numbers) else Match(numbers[0], tuple(numbers[1:]))
+    share = -math.inf if facts.get("gain", "") is None else _or_nan(facts.get("gain"))
+    error, damage = _or_nan(facts.get("error")), facts.get("damage")
+    if math.isnan(share) or math.isnan(error):
+        return None
+    return Gain(share, error, None if damage is None or math.isnan(_or_nan(damage)) else float(damage))
 
 
-def _distance(value: object) -> float:
-    """A distance as it was before it became JSON, where None stands for infinity; 0 for what is none."""
-    if value is None:
-        return math.inf
-    return float(value) if isinstance(value, int | float) else 0.0
+def _curves(facts: object) -> Curves | None:
+    """The curves of a training; None where they are not what :meth:`.Imitation.facts` gives."""
+    if not isinstance(facts, dict):
+        return None
+    losses, held = facts.get("losses"), facts.get("held_out")
+    if not isinstance(losses, list) or not isinstance(held, list):
+        return None
+    points = [point for point in held if isinstance(point, list) and len(point) == 2]
+    numbers = [_or_nan(number) for number in (*losses, *(number for point in points for number in point))]
+    if len(points) != len(held) or any(map(math.isnan, numbers)):
+        return None
+    return Curves(tuple(map(float, losses)), tuple((int(step), float(gain)) for step, gain in points))
 
 
-def _number(value: object) -> float:
-    """A number as it was before it became JSON, which has no infinity: a match has only the one below."""
-    if value is None:
-        return -math.inf
-    return float(value) if isinstance(value, int | float) else math.nan
+def _or_nan(value: object) -> float:
+    """A number; NaN for anything else."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan

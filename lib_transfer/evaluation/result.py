@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib_transfer.evaluation.choice import Choice
 from lib_transfer.evaluation.conditions import Conditions
-from lib_transfer.evaluation.movement import Choice, Match
-from lib_transfer.evaluation.record import noted
+from lib_transfer.evaluation.gain import Gain
+from lib_transfer.evaluation.imitation import Imitation
+from lib_transfer.evaluation.record import Record, noted, record_in
 from lib_transfer.formats.metadata import MATCH
 from lib_transfer.formats.writer import annotate, of_ours
 from lib_transfer.update import Updates
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of :meth:`Evaluation.facts`."""
+
+UNJUDGED = "unjudged"
+"""The verdict where the domain gap is so large that gains say nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,38 +29,55 @@ class Evaluation:
     """What was found out.
 
     Attributes:
-        matches: the movement match of every adapter on held-out inputs, by name.
-        updates: every adapter, the improved ones too, by name.
-        distance: how far the bases are from each other, in squares of the source's movement; see
-            :func:`lib_transfer.evaluation.movement.distance_of`.
+        gains: the gain of every adapter on held-out pictures, by name.
+        updates: every adapter, that which was trained too, by name.
+        gap: the domain gap of the checkpoints.
         choice: the adapter to keep, and why.
         notes: a sentence for everything that was left out.
+        curve: the training, with the loss of every step and the gain on held-out pictures along it; None where there was none.
         written: the file that the chosen adapter was written to; None where none was written.
         conditions: what it holds for; None where models were compared that are no files.
     """
 
-    matches: Mapping[str, Match]
+    gains: Mapping[str, Gain]
     updates: Mapping[str, Updates]
-    distance: float
+    gap: float
     choice: Choice
     notes: tuple[str, ...] = ()
+    curve: Imitation | None = None
     written: Path | None = None
     conditions: Conditions | None = None
 
+    @property
+    def verdict(self) -> str:
+        """The verdict on what was chosen, or else on the best."""
+        if not self.choice.judged:
+            return UNJUDGED
+        name = self.choice.name or max(self.gains, key=lambda name: self.gains[name].share)
+        return self.gains[name].verdict
+
     def facts(self) -> dict[str, Any]:
         """Everything in it but the adapters themselves, for JSON, where numbers that are not finite are None."""
-        matches = {
-            name: {"explained": _number(match.explained), "each": [*map(_number, match.each)], "verdict": match.verdict}
-            for name, match in self.matches.items()
+        gains = {
+            name: {
+                "gain": _number(gain.share),
+                "error": _number(gain.error),
+                "damage": None if gain.damage is None else _number(gain.damage),
+                "verdict": gain.verdict if self.choice.judged else UNJUDGED,
+            }
+            for name, gain in self.gains.items()
         }
+        trained = {} if self.curve is None else {"training": self.curve.facts()}
         held = {} if self.conditions is None else {"conditions": self.conditions.facts()}
         return {
             "schema": SCHEMA,
-            "matches": matches,
-            "distance": _number(self.distance),
+            "gains": gains,
+            "gap": _number(self.gap),
             "best": self.choice.name,
+            "verdict": self.verdict,
             "reason": self.choice.reason,
             "notes": list(self.notes),
+            **trained,
             **held,
         }
 
@@ -67,10 +89,12 @@ class Evaluation:
     @property
     def text(self) -> str:
         """Everything for a person, an adapter a line."""
-        width = max(map(len, self.matches))
-        lines = [f"{name:<{width}}  {match.text}" for name, match in self.matches.items()]
+        width = max(map(len, self.gains))
+        lines = [
+            f"{name:<{width}}  {gain.text if self.choice.judged else gain.bare}" for name, gain in self.gains.items()
+        ]
         held = [] if self.conditions is None else [self.conditions.text]
-        return "\n".join([*lines, *held, *self.notes, self.choice.reason])
+        return "\n".join([*lines, f"Domain gap: {self.gap:.2f}.", *held, *self.notes, self.choice.reason])
 
     def note_in(self, path: Path) -> None:
         """Put the facts into the metadata of an output of ours, beside those of earlier ones under other conditions.
@@ -83,5 +107,12 @@ class Evaluation:
         annotate(path, {MATCH: noted(of_ours(path), {**self.facts(), **written})})
 
 
+def record_of(found: Evaluation) -> Record:
+    """The record of an evaluation, as its facts will be read again."""
+    record = record_in(found.facts())
+    assert record is not None
+    return record
+
+
 def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return float(f"{value:.5g}") if math.isfinite(value) else None

@@ -1,83 +1,145 @@
-"""How often the models are run, which is said before they are."""
+"""How often the models are run, which is said before they are.
+
+A run is one forward run of one model for one input; one with gradients counts as three.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lib_transfer.evaluation.improvements import improvements, possible
-from lib_transfer.evaluation.improvements.improvement import Improvement, Scale
+from lib_transfer.evaluation.imitation import COST, looks
 from lib_transfer.formatting import duration
 from lib_transfer.models.sampling import STEPS
 from lib_transfer.models.sampling import runs as sampling_runs
 
-MOST_GROUPS, MOST_BLOCKS = 15, 70
-"""SDXL's, which has most: groups of modules that an adapter changes, and transformer blocks."""
+BUDGET = 5000
+"""The most runs that an evaluation takes with an imitation, unless more or fewer are asked for."""
+
+MOST_STEPS = 400
+"""The most steps of a training, however much the budget allows: more gain nothing any more."""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much of everything is made.
+
+    Attributes:
+        held: the pictures, made by the source with the LoRA, that gains are taken on.
+        held_draws: how many times and noises each of them gets.
+        own: the pictures that each checkpoint makes without the LoRA, for the domain gap.
+        own_draws: how many times and noises each of them gets.
+        taught: the pictures, made by the source with the LoRA, that an imitation is trained on.
+        plain: how many of those are made without the trigger words: they keep what the LoRA leaves alone.
+        batch: the inputs of each step of the training.
+        sampling: the sampling steps of each picture.
+        budget: the most runs with an imitation; the steps of its training follow.
+    """
+
+    held: int = 8
+    held_draws: int = 2
+    own: int = 4
+    own_draws: int = 4
+    taught: int = 24
+    plain: int = 6
+    batch: int = 8
+    sampling: int = STEPS
+    budget: int = BUDGET
 
 
 @dataclass(frozen=True)
 class Runs:
-    """A number of runs.
+    """The runs of an evaluation by what they are for.
 
     Attributes:
-        sampling: the runs that make the inputs.
-        others: all other runs.
+        target_own, source_own: what each checkpoint makes without the LoRA, and what it says of it.
+        source_sees: what the source says of the target's pictures.
+        held: the held-out pictures, and what the source says of them without and with the LoRA.
+        lessons: the pictures that are trained on.
+        teacher: what the source predicts for the training; 0 in another latent space, where it means nothing.
+        target_sees: what the target says of the source's pictures and of the held-out ones without an adapter.
+        candidates: the same with each adapter, and the damage.
+        steps: the steps of the training; 0 for none.
+        training: the training itself, and what is looked at meanwhile.
     """
 
-    sampling: int
-    others: int
+    target_own: int
+    source_own: int
+    source_sees: int
+    held: int
+    lessons: int
+    teacher: int
+    target_sees: int
+    candidates: int
+    steps: int
+    training: int
 
     @property
     def all(self) -> int:
         """All runs."""
-        return self.sampling + self.others
+        return (
+            self.target_own + self.source_own + self.source_sees + self.held + self.lessons + self.teacher
+            + self.target_sees + self.candidates + self.training
+        )  # fmt: skip
 
     def text(self, seconds_per_run: float | None = None) -> str:
         """A sentence for a person, with the time where that of a run is known."""
-        said = f"{self.others} runs of the models and {self.sampling} for sampling the inputs"
+        said = f"{self.all} runs of the models"
+        if self.steps:
+            said += f" ({self.training + self.teacher} of them for a training of {self.steps} steps)"
         if seconds_per_run is None:
             return f"{said}; a time estimate follows after the first run."
         return f"{said}, about {duration(self.all * seconds_per_run)}."
 
 
-def planned(inputs: int, steps: int, candidates: int, chosen: Sequence[Improvement], scale: Scale) -> Runs:
+def planned(amounts: Amounts, candidates: int, *, imitating: bool, one_space: bool = True) -> Runs:
     """How often the models are run, at most.
 
     Args:
-        inputs: the number of inputs that matches are taken on.
-        steps: the steps of the sampling of each input.
-        candidates: the number of adapters that are compared, without those that the improvements make.
-        chosen: the improvements that are tried.
-        scale: what their numbers of runs depend on.
+        amounts: how much of everything is made.
+        candidates: the number of adapters that are compared, without the imitation.
+        imitating: whether an imitation is made.
+        one_space: whether both checkpoints have the same latents.
     """
-    every = inputs + (scale.inputs if chosen else 0)
-    # On every input the source runs without and with the original, and the target without an adapter.
-    compared = 3 * every + inputs * (candidates + len(chosen))
-    return Runs(sampling_runs(every, steps), compared + sum(each.cost(scale) for each in chosen))
+    probes_own, probes_held = amounts.own * amounts.own_draws, amounts.held * amounts.held_draws
+    own = sampling_runs(amounts.own, amounts.sampling) + probes_own
+    held = sampling_runs(amounts.held, amounts.sampling) + 2 * probes_held
+    judged = (candidates + imitating) * (probes_held + probes_own)
+    lessons = sampling_runs(amounts.taught, amounts.sampling) if imitating else 0
+    seen = probes_own + probes_held
+    without = Runs(own, own, probes_own, held, lessons, 0, seen, judged, 0, 0)
+    if not imitating:
+        return without
+    looked = len(looks(MOST_STEPS)) * probes_held
+    each = amounts.batch * (COST + one_space)
+    steps = min(MOST_STEPS, max(0, (amounts.budget - without.all - looked) // each))
+    teacher = steps * amounts.batch * one_space
+    training = steps * amounts.batch * COST + len(looks(steps)) * probes_held
+    return Runs(own, own, probes_own, held, lessons, teacher, seen, judged, steps, training)
 
 
-def expected_runs(inputs: int, transferred: int = 1, *, improve: bool = False) -> Runs:
+def expected_runs(held: int, transferred: int = 1, *, improve: bool = False, budget: int = BUDGET) -> Runs:
     """How often the models are run, at most, before anything is known of the adapters and the checkpoints.
 
     Args:
-        inputs: the number of inputs that matches are taken on.
+        held: the number of held-out pictures.
         transferred: the number of transferred adapters; reuse is compared with them.
-        improve: whether better adapters are looked for too; it is then what that takes at most, on SDXL.
+        improve: whether an imitation is made too.
+        budget: see :class:`Amounts`.
     """
-    chosen = possible(improvements(), given=True, blocks=MOST_BLOCKS) if improve else ()
-    return planned(inputs, STEPS, transferred + 1, chosen, Scale(inputs, MOST_GROUPS, MOST_BLOCKS))
+    return planned(Amounts(held=held, budget=budget), transferred + 1, imitating=improve)
 
 
 def expected_cost(
-    inputs: int, transferred: int = 1, seconds_per_run: float | None = None, *, improve: bool = False
+    held: int,
+    transferred: int = 1,
+    seconds_per_run: float | None = None,
+    *,
+    improve: bool = False,
+    budget: int = BUDGET,
 ) -> str:
-    """What an evaluation takes, in words, before anything is known of the adapters and the checkpoints.
+    """What :func:`expected_runs` gives, in words; what is in the cache already takes no runs.
 
     Args:
-        inputs: the number of inputs that matches are taken on.
-        transferred: the number of transferred adapters; reuse is compared with them.
         seconds_per_run: the time of a run, where it is known.
-        improve: whether better adapters are looked for too; what is said is then what it takes at most, on SDXL.
     """
-    runs = expected_runs(inputs, transferred, improve=improve)
-    return ("At most " if improve else "") + runs.text(seconds_per_run)
+    return "At most " + expected_runs(held, transferred, improve=improve, budget=budget).text(seconds_per_run)

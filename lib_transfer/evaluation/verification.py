@@ -12,16 +12,17 @@ from typing import Protocol
 
 import torch
 
+from lib_transfer.architecture.module import Module
 from lib_transfer.conversion.output import output_dtype
 from lib_transfer.conversion.variants import usual_size
-from lib_transfer.evaluation.comparison import Adapters, Pair, Setup, compare, runs_of
+from lib_transfer.errors import RequestError
+from lib_transfer.evaluation.choice import REUSE
+from lib_transfer.evaluation.comparison import Adapters, Pair, Setup, compare, forget, runs_of
 from lib_transfer.evaluation.conditions import Conditions, trained_clip_skip
 from lib_transfer.evaluation.files import reused, updates_of, write
-from lib_transfer.evaluation.improvements import improvements
-from lib_transfer.evaluation.improvements.improvement import groups
-from lib_transfer.evaluation.improvements.reconstruction import RANK
-from lib_transfer.evaluation.prompts import prompts_of
+from lib_transfer.evaluation.prompts import plain_of, prompts_of
 from lib_transfer.evaluation.result import Evaluation
+from lib_transfer.evaluation.runs import BUDGET, Amounts, Runs
 from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.library.base import Base
 from lib_transfer.library.destination import need_folder, to_replace
@@ -30,15 +31,14 @@ from lib_transfer.methods import Value
 from lib_transfer.models.model import Model
 from lib_transfer.models.sampling import STEPS
 from lib_transfer.progress import Progress
+from lib_transfer.storage.cache import Cache
 from lib_transfer.update import Updates
-
-REUSE = "reuse"
-"""The name of the original as it is, on the target."""
 
 METHOD = "auto"
 """What stands for the method in the request of an improved adapter."""
 
 INPUTS = 8
+"""The number of held-out pictures that gains are taken on, unless another is asked for."""
 
 
 class Opener(Protocol):
@@ -82,11 +82,11 @@ class Question:
     Attributes:
         original: the file of the adapter that was transferred.
         transferred: the files that were made of it, by name.
-        prompts: the prompts of the inputs; none for those that the original's metadata suggest.
-        inputs: the number of inputs that matches are taken on.
+        prompts: the prompts of the pictures; none for those that the original's metadata suggest.
+        inputs: the number of held-out pictures that gains are taken on.
         size: width and height of the pictures in pixels; 0 for the size that the target was trained on.
         seed: the seed of all noise.
-        steps: the steps of the sampling of each input.
+        steps: the steps of the sampling of each picture.
         clip_skip: the Clip skip that prompts are encoded with; 0 for what the original was trained with where its metadata
             say so, else for the runner's own.
     """
@@ -107,12 +107,14 @@ class Better:
 
     Attributes:
         transfer: the transfer that it is compared with, and the destination of the better adapter.
-        rank: the rank of a reconstruction.
+        budget: the most runs that it may take in all; see :class:`.Amounts`.
+        rank: the rank of an imitation; 0 for the original's own.
         only_new: whether nothing is written where the choice is one of the files that there are already, or reuse.
     """
 
     transfer: Job
-    rank: int = RANK
+    budget: int = BUDGET
+    rank: int = 0
     only_new: bool = False
 
 
@@ -125,58 +127,146 @@ def evaluate(
     *,
     better: Better | None = None,
     announce: Callable[[str], None] = lambda _: None,
+    cache: Cache | None = None,
 ) -> Evaluation:
     """Run both models and find out what transferred adapters are worth; make a better one where that is asked for.
 
     Args:
-        question: the adapters and the inputs.
+        question: the adapters and the pictures.
         source, target: the checkpoints.
         runner: what runs them.
         progress: gets a step for every run of a model; it is asked before each whether to stop.
         better: where the best adapter is written; None where no better ones are looked for.
         announce: called before the models are run, with a sentence that says how many runs it takes.
+        cache: where what depends on the checkpoints alone is kept, and what an evaluation with ``better`` that was stopped or
+            killed goes on from; nothing is kept when not given.
 
     Raises:
         CancelledError: the person asked to stop; nothing was written.
         MismatchError: nothing of an adapter fits its base.
         NumericError: a model gives NaN or infinity.
-        OutputExistsError, RequestError: the better adapter cannot be written there; said before anything is run.
+        OutputExistsError, RequestError: the better adapter cannot be written there, or the budget is too small for one; said
+            before anything is run.
         UnsupportedError: a model cannot be run.
         TransferError: a file cannot be read or written.
     """
-    latent_space, target_space = (runner.latent_space(base) for base in (source, target))
+    asked = prepared(question, source, target, runner, better)
+    announce(asked.runs.text())
+    with runner.opener((asked.size, asked.size)) as open_model:
+        pair = dataclasses.replace(
+            asked.pair,
+            source=lambda: open_model(source, asked.conditions.clip_skip[0]),
+            target=lambda: open_model(target, asked.conditions.clip_skip[1]),
+        )
+        found = compare(
+            pair, asked.adapters, asked.setup, progress,
+            imitating=better is not None, cache=cache, work=asked.work,
+        )  # fmt: skip
+    found = dataclasses.replace(found, conditions=asked.conditions)
+    name = found.choice.name
+    if (
+        asked.job is not None
+        and name is not None
+        and not (better and better.only_new and name in asked.adapters.candidates)
+    ):
+        path, updates = asked.job.output, found.updates[name]
+        over = to_replace(path, asked.job.destination) == path
+        progress.publishing()
+        written = write(
+            updates, asked.job.request, asked.metadata, target, found.facts(), path, asked.dtype, overwrite=over
+        )
+        found = dataclasses.replace(found, written=written.path)
+    if cache is not None:
+        if asked.work:
+            forget(cache, asked.work, asked.setup.amounts, asked.runs.steps)
+        cache.prune()
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Everything that an evaluation needs, before a model is brought into memory.
+
+    Attributes:
+        pair: what is known of both checkpoints; it cannot bring them into memory yet.
+        adapters: what is compared.
+        setup: the pictures.
+        conditions: what the result holds for.
+        size: width and height of the pictures in pixels; 0 where each checkpoint works at its own.
+        job: the job of the better adapter; None where none is looked for.
+        metadata: the original's.
+        dtype: the original's number format.
+    """
+
+    pair: Pair
+    adapters: Adapters
+    setup: Setup
+    conditions: Conditions
+    size: int
+    job: Job | None
+    metadata: Mapping[str, str]
+    dtype: torch.dtype
+
+    @property
+    def runs(self) -> Runs:
+        """How often the models are run, at most."""
+        return runs_of(self.pair, self.adapters, self.setup, imitating=self.job is not None)
+
+    @property
+    def work(self) -> str:
+        """What tells this evaluation from all others; empty where nothing is made that could be gone on with."""
+        return "" if self.job is None else self.job.request.to_json()
+
+
+def prepared(question: Question, source: Base, target: Base, runner: Runner, better: Better | None) -> Prepared:
+    """What :func:`evaluate` begins with: the adapters are read, and what cannot be done is said.
+
+    Raises: as :func:`evaluate`.
+    """
+    one_space = runner.latent_space(source) == runner.latent_space(target)
     adapters, metadata, dtype = _read(question, source, target)
+    amounts = Amounts(held=question.inputs, sampling=question.steps, budget=BUDGET if better is None else better.budget)
     prompts = tuple(question.prompts) or prompts_of(metadata)
-    setup = Setup(prompts, question.inputs, question.inputs, question.seed, question.steps)
+    rank = 0 if better is None else better.rank
+    setup = Setup(prompts, plain_of(question.prompts, metadata), amounts, question.seed, rank)
     side = (question.size or usual_size(target)) // 8
     asked = question.clip_skip or _trained(metadata, source)
     clip_skip = (runner.clip_skip(source, asked), runner.clip_skip(target, asked))
+    # Latents that both models have are of one size; with different autoencoders each works at its own.
+    size = 8 * side if question.size or one_space else 0
+    sides = (size or usual_size(source), 8 * side)
+    ids = (_identity(base, runner, *how) for base, *how in zip((source, target), clip_skip, sides, strict=True))
+    pair = Pair(_closed, _closed, source.modules, _written(target), one_space, *ids)
     job = None if better is None else job_of(better, adapters, setup, side, clip_skip)
+    found = Prepared(
+        pair, adapters, setup, Conditions(clip_skip, sides, question.seed, question.inputs, prompts), size, job, metadata,
+        dtype,
+    )  # fmt: skip
     if job is not None:
         check_place(job)
-    listed = () if better is None else improvements(better.rank)
-    # Latents that both models have are of one size; with different autoencoders each works at its own.
-    size = 8 * side if question.size or latent_space == target_space else 0
-    sides = (size or usual_size(source), 8 * side)
-    conditions = Conditions(clip_skip, sides, question.seed, question.inputs, prompts)
-    with runner.opener((size, size)) as open_model:
-        blocks = {module.position.unit for module in target.modules if module.position.role.startswith("attn1.")}
-        pair = Pair(
-            lambda: open_model(source, clip_skip[0]),
-            lambda: open_model(target, clip_skip[1]),
-            target_space,
-            groups(target.modules),
-            len(blocks),
-        )
-        announce(runs_of(pair, adapters, setup, listed).text())
-        found = dataclasses.replace(compare(pair, adapters, setup, progress, listed), conditions=conditions)
-    name = found.choice.name
-    if better is None or job is None or name is None or (better.only_new and name in adapters.candidates):
-        return found
-    path, updates = job.output, found.updates[name]
-    over = to_replace(path, job.destination) == path
-    written = write(updates, job.request, metadata, target, found.facts(), path, dtype, overwrite=over)
-    return dataclasses.replace(found, written=written.path)
+        if found.runs.steps == 0:
+            least = found.runs.all
+            raise RequestError(
+                f"{amounts.budget} runs are too few: {least} are needed before anything is trained.",
+                hint="Allow more runs, or take fewer inputs.",
+            )
+    return found
+
+
+def _closed() -> AbstractContextManager[Model]:
+    raise RuntimeError("Nothing brings the model into memory yet.")
+
+
+def _written(target: Base) -> tuple[Module, ...]:
+    """The target's modules whose outputs the model reads; programs may not even build the others."""
+    return tuple(m for m in target.modules if (m.position.part, m.position.block) not in target.architecture.idle)
+
+
+def _identity(base: Base, runner: Runner, clip_skip: int, side: int) -> str:
+    """What tells a checkpoint, and the way that it is run, from all others; empty where its contents are not known."""
+    if not base.sha256:
+        return ""
+    return json.dumps([base.sha256, sorted(set(base.encoders.values())), type(runner).__name__, clip_skip, side])
 
 
 def _trained(metadata: Mapping[str, str], source: Base) -> int | None:
@@ -202,20 +292,23 @@ def job_of(better: Better, adapters: Adapters, setup: Setup, side: int, clip_ski
     """The job of an improved adapter, whose request holds everything that the result depends on.
 
     Args:
-        better: the transfer that it is compared with, and the rank of a reconstruction.
+        better: the transfer that it is compared with, and the budget.
         adapters: the adapters that are compared.
-        setup: the inputs.
+        setup: the pictures.
         side: width and height of the target's latents.
         clip_skip: the Clip skip on the source and on the target.
     """
     settings: dict[str, Value] = {
         **dict(better.transfer.request.settings),
         "clip_skip": ", ".join(map(str, clip_skip)),
-        "from": adapters.given or "",
-        "inputs": setup.inputs,
+        "from": REUSE if adapters.reuse else "",
+        "inputs": setup.amounts.held,
         "latents": side,
+        "plain": json.dumps(list(setup.plain)),
         "prompts": json.dumps(list(setup.prompts)),
-        "reconstruction_rank": better.rank,
+        "imitation_rank": better.rank,
+        "runs": better.budget,
+        "sampling": setup.amounts.sampling,
         "seed": setup.seed,
     }
     request = dataclasses.replace(better.transfer.request, method=METHOD, settings=tuple(sorted(settings.items())))
@@ -232,8 +325,4 @@ def _read(question: Question, source: Base, target: Base) -> tuple[Adapters, Map
         with open_adapter(path) as adapter:
             candidates[name] = updates_of(adapter, target)
     again = reused(original, source, target)
-    if again:
-        adapters = Adapters(original, {**candidates, REUSE: again}, REUSE, given=REUSE)
-    else:
-        adapters = Adapters(original, candidates, given=next(iter(candidates), None))
-    return adapters, metadata, dtype
+    return Adapters(original, {**candidates, REUSE: again} if again else candidates), metadata, dtype

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from lib_transfer.evaluation.improvements.improvement import Evidence
-from lib_transfer.evaluation.streams import Streams
+from lib_transfer.architecture.module import Module, Name, Position
+from lib_transfer.linalg.factors import Factors
 from lib_transfer.models import Inputs, Schedule, TorchModel, places
 from lib_transfer.models.model import Model
+from lib_transfer.update import Update
 
 SHAPE = (4, 8, 8)
 CONTEXT = 6
@@ -80,9 +80,8 @@ def words(prompt: str) -> Tensor:
 def model(network: nn.Module) -> TorchModel:
     """The network as a model; its modules go by their own names."""
     linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
-    blocks = {name: module for name, module in network.named_modules() if isinstance(module, Block)}
     schedule = Schedule.stable_diffusion()
-    return TorchModel(places(linear), network, schedule, SHAPE, blocks=blocks, differentiable=True)
+    return TorchModel(places(linear), network, schedule, SHAPE, differentiable=True)
 
 
 def opens(it: Model, log: list[str] | None = None, name: str = "") -> Callable[[], AbstractContextManager[Model]]:
@@ -101,11 +100,30 @@ def opens(it: Model, log: list[str] | None = None, name: str = "") -> Callable[[
     return opened
 
 
-def evidence(
-    on: Inputs, movement: Tensor, without: Tensor, streams: Streams | None = None, folder: Path = Path("unused")
-) -> Evidence:
-    """What an improvement is given; the streams are numbered as the inputs are."""
-    return Evidence(on, movement, without, streams, range(len(on)), folder)
+def modules(network: nn.Module) -> tuple[Module, ...]:
+    """What the product would say of the network's layers, were it a checkpoint's."""
+    found = []
+    for depth, (name, layer) in enumerate(network.named_modules()):
+        if isinstance(layer, nn.Linear):
+            role = name.split(".", 2)[-1] if name.startswith("blocks.") else name
+            bias = f"{name}.bias" if layer.bias is not None else None
+            position = Position("unet", "middle", name.rpartition(f".{role}")[0], depth, role)
+            shape = tuple(layer.weight.shape)
+            output = Name(name, None)
+            found.append(Module(name, f"{name}.weight", bias, "linear", shape, None, None, position, (output,), output))
+    return tuple(found)
+
+
+def adapter(network: nn.Module, roles: Sequence[str] = ("attn1.", "attn2.", "ff."), size: float = 0.5) -> dict[str, Update]:
+    """A LoRA of rank 2 on those layers of the blocks whose role begins with one of ``roles``."""
+    made = {}
+    for number, module in enumerate(modules(network)):
+        if module.position.role.startswith(tuple(roles)):
+            generator = torch.Generator().manual_seed(number)
+            out, into = module.matrix_shape
+            up, down = (torch.randn(shape, generator=generator) for shape in ((out, 2), (2, into)))
+            made[module.name] = Update(factors=Factors(size * up / 2**0.5, down / into**0.5), rank=2)
+    return made
 
 
 def inputs(number: int, seed: int = 0) -> Inputs:

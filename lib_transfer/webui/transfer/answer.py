@@ -13,10 +13,14 @@ from typing import Any
 
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.conversion.report import NEARLY_ALL
-from lib_transfer.evaluation.movement import MARGIN, REPRODUCES, TOO_FAR, TRANSFERS, Match, choose
+from lib_transfer.evaluation.choice import REUSE, choose
+from lib_transfer.evaluation.gain import Gain
 from lib_transfer.evaluation.record import Record
-from lib_transfer.evaluation.verification import REUSE
+from lib_transfer.evaluation.thresholds import REPRODUCES, TRANSFERS
 from lib_transfer.formatting import duration, percent
+
+WORSE = 0.1
+"""A gain below that of plain reuse by more than this is said to be worse: the errors of both are about half as large."""
 
 HARDLY = 0.01
 """A difference from plain reuse, as a share of the update, below which the original does as well as it is."""
@@ -29,6 +33,7 @@ _AS_IT_IS = {
 }
 _IN_PART = "Only a part of what the LoRA does on its own checkpoint comes through."
 _THERE = "The transferred LoRA that is there already was measured."
+_NAME_WORDS = "Name its trigger words in the prompts, or compare pictures."
 _ONLY_ANALYSED = "Nothing was written: Analyse only shows what a transfer comes to."
 
 
@@ -98,7 +103,7 @@ def answer(outcome: Outcome, known: Known, ways: Ways) -> Answer:
         return Answer("This LoRA changes nothing: every update in it is zero, on its own checkpoint too.", more, use)
     if known.converted:
         return _converted(outcome, use)
-    if known.verified is not None:
+    if known.verified is not None and known.verified.gains:
         return _measured(known.verified, known.name, (*more, _THERE) if analysed else ())
     sentence = _expected(outcome, known)
     return Answer(sentence, more or (_how_to_know(ways),), use)
@@ -136,48 +141,55 @@ def _converted(outcome: Outcome, use: str) -> Answer:
 
 def _measured(record: Record, own: str, there: tuple[str, ...]) -> Answer:
     """The answer of a verification of the LoRA ``own``; ``there`` is what else belongs to it."""
-    matches = record.matches
-    reuse = REUSE if REUSE in matches else None
-    best = choose(matches, reuse, record.distance).name
+    gains = record.gains
+    reuse = REUSE if REUSE in gains else None
+    best = choose(gains, record.gap).name
     if best is not None and record.written is not None and best not in (own, reuse):
+        if not record.judged:
+            return Answer("A LoRA was trained and written. Running the models cannot tell how good it is.",
+                          ("Compare pictures.", *there), record.written)  # fmt: skip
         better = "A LoRA better than reuse" if reuse else "A better LoRA"
-        return Answer(f"{better} was written: {_against(matches[best], matches)}.", there, record.written)
-    mine = own if own in matches else next((name for name in matches if name != REUSE), REUSE)
+        return Answer(f"{better} was written: {_against(gains[best], gains)}.", there, record.written)
+    mine = own if own in gains else next((name for name in gains if name != REUSE), REUSE)
     sentence, *more = _judged(record, mine, better=best == mine != REUSE)
     return Answer(sentence, (*more, *there), own)
 
 
 def _judged(record: Record, mine: str, *, better: bool) -> tuple[str, ...]:
     """What a verification says of the transferred LoRA ``mine``; ``better`` where it is clearly better than reuse."""
-    matches, here = record.matches, record.matches[mine]
-    compared = [here, *([matches[REUSE]] if REUSE in matches else [])]
-    if record.distance > TOO_FAR:
-        said = "Running the models cannot tell: the two checkpoints differ by more than the LoRA changes its own."
-        return said, "Compare pictures."
-    if max(match.explained for match in compared) < TRANSFERS:
+    gains, here = record.gains, record.gains[mine]
+    compared = [here, *([gains[REUSE]] if REUSE in gains else [])]
+    if not record.judged:
+        if math.isinf(record.gap):
+            return (
+                "Running the models cannot tell: with these prompts the LoRA gains nothing on its own checkpoint.",
+                _NAME_WORDS,
+            )
+        return "Running the models cannot tell: the two checkpoints draw different pictures.", "Compare pictures."
+    if max(gain.share for gain in compared) < TRANSFERS:
         too = ", and neither does reuse" if len(compared) > 1 else ""
-        return (f"It does not transfer{too}: {_against(here, matches)}, where 1 is the whole effect.",)
-    part = () if here.explained >= REPRODUCES else (_IN_PART,)
-    if REUSE not in matches:
-        return f"It transfers: {_number(here)}, where 1 is the whole effect; plain reuse is not possible.", *part
-    return f"{_beside_reuse(here, matches[REUSE], better=better)}: {_against(here, matches)}.", *part
+        return (f"It does not transfer{too}: {_against(here, gains)}, where 1 is the whole gain.",)
+    part = () if here.share >= REPRODUCES else (_IN_PART,)
+    if REUSE not in gains:
+        return f"It transfers: {_number(here)}, where 1 is the whole gain; plain reuse is not possible.", *part
+    return f"{_beside_reuse(here, gains[REUSE], better=better)}: {_against(here, gains)}.", *part
 
 
-def _beside_reuse(here: Match, reused: Match, *, better: bool) -> str:
+def _beside_reuse(here: Gain, reused: Gain, *, better: bool) -> str:
     """How a transferred LoRA does beside plain reuse, in words; ``better`` where it is clearly so."""
     if better:
         return "Better than reuse"
-    if here.explained < reused.explained - MARGIN:
+    if here.share < reused.share - WORSE:
         return "Worse than reuse, so use the original as it is"
     return "About as good as reuse"
 
 
-def _against(here: Match, matches: Mapping[str, Match]) -> str:
-    return f"{_number(here)} against {_number(matches[REUSE])}" if REUSE in matches else _number(here)
+def _against(here: Gain, gains: Mapping[str, Gain]) -> str:
+    return f"{_number(here)} against {_number(gains[REUSE])}" if REUSE in gains else _number(here)
 
 
-def _number(match: Match) -> str:
-    return f"{match.explained:.2f}" if math.isfinite(match.explained) else "far below 0"
+def _number(gain: Gain) -> str:
+    return f"{gain.share:.2f}" if math.isfinite(gain.share) else "far below 0"
 
 
 # Where nothing was measured.

@@ -11,5 +11,5 @@ from lib_transfer.webui.verify.kept import Verified
 
 
 def verdicts(verified: Sequence[Verified]) -> Markup | str:
-    """The first verification: the LoRAs one below the other, each with its match and its verdict. The others folded."""
+    """The first verification: the LoRAs one below the other, each with its gain and its verdict. The others folded."""
     return render("verdicts", verified=verified) if verified else ""

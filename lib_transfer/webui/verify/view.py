@@ -18,9 +18,7 @@ ABOUT = (
     "checkpoint. Your checkpoint is loaded again at the end."
 )
 FIRST = "Press Transfer first. The LoRA that it writes can then be verified."
-IMPROVE = (
-    "Fit and train other LoRAs to the original's effect, and save the best one if it is clearly better than reuse."
-)
+IMPROVE = "Train a LoRA that imitates the original, and save it if it is clearly better than reuse."
 
 
 def panel(form: Form, host: Host) -> None:
@@ -31,7 +29,7 @@ def panel(form: Form, host: Host) -> None:
         info = "One per line. Empty: the trigger words and tags in the LoRA's metadata."
         form.add(gr.Textbox, "verify_prompts", label="Prompts", info=info, lines=2)
         with gr.Row():
-            for label, of in (("Inputs", INPUTS), ("Size", SIZE), ("Clip skip", CLIP_SKIP)):
+            for label, of in (("Pictures", INPUTS), ("Size", SIZE), ("Clip skip", CLIP_SKIP)):
                 form.add(gr.Number, f"verify_{of.name}", label=label, info=of.help, value=of.default, precision=0)
         form.add(gr.Checkbox, "verify_improve", label="Look for a better LoRA", info=IMPROVE, value=False)
         form.add(gr.HTML, "verify_cost", value=note(FIRST))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,7 +12,7 @@ from pathlib import Path
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, RequestError, TransferError
 from lib_transfer.evaluation import Better, Evaluation, Question, evaluate
-from lib_transfer.evaluation.record import Record
+from lib_transfer.evaluation.result import record_of
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.checkpoints import Checkpoint, find
 from lib_transfer.library.destination import Destination
@@ -106,7 +107,7 @@ class Verification:
             # Only now is nothing of the transferred file held any more: Windows replaces no file that is mapped.
             advice = " ".join((found.advice, *self._noted(found)))
             written = None if found.written is None else found.written.stem
-            record = Record(found.matches, advice, found.conditions, written, found.distance)
+            record = dataclasses.replace(record_of(found), advice=advice, written=written)
             job.verified = Verified(self.subject.lora, self.subject.target.name, record)
         except CancelledError:
             raise
@@ -123,8 +124,9 @@ class Verification:
         question = Question(
             subject.original, transferred, self.prompts, self.number, self.size, clip_skip=self.clip_skip
         )
-        with self._base(subject.source) as source, self._base(subject.target) as target:
-            return evaluate(question, source, target, models, job, better=better)
+        with self._base(subject.source, job) as source, self._base(subject.target, job) as target:
+            cache = runtime(self.host).cache
+            return evaluate(question, source, target, models, job, better=better, cache=cache)
 
     def _better(self, job: VerifyJob) -> Better:
         subject, host = self.subject, self.host
@@ -153,7 +155,8 @@ class Verification:
             self.host.adapters_changed()
         return problem
 
-    def _base(self, checkpoint: Checkpoint) -> AbstractContextManager[Base]:
-        first, *encoders = files_of(self.host, checkpoint)
-        # Nothing is cached here, so the contents need no identity.
-        return open_base(first, "", [(path, "") for path in encoders])
+    def _base(self, checkpoint: Checkpoint, job: VerifyJob) -> AbstractContextManager[Base]:
+        paths = files_of(self.host, checkpoint)
+        digests = runtime(self.host).hashes.of(paths, job)
+        first, *encoders = paths
+        return open_base(first, digests[first], [(path, digests[path]) for path in encoders])
