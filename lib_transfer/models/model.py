@@ -23,6 +23,7 @@ class Model(Protocol):
         schedule: its noise schedule and what it predicts.
         shape: ``(channels, height, width)`` of its latents.
         differentiable: whether predictions carry the gradients of an adapter that is on it.
+        together: how many inputs it is run on at once; 1 where memory may be short.
     """
 
     @property
@@ -37,6 +38,8 @@ class Model(Protocol):
     def shape(self) -> tuple[int, int, int]: ...
     @property
     def differentiable(self) -> bool: ...
+    @property
+    def together(self) -> int: ...
 
     def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, with_grad: bool = False) -> Tensor:
         """The model's prediction of the noise in ``noised`` ``(n, channels, height, width)``, float32 on the CPU.
@@ -74,7 +77,7 @@ class TorchModel:
         blocks: its transformer blocks, in forward order.
         latent_space: the name of its autoencoder.
         encode, decode: the autoencoder; not needed between models of one latent space.
-        differentiable: see :class:`Model`.
+        differentiable, together: see :class:`Model`.
     """
 
     def __init__(
@@ -89,10 +92,11 @@ class TorchModel:
         encode: Callable[[Tensor], Tensor] | None = None,
         decode: Callable[[Tensor], Tensor] | None = None,
         differentiable: bool = False,
+        together: int = 1,
     ) -> None:
         self.places, self.blocks = places, blocks or {}
         self.schedule, self.shape, self.latent_space = schedule, shape, latent_space
-        self.differentiable = differentiable
+        self.differentiable, self.together = differentiable, together
         self._forward, self._encode, self._decode = forward, encode, decode
 
     def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, with_grad: bool = False) -> Tensor:
