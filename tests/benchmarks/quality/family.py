@@ -85,11 +85,11 @@ RECIPES = (
     Recipe("base", "transformer", "plain", 5000, 2e-3),
     *(Recipe(domain, "transformer", domain, 250, 5e-4, "base") for domain in pictures.DRIFTS if domain != "plain"),
     Recipe("far", "transformer", pictures.FAR, 1000, 2e-3, "base"),
-    Recipe("pruned", "pruned", "plain", 1200, 1e-3, "base", taught=True),
-    Recipe("deep", "deep", "plain", 1000, 1e-3, "base"),
-    Recipe("unrelated", "unet", "plain", 1200, 3e-3),
-    Recipe("unrelated, other latents", "unet, mixed", "plain", 700, 2e-3, "unrelated"),
-    Recipe("unrelated, drift 5", "unet", "drift 5", 250, 1e-3, "unrelated"),
+    Recipe("pruned", "pruned", "plain", 600, 1e-3, "base", taught=True),
+    Recipe("deep", "deep", "plain", 600, 1e-3, "base"),
+    Recipe("unrelated", "unet", "plain", 800, 3e-3),
+    Recipe("unrelated, other latents", "unet, mixed", "plain", 300, 2e-3, "unrelated"),
+    Recipe("unrelated, drift 5", "unet", "drift 5", 200, 1e-3, "unrelated"),
 )
 
 
@@ -178,6 +178,7 @@ class Base(nn.Module):
             encode=self.autoencoder.encode,
             decode=self.autoencoder.decode,
             differentiable=True,
+            together=8,
         )
 
 

@@ -1,82 +1,84 @@
-"""One pair of bases and one style: every adapter that goes from one to the other, and what it is worth."""
+"""One pair of bases and one style: every adapter that goes from one to the other, what the product says, and the truth."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lib_transfer.evaluation import Evaluation
+from lib_transfer.evaluation.choice import IMITATION, REUSE, choose
 from lib_transfer.evaluation.gain import Gain
-from lib_transfer.update import Update, Updates
-from tests.benchmarks.quality import adapters, imitating, measures, pictures
-from tests.benchmarks.quality.adapters import INSERTED, METHODS, PROLORA, REUSE, ROTATION, Changes
+from lib_transfer.evaluation.runs import BUDGET
+from lib_transfer.update import Updates
+from tests.benchmarks.quality import adapters, measures, pictures
+from tests.benchmarks.quality.adapters import INSERTED, METHODS, Changes
 from tests.benchmarks.quality.family import Base
+from tests.benchmarks.quality.imitating import CURVE, evaluated
 from tests.benchmarks.quality.training import Workshop, recipe_of
 
 SOURCE = "base"
-BEST, RETRAINED, IMITATED, ORDINARY = "reuse, best strength", "retrained", "imitate", "ordinary training"
+BEST, RETRAINED, ORDINARY = "reuse, best strength", "retrained", "ordinary training"
 
 STRENGTHS = (0.6, 0.8, 1.0, 1.2, 1.4)
 """Of these, the baseline is told which is best by the truth, which nobody knows who has no pictures."""
 
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a pair and style without any transferred adapter.
-
-    Attributes:
-        gap: the domain gap.
-        losses: the target's losses on held-out pictures of its domain without an adapter, and with the retrained one.
-        source_losses: the source's losses on those of its own without and with the original.
-        sampled: how much of the style the retrained one's pictures show.
-    """
-
-    gap: float
-    losses: tuple[float, float]
-    source_losses: tuple[float, float]
-    sampled: float
+CURVE_PAIRS = ("pruned", "deep", "unrelated")
+"""The pairs that the curve of score against runs is drawn for."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What an adapter is worth.
+    """What an adapter is worth by the truth.
 
     Attributes:
         score: the share of the retrained LoRA's gain on held-out pictures of the target's domain, in percent.
         sampled: how much of the style its pictures show, in percent of the retrained LoRA's.
         damage: how far it moves the target without its word, in percent of the retrained LoRA's gain.
-        gain: what the product says: its share of the original's own gain, and the standard error of that.
-        runs: how many runs of a model it took, a run with gradients counting three.
     """
 
     score: float
     sampled: float
     damage: float
-    gain: tuple[float, float]
-    runs: int = 0
-
-    @property
-    def verdict(self) -> str:
-        """What the product says in words."""
-        return Gain(*self.gain).verdict
 
 
 @dataclass(frozen=True)
 class Case:
-    """What came out for one pair and style of one seed."""
+    """What came out for one pair and style of one seed.
+
+    Attributes:
+        seed, pair, style: which.
+        gap: the domain gap, as the product finds it.
+        gains: what the product says of every adapter: its gain, and the standard error of that.
+        measured: what every adapter is worth by the truth.
+        runs: how many runs of a model the product took for everything.
+    """
 
     seed: int
     pair: str
     style: str
-    facts: Facts
+    gap: float
+    gains: Mapping[str, tuple[float, float]]
     measured: Mapping[str, Measured]
+    runs: int
+
+    @property
+    def chosen(self) -> str | None:
+        """What ``auto`` keeps: reuse, imitation or nothing."""
+        known = {name: Gain(*self.gains[name]) for name in (REUSE, IMITATION) if name in self.gains}
+        return choose(known, self.gap).name
+
+    @property
+    def auto(self) -> float:
+        """The score of what ``auto`` keeps; to refuse is to change nothing."""
+        return 0.0 if self.chosen is None else self.measured[self.chosen].score
 
 
 @dataclass(frozen=True)
 class Judge:
-    """One pair and style, with the models in memory; what is in its folder already is not done again.
+    """One pair and style. What is in its folder already is not done again.
 
     Attributes:
         shop: the family.
@@ -87,6 +89,31 @@ class Judge:
     shop: Workshop
     pair: str
     style: str
+
+    def case(self) -> Case:
+        """Everything that is known of the case."""
+        candidates = self.candidates()
+        kept = self.folder / "product.json"
+        if not kept.exists():
+            evaluation, runs = self._evaluated(candidates, BUDGET, teacher=True)
+            self._write(IMITATION, evaluation.updates[IMITATION])
+            gains = {name: (gain.share, gain.error) for name, gain in evaluation.gains.items()}
+            kept.write_text(json.dumps({"gap": evaluation.gap, "gains": gains, "runs": runs}, indent=1))
+        known = json.loads(kept.read_text())
+        measured = {name: self.measured(name, changes) for name, changes in {**candidates, **self._trained()}.items()}
+        gains = {name: (share, error) for name, (share, error) in known["gains"].items()}
+        return Case(self.shop.seed, self.pair, self.style, known["gap"], gains, measured, known["runs"])
+
+    def candidates(self) -> dict[str, Changes]:
+        """The adapters that take no training on the target, and the one that was trained there with its own pictures."""
+        return {**self._transferred(), RETRAINED: self.retrained}
+
+    def measured(self, name: str, changes: Updates) -> Measured:
+        """What an adapter is worth, from its file where it has one."""
+        kept = self.folder / f"{_stem(name)}.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(asdict(self._measured(changes)), indent=1))
+        return Measured(**json.loads(kept.read_text()))
 
     @cached_property
     def folder(self) -> Path:
@@ -111,165 +138,85 @@ class Judge:
         return adapters.read(self.shop.lora(SOURCE, self.style), self.source)
 
     @cached_property
-    def lesson(self) -> imitating.Lesson:
-        """What the product sees of the pair."""
-        return imitating.Lesson(
-            self.source, self.target, self.original, self.style, self.shop.seed, self.folder / "imitation"
-        )
+    def retrained(self) -> Changes:
+        """The LoRA that was trained on the target."""
+        return adapters.read(self.shop.lora(self.pair, self.style), self.target)
 
-    @property
-    def reusable(self) -> bool:
-        """Whether modules correspond."""
-        return not self.pair.startswith("unrelated")
-
-    @property
-    def deeper(self) -> bool:
-        """Whether the target has inserted blocks."""
-        return len(self.target.running().blocks) > len(self.source.running().blocks) and self.reusable
-
-    def case(self, wanted: Callable[[Judge], Mapping[str, Recipe]]) -> Case:
-        """What all adapters are worth."""
-        measured = {}
-        for name, recipe in wanted(self).items():
-            kept = self.folder / f"{_stem(name)}.json"
-            if not kept.exists():
-                made = self._made(name, recipe)
-                kept.write_text(json.dumps(asdict(self._measured(made[0], made[1])), indent=1))
-            known = json.loads(kept.read_text())
-            measured[name] = Measured(**{**known, "gain": tuple(known["gain"])})
-        return Case(self.shop.seed, self.pair, self.style, self.facts, measured)
+    @cached_property
+    def domain(self) -> str:
+        """The target's."""
+        return recipe_of(self.pair).domain
 
     def file(self, name: str) -> Path:
         """Where an adapter is kept."""
         return self.folder / f"{_stem(name)}.safetensors"
 
-    @cached_property
-    def facts(self) -> Facts:
-        """What is known without any transferred adapter."""
-        kept = self.folder / "facts.json"
-        if not kept.exists():
-            kept.write_text(json.dumps(asdict(self._facts()), indent=1))
-        known = json.loads(kept.read_text())
-        return Facts(known["gap"], tuple(known["losses"]), tuple(known["source_losses"]), known["sampled"])
+    def _transferred(self) -> dict[str, Changes]:
+        """What looks at weights alone, where modules correspond; and reuse at its best strength."""
+        if self.pair.startswith("unrelated"):
+            return {}
+        found = {name: self._by_weights(name, name, "empty") for name in METHODS}
+        if self.pair == "deep":
+            found |= {
+                f"{REUSE}, {way}": self._by_weights(f"{REUSE}, {way}", REUSE, way) for way in INSERTED if way != "empty"
+            }
+        reuse = found[REUSE]
+        tried = [{name: update.scaled(strength) for name, update in reuse.items()} for strength in STRENGTHS]
+        return {**found, BEST: min(tried, key=self._loss)}
 
-    def _facts(self) -> Facts:
-        retrained = adapters.read(self.shop.lora(self.pair, self.style), self.target)
-        return Facts(
-            self.lesson.gap,
-            (self._loss({}), self._loss(retrained)),
-            (self._loss({}, SOURCE, self.source), self._loss(self.original, SOURCE, self.source)),
-            self._sampled(retrained),
+    def _by_weights(self, name: str, method: str, inserted: str) -> Changes:
+        original, source, target = (
+            self.shop.lora(SOURCE, self.style),
+            self.shop.base_file(SOURCE),
+            self.shop.base_file(self.pair),
+        )
+        path = adapters.transferred(original, source, target, self.file(name), inserted=inserted, **METHODS[method])
+        return {} if path is None else adapters.read(path, self.target)
+
+    def _trained(self) -> dict[str, Changes]:
+        """The imitation, ordinary training with as many runs, and both with other numbers of runs where that is asked for."""
+        found = {IMITATION: adapters.read(self.file(IMITATION), self.target)}
+        for budget in CURVE if self.pair in CURVE_PAIRS else (BUDGET,):
+            for kind in (IMITATION, ORDINARY):
+                name = with_runs(kind, budget)
+                if not self.file(name).exists():
+                    evaluation, _ = self._evaluated(self.candidates(), budget, teacher=kind == IMITATION)
+                    self._write(name, evaluation.updates[IMITATION])
+                found[name] = adapters.read(self.file(name), self.target)
+        return found
+
+    def _evaluated(self, candidates: Mapping[str, Changes], budget: int, *, teacher: bool) -> tuple[Evaluation, int]:
+        return evaluated(
+            self.source, self.target, self.original, candidates, self.style, self.shop.seed, budget, teacher=teacher
         )
 
-    def _made(self, name: str, recipe: Recipe) -> tuple[Changes, int]:
-        changes, runs = recipe(self)
-        path = self.file(name)
-        if changes and not path.exists():
-            adapters.write(path, changes, self.target)
-        return changes, runs
+    def _write(self, name: str, changes: Updates) -> None:
+        adapters.write(self.file(name), changes, self.target)
 
-    def _measured(self, changes: Updates, runs: int) -> Measured:
-        without, retrained = self.facts.losses
+    def _measured(self, changes: Updates) -> Measured:
+        without, retrained = self._loss({}), self._loss(self.retrained)
         worth = without - retrained
-        gain = self.lesson.gain(changes)
         chance = self.shop.generator(f"untriggered {self.style}")
         return Measured(
             100 * (without - self._loss(changes)) / worth,
-            100 * self._sampled(changes) / self.facts.sampled,
-            100 * measures.moved(self.target, changes, recipe_of(self.pair).domain, chance) / worth,
-            (gain.share, gain.error),
-            runs,
+            100 * self._sampled(changes) / self._sampled(self.retrained),
+            100 * measures.moved(self.target, changes, self.domain, chance) / worth,
         )
 
-    def _loss(self, changes: Updates, name: str = "", base: Base | None = None) -> float:
-        domain = recipe_of(name or self.pair).domain
-        return measures.loss(
-            base or self.target, changes, domain, self.style, self.shop.generator(f"held out {self.style}")
-        )
+    def _loss(self, changes: Updates) -> float:
+        chance = self.shop.generator(f"held out {self.style}")
+        return measures.loss(self.target, changes, self.domain, self.style, chance)
 
     def _sampled(self, changes: Updates) -> float:
         seed = self.shop.seed + 7
         made = measures.samples(self.target, changes, pictures.prompts(measures.SAMPLES, seed, self.style), seed + 1)
-        return measures.styled(made, recipe_of(self.pair).domain, self.style, seed)
+        return measures.styled(made, self.domain, self.style, seed)
 
 
-Recipe = Callable[[Judge], tuple[Changes, int]]
-"""Makes an adapter, and says how many runs that took."""
-
-
-def weights_only(method: str, inserted: str = "empty") -> Recipe:
-    """What a method makes that looks at weights alone."""
-
-    def make(judge: Judge) -> tuple[Changes, int]:
-        shop, name = judge.shop, f"{method}, {inserted}"
-        path = adapters.transferred(
-            shop.lora(SOURCE, judge.style),
-            shop.base_file(SOURCE),
-            shop.base_file(judge.pair),
-            judge.file(f"{name}, transferred"),
-            inserted=inserted,
-            **METHODS[method],
-        )
-        return ({} if path is None else adapters.read(path, judge.target)), 0
-
-    return make
-
-
-def best_strength(judge: Judge) -> tuple[Changes, int]:
-    """Reuse at the strength that is best by the truth."""
-    changes, _ = weights_only(REUSE)(judge)
-    tried = [{name: update.scaled(strength) for name, update in changes.items()} for strength in STRENGTHS]
-    return min(tried, key=judge._loss), 0
-
-
-def retrained(judge: Judge) -> tuple[Changes, int]:
-    """The LoRA that was trained on the target."""
-    return adapters.read(judge.shop.lora(judge.pair, judge.style), judge.target), 0
-
-
-def nothing(_: Judge) -> tuple[dict[str, Update], int]:
-    """No adapter at all."""
-    return {}, 0
-
-
-def imitated(budget: int, *, teacher: bool = True, start: Recipe = weights_only(REUSE)) -> Recipe:
-    """What the product makes by imitation (or, without the teacher, by ordinary training) within a number of runs."""
-
-    def make(judge: Judge) -> tuple[Changes, int]:
-        begun = start(judge)[0] if judge.reusable else {}
-        return judge.lesson.imitated(begun, budget, teacher=teacher)
-
-    return make
-
-
-def recipes(judge: Judge) -> dict[str, Recipe]:
-    """The adapters that every pair and style gets, by name."""
-    found: dict[str, Recipe] = {}
-    if judge.reusable:
-        found |= {REUSE: weights_only(REUSE), BEST: best_strength}
-        found |= {method: weights_only(method) for method in (PROLORA, ROTATION)}
-    if judge.deeper:
-        found |= {f"{REUSE}, {way}": weights_only(REUSE, way) for way in INSERTED if way != "empty"}
-    budgets = imitating.CURVE if judge.pair in CURVE_PAIRS else (imitating.RUNS,)
-    found |= {_of(IMITATED, budget): imitated(budget) for budget in budgets}
-    found |= {_of(ORDINARY, budget): imitated(budget, teacher=False) for budget in budgets}
-    return {**found, RETRAINED: retrained}
-
-
-CURVE_PAIRS = ("pruned", "deep", "unrelated")
-"""The pairs that the curve of score against runs is drawn for."""
-
-
-def _of(name: str, budget: int) -> str:
-    return name if budget == imitating.RUNS else f"{name}, {budget} runs"
+def with_runs(kind: str, budget: int) -> str:
+    """The name of what was trained with so many runs; the usual number is not named."""
+    return kind if budget == BUDGET else f"{kind}, {budget} runs"
 
 
 def _stem(name: str) -> str:
     return name.replace(", ", "-").replace(" ", "-")
-
-
-def cases(shop: Workshop, pairs: tuple[str, ...], styles: tuple[str, ...]) -> Iterator[Case]:
-    """The cases of a family, one after the other."""
-    for pair in pairs:
-        for style in styles:
-            yield Judge(shop, pair, style).case(recipes)
