@@ -32,11 +32,14 @@ from lib_transfer.update import Update, Updates
 COST = 3
 """How many runs a run with gradients takes as long as, about (Kaplan et al. 2020, table 1: the backward pass takes two)."""
 
-RATE = 0.06
-"""The learning rate of ``up``, as a share of the size that the LoRA's own has: adapters come in all sizes."""
+RATE = 0.12
+"""The learning rate of ``up`` from zero, as a share of the size that the LoRA's own has: adapters come in all sizes."""
 
-RATE_DOWN = 0.3
-"""The learning rate of ``down``, times the number of its columns: its effect grows with them (LoRA+, Hayou et al. 2024)."""
+RATE_DOWN = 0.6
+"""The learning rate of ``down`` from zero, times its number of columns: its effect grows with them (LoRA+, Hayou et al. 2024)."""
+
+FROM_REUSE = 0.5
+"""The factor on both for modules that begin with reuse, where less is to be learned."""
 
 LOSS_SCALE = 1024.0
 """The factor on the loss before its gradients are taken, so that half precision does not round them to zero."""
@@ -94,7 +97,9 @@ class State:
         """The state that :meth:`tensors` gave of a training that began as ``student``; None where it began otherwise."""
         number = 2 * len(student.factors)
         shapes = [factor.shape for factors in student.factors.values() for factor in factors]
-        if [kept[name].shape for name in (f"value.{place}" for place in range(number)) if name in kept] != shapes:
+        if {name: tensor.shape for name, tensor in kept.items() if name.startswith("value.")} != {
+            f"value.{place}": shape for place, shape in enumerate(shapes)
+        }:
             return None
         values, means, squares = (
             [kept[f"{kind}.{place}"] for place in range(number)] for kind in ("value", "mean", "square")
@@ -266,5 +271,6 @@ def _rates(student: Student) -> list[float]:
     """The learning rate of every value."""
     rates = []
     for name, (_, down) in student.factors.items():
-        rates += [RATE * student.sizes[name], RATE_DOWN / down.shape[1]]
+        factor = FROM_REUSE if name in student.reused else 1.0
+        rates += [factor * RATE * student.sizes[name], factor * RATE_DOWN / down.shape[1]]
     return rates

@@ -171,7 +171,6 @@ def evaluate(
     ):
         path, updates = asked.job.output, found.updates[name]
         over = to_replace(path, asked.job.destination) == path
-        progress.publishing()
         written = write(
             updates, asked.job.request, asked.metadata, target, found.facts(), path, asked.dtype, overwrite=over
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +115,9 @@ def modules(network: nn.Module) -> tuple[Module, ...]:
     return tuple(found)
 
 
-def adapter(network: nn.Module, roles: Sequence[str] = ("attn1.", "attn2.", "ff."), size: float = 0.5) -> dict[str, Update]:
+def adapter(
+    network: nn.Module, roles: Sequence[str] = ("attn1.", "attn2.", "ff."), size: float = 0.5
+) -> dict[str, Update]:
     """A LoRA of rank 2 on those layers of the blocks whose role begins with one of ``roles``."""
     made = {}
     for number, module in enumerate(modules(network)):
@@ -131,3 +134,45 @@ def inputs(number: int, seed: int = 0) -> Inputs:
     generator = torch.Generator().manual_seed(seed)
     clean, noise = (torch.randn((number, *SHAPE), generator=generator) for _ in range(2))
     return Inputs(clean, noise, torch.linspace(0.2, 0.9, number), tuple(f"prompt {n % 3}" for n in range(number)))
+
+
+class Painter(nn.Module):
+    """The exact noise prediction for pictures that are normal, of deviation 0.5, around a colour that the prompt gives.
+
+    The colour is ``colour(words)``: a LoRA on the two layers changes it, and the word ``styled`` alone if it wants to.
+    """
+
+    WORDS = ("red", "blue", "styled")
+
+    def __init__(self, seed: int = 0, channels: int = SHAPE[0], width: int = 6) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.schedule = Schedule.stable_diffusion()
+        self.blocks = nn.ModuleList([nn.Module()])
+        block = self.blocks[0]
+        block.attn1, block.ff = nn.Module(), nn.Module()
+        block.attn1.to_v, block.ff.net = nn.Linear(len(self.WORDS), width, bias=False), nn.Linear(width, channels)
+        for parameter in self.parameters():
+            parameter.data = 0.7 * torch.randn(parameter.shape, generator=generator)
+
+    def colour(self, prompts: Sequence[str]) -> Tensor:
+        said = torch.tensor([[float(word in prompt.split()) for word in self.WORDS] for prompt in prompts])
+        block = self.blocks[0]
+        result: Tensor = block.ff.net(block.attn1.to_v(said))  # type: ignore[operator, union-attr]
+        return result[:, :, None, None]
+
+    def forward(self, x: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
+        a, s = self.schedule.mix(steps / 999)
+        return s * (x - a * self.colour(prompts)) / (a * a * 0.25 + s * s)
+
+    def model(self, shape: tuple[int, int, int] = SHAPE, space: str = "", **autoencoder: Any) -> TorchModel:
+        linear = {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
+        return TorchModel(
+            places(linear), self, self.schedule, shape, latent_space=space, differentiable=True, **autoencoder
+        )
+
+    def style(self) -> dict[str, Update]:
+        """A LoRA of rank 1 that changes the colour where ``styled`` is in the prompt."""
+        name = "blocks.0.attn1.to_v"
+        up = torch.randn(self.blocks[0].attn1.to_v.out_features, 1, generator=torch.Generator().manual_seed(5))  # type: ignore[union-attr, arg-type]
+        return {name: Update(factors=Factors(up, torch.tensor([[0.0, 0.0, 1.0]])), rank=1)}

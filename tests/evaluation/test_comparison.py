@@ -1,28 +1,25 @@
-"""The order in which models are run, what is announced, and what is decided."""
+"""The order in which models are run, what is announced and kept, and what is made, on painters whose colours are known."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from lib_transfer.errors import CancelledError, MismatchError, NumericError
-from lib_transfer.evaluation import Adapters, Evaluation, Match, Pair, Setup, choose, compare, match
-from lib_transfer.evaluation.comparison import runs_of, split
-from lib_transfer.evaluation.improvements import distillation, improvements
-from lib_transfer.evaluation.improvements.improvement import Improvement, Scale, groups
-from lib_transfer.evaluation.movement import distance_of
-from lib_transfer.linalg.factors import Factors, balanced
-from lib_transfer.models.model import predict
+from lib_transfer.evaluation import Adapters, Amounts, Evaluation, Pair, Setup, compare
+from lib_transfer.evaluation.comparison import forget, runs_of
+from lib_transfer.evaluation.runs import planned
 from lib_transfer.progress import Silent
-from lib_transfer.update import Update, Updates
+from lib_transfer.storage.cache import Cache
 from tests.evaluation import nets
-from tests.evaluation.test_reconstruction import WIDTH, original, turns, twin
 
-BLOCKS = 3
-PURSUIT, _, _, DISTILLATION = improvements()
+FEW = Amounts(held=4, held_draws=2, own=2, own_draws=4, taught=6, plain=2, batch=4, sampling=4, budget=2000)
+SETUP = Setup(("red styled", "blue styled"), ("red", "blue"), FEW)
 
 
 class Counting(Silent):
@@ -38,237 +35,247 @@ class Counting(Silent):
         self.steps += 1
 
     def cancelled(self) -> bool:
-        return self.steps == self.stop
+        return 0 <= self.stop <= self.steps
 
 
-def test_movement_match_is_the_formula() -> None:
-    torch.manual_seed(0)
-    wanted, moved = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2)
-    found = match(moved, wanted)
-    expected = 1 - float((moved - wanted).norm() ** 2 / wanted.norm() ** 2)
-    assert found.explained == pytest.approx(expected, abs=1e-6)
-    for number in range(3):
-        one = 1 - float((moved[number] - wanted[number]).norm() ** 2 / wanted[number].norm() ** 2)
-        assert found.each[number] == pytest.approx(one, abs=1e-6)
-    assert match(wanted, wanted).explained == 1
-    assert match(torch.zeros_like(wanted), wanted).explained == 0
-    assert match(-wanted, wanted).explained == pytest.approx(-3)
-    assert match(wanted * 0, wanted * 0).explained == 1
-    assert math.isinf(match(wanted, wanted * 0).explained)
+class World:
+    """A source, a target, the LoRA of the source, and a log of who came into memory."""
+
+    def __init__(self, target: nets.Painter, *, ids: bool = False, spaces: bool = False) -> None:
+        self.source, self.target, self.log = nets.Painter(0), target, list[str]()
+        self.style = self.source.style()
+        self.calls = 0
+        for painter in (self.source, self.target):
+            painter.register_forward_pre_hook(self._called)
+        self.one_space = not spaces
+        self.target_model = self.target.model()
+        if spaces:
+            self.target_model = self.target.model(space="other", encode=torch.neg, decode=torch.neg)
+        self.pair = Pair(
+            nets.opens(self.source.model(), self.log, "source"),
+            nets.opens(self.target_model, self.log, "target"),
+            nets.modules(self.source),
+            nets.modules(self.target),
+            self.one_space,
+            *(("the source", "the target") if ids else ()),
+        )
+
+    def _called(self, *_: object) -> None:
+        self.calls += 1
+
+    @property
+    def reuse(self) -> Adapters:
+        return Adapters(self.style, {"reuse": self.style})
 
 
-@pytest.mark.parametrize(("explained", "verdict"), [(0.6, "reproduces"), (0.59, "partly"), (0.29, "does not transfer")])
-def test_the_verdict_follows_its_thresholds(explained: float, verdict: str) -> None:
-    found = Match(explained, (explained - 0.1, explained + 0.1))
-    assert found.verdict == verdict
-    assert f"{explained:.2f}; {explained - 0.1:.2f} to {explained + 0.1:.2f}" in found.text
+def near(by: float) -> nets.Painter:
+    """The source, all colours of which are shifted: a checkpoint that paints other pictures."""
+    painter = nets.Painter(0)
+    with torch.no_grad():
+        painter.blocks[0].ff.net.bias += by  # type: ignore[union-attr, operator]
+    return painter
 
 
-def test_reuse_on_the_same_model_explains_everything_at_forty_runs() -> None:
-    network = nets.Network(WIDTH)
-    calls: list[int] = []
-    network.register_forward_pre_hook(lambda *_: calls.append(1))
-    model, log, progress, given = nets.model(network), [], Counting(), original(network)
-    halved = {name: change.scaled(0.5) for name, change in given.items()}
-    pair = Pair(nets.opens(model, log, "source"), nets.opens(model, log, "target"))
-    adapters, setup = Adapters(given, {"reuse": given, "half": halved}, "reuse"), Setup(["a", "b"])
-    found = compare(pair, adapters, setup, progress)
-    assert log == ["+source", "-source", "+target", "-target"]
-    runs = runs_of(pair, adapters, setup)
-    assert runs.others == 40
-    assert len(calls) == runs.all
-    # Sampling is told by steps, each of which runs the model twice.
+def bits(world: World) -> list[bytes]:
+    return [p.detach().numpy().tobytes() for painter in (world.source, world.target) for p in painter.parameters()]
+
+
+def test_reuse_on_the_same_model_gains_everything() -> None:
+    world, progress = World(near(0)), Counting()
+    before = bits(world)
+    half = {name: update.scaled(0.5) for name, update in world.style.items()}
+    adapters = Adapters(world.style, {"reuse": world.style, "half": half})
+    found = compare(world.pair, adapters, SETUP, progress)
+    assert world.log == ["+target", "-target", "+source", "-source", "+target", "-target"]
+    assert progress.steps == progress.total == world.calls == runs_of(world.pair, adapters, SETUP).all
+    assert found.gap == 0
+    assert found.gains["reuse"].share == pytest.approx(1, abs=1e-6)
+    assert 0.3 < found.gains["half"].share < 0.95
+    assert found.gains["reuse"].damage == pytest.approx(0, abs=1e-9)
+    assert (found.choice.name, found.verdict) == ("reuse", "reproduces")
+    assert bits(world) == before
+
+
+def other_model() -> nets.Painter:
+    """A painter of the same colours from other layers, on which reuse is wrong."""
+    painter, wide = nets.Painter(0), nets.Painter(7, width=9)
+    block, made = painter.blocks[0], wide.blocks[0]
+    with torch.no_grad():
+        whole = block.ff.net.weight @ block.attn1.to_v.weight  # type: ignore[union-attr, operator]
+        made.attn1.to_v.weight.copy_(torch.linalg.pinv(made.ff.net.weight) @ whole)  # type: ignore[union-attr, operator]
+        made.ff.net.bias.copy_(block.ff.net.bias)  # type: ignore[union-attr, operator, arg-type]
+    return wide
+
+
+@pytest.mark.parametrize("spaces", [False, True])
+def test_between_architectures_an_imitation_is_made(*, spaces: bool) -> None:
+    """It reaches the colour; with other latents, in which the pictures are negatives, it learns that from the pictures."""
+    target = other_model()
+    if spaces:
+        with torch.no_grad():
+            for layer in (target.blocks[0].ff.net,):  # type: ignore[union-attr]
+                layer.weight.neg_()  # type: ignore[union-attr, operator]
+                layer.bias.neg_()  # type: ignore[union-attr, operator]
+    world, progress = World(target, spaces=spaces), Counting()
+    before = bits(world)
+    found = compare(world.pair, Adapters(world.style, {}), SETUP, progress, imitating=True)
+    runs = runs_of(world.pair, Adapters(world.style, {}), SETUP, imitating=True)
+    assert progress.steps == progress.total == runs.all <= FEW.budget
+    assert (runs.teacher == 0) == spaces
+    # A run with gradients counts three times.
+    assert world.calls == runs.all - 2 * runs.steps * FEW.batch
+    assert found.gap < 0.1
+    assert found.gains["imitate"].share > 0.9
+    assert found.gains["imitate"].damage is not None
+    assert found.choice.name == "imitate"
+    assert found.curve is not None
+    assert len(found.curve.losses) == runs.steps
+    assert len(found.curve.gains) == 4
+    assert found.curve.gains[-1] == found.gains["imitate"].share
+    assert found.facts()["training"]["held_out"][-1] == [runs.steps, pytest.approx(found.curve.gains[-1], rel=1e-3)]
+    assert bits(world) == before
+
+
+def far(
+    imitating: bool = True, insist: bool = False, adapters: Adapters | None = None
+) -> tuple[World, Counting, Evaluation]:
+    world, progress = World(near(30.0)), Counting()
+    return (
+        world,
+        progress,
+        compare(world.pair, adapters or world.reuse, SETUP, progress, imitating=imitating, insist=insist),
+    )
+
+
+def test_where_the_gap_is_large_reuse_is_kept_and_the_training_is_spared() -> None:
+    world, progress, found = far()
+    assert found.gap > 2
+    assert set(found.gains) == {"reuse"}
+    assert (found.choice.name, found.verdict) == ("reuse", "unjudged")
+    assert "nothing better is known. Compare pictures." in found.choice.reason
+    runs = runs_of(world.pair, world.reuse, SETUP, imitating=True)
+    # Neither pictures for it nor what the source predicts of them.
+    judged_less = FEW.held * FEW.held_draws + FEW.own * FEW.own_draws
+    assert progress.steps == runs.all - runs.lessons - runs.teacher - runs.training - judged_less
+    assert "Cannot be judged" in found.text
+
+
+def test_where_the_gap_is_large_and_reuse_impossible_an_imitation_is_offered() -> None:
+    world = World(near(30.0))
+    found = compare(world.pair, Adapters(world.style, {}), SETUP, Silent(), imitating=True)
+    assert (found.choice.name, found.verdict) == ("imitate", "unjudged")
+    assert "brings the look of the source's pictures along" in found.choice.reason
+    _, _, insisted = far(insist=True)
+    assert set(insisted.gains) == {"reuse", "imitate"}
+    assert insisted.choice.name == "reuse"
+
+
+def test_what_depends_on_the_checkpoints_alone_is_paid_for_once(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    first = World(near(0.1), ids=True)
+    one = compare(first.pair, first.reuse, SETUP, Counting(), cache=cache)
+    second, progress = World(near(0.1), ids=True), Counting()
+    again = compare(second.pair, second.reuse, SETUP, progress, cache=cache)
+    runs = runs_of(second.pair, second.reuse, SETUP)
+    own = FEW.own * FEW.own_draws
+    assert progress.steps == progress.total == second.calls
+    assert progress.steps == runs.all - runs.target_own - runs.source_own - runs.source_sees - own
+    assert second.log == ["+source", "-source", "+target", "-target"]
+    assert again.facts() == one.facts()
+    # Another seed, other pictures.
+    third, progress = World(near(0.1), ids=True), Counting()
+    compare(third.pair, third.reuse, dataclasses.replace(SETUP, seed=1), progress, cache=cache)
     assert progress.total == runs.all
-    assert found.matches["reuse"].explained == pytest.approx(1, abs=1e-6)
-    assert 0.5 < found.matches["half"].explained < 0.95
-    assert found.choice.name == "reuse"
-    assert "Reuse has the best movement match" in found.choice.reason
+    # Without ids nothing is known to belong to them.
+    fourth, progress = World(near(0.1)), Counting()
+    compare(fourth.pair, fourth.reuse, SETUP, progress, cache=cache)
+    assert progress.total == runs.all
+    assert set(cache.contents().entries) == {"pictures"}
 
 
-def test_everything_at_once_on_a_twin() -> None:
-    """Reuse is wrong there, pursuit cannot help it, reconstruction does; it is chosen, with the runs that were announced."""
-    network = nets.Network(WIDTH)
-    other = twin(network, turns()["turned"])
-    calls: list[int] = []
-    for it in (network, other):
-        it.register_forward_pre_hook(lambda *_: calls.append(1))
-    given = original(network)
-    group = {name: name.split(".")[2] for name in given}
-    pair = Pair(nets.opens(nets.model(network)), nets.opens(nets.model(other)), "", group, BLOCKS)
-    adapters, setup, progress = Adapters(given, {"reuse": given}, "reuse", "reuse"), Setup(["a"], 4, 8), Counting()
-    found = compare(pair, adapters, setup, progress, improvements(4))
-    assert set(found.matches) == {"reuse", "pursuit", "reconstruct", "pursuit + reconstruct", "distil"}
-    assert found.matches["distil"].explained > found.matches["pursuit"].explained + 0.1
-    assert found.matches["reuse"].explained < 0.3
-    assert found.matches["reconstruct"].explained > 0.8
-    assert found.choice.name in ("reconstruct", "pursuit + reconstruct")
-    assert found.distance < 1e-6
-    # As announced; the pursuit may do without its second iteration, and a run with gradients counts as two runs more.
-    assert progress.total == runs_of(pair, adapters, setup, improvements(4)).all
-    assert progress.total - 8 * (3 + 1) <= progress.steps <= progress.total
-    assert progress.steps - len(calls) == 2 * DISTILLATION.cost(Scale(8, 3, BLOCKS)) // 3
-
-
-def test_what_begins_with_reuse_is_averaged_with_what_is_distilled(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = nets.Network(WIDTH)
-
-    def doubled(model: object, evidence: object, start: Updates, progress: object) -> Updates:
-        even = {name: balanced(update.factors) for name, update in start.items() if update.factors is not None}
-        return {name: Update(Factors(2 * factors.up, 2 * factors.down)) for name, factors in even.items()}
-
-    monkeypatch.setattr(distillation, "distil", doubled)
-    listed = improvements()
-    for tried, begun, factor in ((listed, "pursuit", 1.5 * 1.5), (listed[1:], "reconstruct", 4.0)):
-        found = tried_on_itself(network, tried)
-        for name, change in found.updates["distil"].items():
-            torch.testing.assert_close(
-                product(change), factor * product(found.updates[begun][name]), rtol=1e-3, atol=1e-5
-            )
-
-
-def tried_on_itself(network: nets.Network, tried: Sequence[Improvement], *, differentiable: bool = True) -> Evaluation:
-    """What improvements make of the adapter on the very model that it is for."""
-    model, given = nets.model(network), original(network)
-    model.differentiable = differentiable
-    pair = Pair(nets.opens(model), nets.opens(model), "", dict.fromkeys(given, "all"), BLOCKS)
-    return compare(pair, Adapters(given, {"reuse": given}, "reuse", "reuse"), Setup(["a"], 2, 2), Silent(), tried)
-
-
-def product(update: Update) -> torch.Tensor:
-    assert update.factors is not None
-    return update.matrix()
-
-
-def test_too_little_memory_for_distillation_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(distillation, "distil", full)
-    found = tried_on_itself(nets.Network(WIDTH), (PURSUIT, DISTILLATION))
-    assert set(found.matches) == {"reuse", "pursuit"}
-    assert "memory is too small" in found.notes[0]
-
-
-def test_gradients_are_carried_only_where_they_are_asked_for() -> None:
-    network = nets.Network(WIDTH)
-    model, inputs = nets.model(network), nets.inputs(1)
-    assert not predict(model, inputs).requires_grad
-    assert predict(model, inputs, with_grad=True).requires_grad
-    model.differentiable = False
-    assert not predict(model, inputs, with_grad=True).requires_grad
-
-
-@pytest.mark.parametrize("insist", [False, True])
-def test_nothing_is_fitted_between_bases_that_are_too_far_distance_of(insist: bool) -> None:
-    network, stranger = nets.Network(WIDTH), nets.Network(WIDTH, seed=9)
-    given = original(network)
-    opens = (nets.opens(nets.model(it)) for it in (network, stranger))
-    pair, adapters = (
-        Pair(*opens, "", dict.fromkeys(given, "all"), BLOCKS),
-        Adapters(given, {"reuse": given}, "reuse", "reuse"),
-    )
-    found = compare(pair, adapters, Setup(["a"], 4, 4), Silent(), (PURSUIT, DISTILLATION), insist=insist)
-    assert found.distance > 1
-    assert set(found.matches) == ({"reuse", "pursuit", "distil"} if insist else {"reuse"})
-    assert found.choice.name == "reuse"
-    assert "unjudged" in found.choice.reason
-
-
-def test_the_distance_of_bases_is_the_formula() -> None:
-    torch.manual_seed(0)
-    here, there, wanted = (torch.randn(3, 4, 2, 2) for _ in range(3))
-    assert distance_of(here, there, wanted) == pytest.approx(
-        float((here - there).norm() ** 2 / wanted.norm() ** 2), rel=1e-6
-    )
-    assert distance_of(here, here, wanted * 0) == 0
-    assert math.isinf(distance_of(here, there, wanted * 0))
-
-
-def test_a_model_without_gradients_is_not_distilled() -> None:
-    found = tried_on_itself(nets.Network(WIDTH), (PURSUIT, DISTILLATION), differentiable=False)
-    assert set(found.matches) == {"reuse", "pursuit"}
-    assert found.notes[0].startswith("distil was left out")
-
-
-@pytest.mark.parametrize("stop", [0, 3, 45, 170, 190])
-def test_it_can_be_stopped_at_any_run_and_leaves_nothing(stop: int) -> None:
-    network = nets.Network(WIDTH)
-    model, given, log = nets.model(network), original(network), []
-    before = [p.detach().clone() for p in network.parameters()]
-    opens = nets.opens(model, log, "m")
+@pytest.mark.parametrize(("share", "loads"), [(0.1, True), (0.2, True), (0.6, False), (0.95, False)])
+def test_one_that_was_stopped_goes_on_where_it_was(tmp_path: Path, share: float, *, loads: bool) -> None:
+    """In whatever part it was: what was paid for is not paid for again, and the result is the same."""
+    cache, whole = Cache(tmp_path / "cache"), World(near(0.1), ids=True)
+    expected = compare(whole.pair, whole.reuse, SETUP, Counting(), imitating=True)
+    total = runs_of(whole.pair, whole.reuse, SETUP, imitating=True)
+    world, stopped = World(near(0.1), ids=True), Counting(stop=int(share * total.all))
+    before = bits(world)
     with pytest.raises(CancelledError):
-        compare(Pair(opens, opens), Adapters(given, {"reuse": given}, "reuse", "reuse"), Setup(["a"]), Counting(stop))
-    assert log.count("+m") == log.count("-m")
-    assert all(torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
-    assert not any(module._forward_hooks for module in network.modules())
+        compare(world.pair, world.reuse, SETUP, stopped, imitating=True, cache=cache, work="this")
+    assert bits(world) == before
+    again, rest = World(near(0.1), ids=True), Counting()
+    found = compare(again.pair, again.reuse, SETUP, rest, imitating=True, cache=cache, work="this")
+    assert rest.steps == rest.total
+    # At most a picture, a step of lessons, some steps of the training, and what the target says of it is made again.
+    lost = 2 * FEW.sampling + FEW.batch + 8 * 3 * FEW.batch + total.target_sees + total.candidates + total.held
+    assert rest.steps <= total.all - stopped.steps + lost
+    assert found.facts() == expected.facts()
+    assert ("+source" in again.log) == loads
+    forget(cache, "this", FEW, total.steps)
+    assert set(cache.contents().entries) == {"pictures"}
 
 
-def test_what_does_not_fit_and_what_is_not_finite_is_said() -> None:
-    network = nets.Network(WIDTH)
-    opens, given = nets.opens(nets.model(network)), original(network)
-    pair = Pair(opens, opens)
+def test_an_adapter_that_does_not_fit_and_numbers_that_are_none() -> None:
+    world = World(near(0))
     with pytest.raises(MismatchError, match="no module elsewhere"):
         compare(
-            pair, Adapters({"elsewhere": Update(weight=torch.ones(1))}, {"reuse": given}), Setup(["a"], 1), Silent()
+            world.pair, Adapters(world.style, {"odd": {"elsewhere": next(iter(world.style.values()))}}), SETUP, Silent()
         )
     with torch.no_grad():
-        network.last.weight.fill_(float("nan"))
-    with pytest.raises(NumericError, match="The source's samples hold NaN"):
-        compare(pair, Adapters(given, {"reuse": given}), Setup(["a"], 1), Silent())
+        world.source.blocks[0].ff.net.bias.fill_(math.nan)  # type: ignore[union-attr, operator]
+    with pytest.raises(NumericError, match="NaN"):
+        compare(world.pair, world.reuse, SETUP, Silent())
 
 
-def of(**explained: float) -> dict[str, Match]:
-    return {name: Match(value, (value,)) for name, value in explained.items()}
+def test_a_model_without_gradients_is_not_trained() -> None:
+    world = World(near(0.1))
+    world.target_model.differentiable = False
+    found = compare(world.pair, world.reuse, SETUP, Silent(), imitating=True)
+    assert set(found.gains) == {"reuse"}
+    assert found.notes[0].startswith("imitate was left out: this program runs the model without gradients")
 
 
-def test_between_bases_that_are_too_far_apart_reuse_is_kept_unjudged() -> None:
-    matches = of(reuse=0.2, distil=0.9)
-    assert choose(matches, "reuse", 1.0).name == "distil"
-    # More has to be gained, the farther apart they are.
-    assert choose(of(reuse=0.5, distil=0.65), "reuse", 0.7).name == "distil"
-    assert choose(of(reuse=0.5, distil=0.65), "reuse", 0.8).name == "reuse"
-    kept = choose(matches, "reuse", 3.0)
-    assert kept.name == "reuse"
-    assert "differ here 1.7 times as much" in kept.reason
-    assert choose(of(reconstruct=0.9), None, 1.5).name is None
+def test_a_lora_of_other_roles_is_not_trained() -> None:
+    world = World(near(0.1))
+    pair = dataclasses.replace(world.pair, target_modules=())
+    found = compare(pair, world.reuse, SETUP, Silent(), imitating=True)
+    assert found.notes[0].startswith("imitate was left out: the target has no module")
 
 
-@pytest.mark.parametrize(
-    ("matches", "reuse", "name", "said"),
-    [
-        (of(reuse=0.5, pursuit=0.61), "reuse", "pursuit", "pursuit has a movement match of 0.61; reuse has 0.50"),
-        (of(reuse=0.5, pursuit=0.59), "reuse", "reuse", "not better by more than 0.1"),
-        (of(reuse=0.7, pursuit=0.6), "reuse", "reuse", "Reuse has the best movement match, 0.70"),
-        (of(reuse=0.1, pursuit=0.29), "reuse", None, "None transfers: the best, pursuit"),
-        (of(reuse=0.25, pursuit=0.31), "reuse", None, "not clearly better than reuse"),
-        (of(reconstruct=0.4), None, "reconstruct", "reuse is not possible"),
-        (of(reconstruct=0.2), None, None, "None transfers"),
-    ],
-)
-def test_the_choice_follows_the_margin(
-    matches: dict[str, Match], reuse: str | None, name: str | None, said: str
-) -> None:
-    choice = choose(matches, reuse)
-    assert choice.name == name
-    assert said in choice.reason
+def full(after: int) -> Callable[..., None]:
+    calls = []
+
+    def hook(*_: object) -> None:
+        calls.append(1)
+        if torch.is_grad_enabled() and len(calls) >= after:
+            raise torch.cuda.OutOfMemoryError("full")
+
+    return hook
 
 
-@pytest.mark.parametrize(("inputs", "held"), [(16, 8), (8, 8), (12, 4), (9, 4), (3, 1)])
-def test_inputs_are_split_into_parts_that_do_not_meet(inputs: int, held: int) -> None:
-    kept, fitted = split(inputs, held)
-    assert len(kept) == held
-    assert sorted(kept + fitted) == list(range(inputs))
-    assert not fitted or not set(kept) & set(fitted)
+def test_too_little_memory_is_said() -> None:
+    world = World(near(0.1))
+    before = bits(world)
+    world.target.register_forward_pre_hook(full(0))
+    found = compare(world.pair, world.reuse, SETUP, Silent(), imitating=True)
+    assert set(found.gains) == {"reuse"}
+    assert "the GPU's memory is too small for it at this size of pictures" in found.notes[0]
+    assert bits(world) == before
 
 
-def test_groups_are_stage_and_role() -> None:
-    from lib_transfer.architecture import architectures, modules, reference
+def test_the_default_budget_holds_and_more_is_no_longer_than_it_helps() -> None:
+    for candidates in (0, 1, 3):
+        for one_space in (True, False):
+            runs = planned(Amounts(), candidates, imitating=True, one_space=one_space)
+            assert 4800 < runs.all <= 5000
+            assert runs.steps > 80
+    assert planned(Amounts(budget=100), 1, imitating=True).steps == 0
+    assert planned(Amounts(budget=10**6), 1, imitating=True).steps == 400
 
-    sdxl = next(a for a in architectures() if a.id == "sdxl")
-    found = groups(modules(sdxl, reference(sdxl)))
-    block = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0"
-    assert found[f"{block}.attn1.to_q"] == "input self-attention"
-    assert found[f"{block}.attn2.to_out.0"] == "input cross-attention"
-    assert found[f"{block}.ff.net.2"] == "input feed-forward"
-    assert {g for g in found.values() if g.startswith("text")} == {"text encoder 1", "text encoder 2"}
-    assert len(set(found.values())) <= 16
+
+def test_prompts_are_shared_out() -> None:
+    shared = SETUP.shared_out()
+    assert shared.held == ("red styled", "blue styled") * 2
+    assert shared.taught == ("red styled", "blue styled") * 2 + ("red", "blue")
+    assert shared.own == ("red", "blue")

@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from lib_transfer.evaluation.choice import Choice
 from lib_transfer.evaluation.conditions import Conditions, conditions_in, trained_clip_skip
-from lib_transfer.evaluation.movement import Choice, Match
-from lib_transfer.evaluation.record import KEPT, noted, records_in
+from lib_transfer.evaluation.gain import Gain
+from lib_transfer.evaluation.imitation import Imitation
+from lib_transfer.evaluation.record import KEPT, OUTDATED, noted, records_in
 from lib_transfer.evaluation.result import Evaluation
 
 NONE = -math.inf
@@ -20,9 +22,9 @@ def conditions(clip_skip: int = 1, seed: int = 0) -> Conditions:
     return Conditions((clip_skip, clip_skip), (512, 512), seed, 2, ("a cat", "a dog"))
 
 
-def found(explained: float, under: Conditions | None) -> Evaluation:
-    matches = {"copy": Match(explained, (explained, explained)), "reuse": Match(NONE, (NONE, 1.0))}
-    return Evaluation(matches, {}, 0.1, Choice("copy", "It is best."), ("Left out.",), conditions=under)
+def found(share: float, under: Conditions | None) -> Evaluation:
+    gains = {"copy": Gain(share, 0.1, 0.25), "reuse": Gain(NONE)}
+    return Evaluation(gains, {}, 0.1, Choice("copy", "It is best."), ("Left out.",), conditions=under)
 
 
 def after(*made: Evaluation) -> dict[str, str]:
@@ -34,9 +36,14 @@ def after(*made: Evaluation) -> dict[str, str]:
 
 
 def test_what_is_noted_is_read_back() -> None:
-    made = replace(found(-0.7, conditions(2)), matches={"reuse": Match(0.5, (0.5,)), "copy": Match(NONE, (NONE, 1.0))})
+    curve = Imitation({}, (0.5, 0.25, 0.125, 0.1), (0.2, 0.4, 0.5, 0.75))
+    made = replace(found(-0.7, conditions(2)), gains={"reuse": Gain(0.5), "copy": Gain(NONE, 0.0, 2.5)}, curve=curve)
     [record] = records_in(after(made))
-    assert list(record.matches.items()) == list(made.matches.items())
+    assert list(record.gains.items()) == list(made.gains.items())
+    assert (record.gap, record.judged) == (0.1, True)
+    assert record.training is not None
+    assert record.training.losses == curve.losses
+    assert record.training.gains == ((1, 0.2), (2, 0.4), (3, 0.5), (4, 0.75))
     assert record.advice == "Left out. It is best."
     assert record.conditions == conditions(2)
     assert record.written is None
@@ -45,13 +52,13 @@ def test_what_is_noted_is_read_back() -> None:
 def test_those_under_other_conditions_stay_and_the_last_comes_first() -> None:
     metadata = after(found(-10.99, conditions(2)), found(-0.7, conditions(1)), found(0.4, conditions(1, seed=5)))
     read = records_in(metadata)
-    assert [each.matches["copy"].explained for each in read] == [0.4, -0.7, -10.99]
+    assert [each.gains["copy"].share for each in read] == [0.4, -0.7, -10.99]
     assert [each.conditions for each in read] == [conditions(1, seed=5), conditions(1), conditions(2)]
     # Again under conditions that were there: it takes the place of the old one, at the front.
     metadata["transfer_lora.match"] = noted(metadata, found(-10.5, conditions(2)).facts())
-    assert [each.matches["copy"].explained for each in records_in(metadata)] == [-10.5, 0.4, -0.7]
+    assert [each.gains["copy"].share for each in records_in(metadata)] == [-10.5, 0.4, -0.7]
     # The facts of the last one stand where they stood before there were several.
-    assert json.loads(metadata["transfer_lora.match"])["matches"]["copy"]["explained"] == -10.5
+    assert json.loads(metadata["transfer_lora.match"])["gains"]["copy"]["gain"] == -10.5
 
 
 def test_their_number_is_bounded() -> None:
@@ -64,7 +71,20 @@ def test_one_of_an_older_version_stays_without_conditions() -> None:
     assert [each.conditions for each in records_in(metadata)] == [conditions(), None]
 
 
-GOOD = {"matches": {"copy": {"explained": 0.5, "each": [0.5]}}}
+def test_one_by_another_measure_is_not_read_and_says_so() -> None:
+    old = {"schema": 2, "matches": {"copy": {"explained": 0.5, "each": [0.5]}}, "reason": "x", "written": "copy_auto"}
+    [record] = records_in({"transfer_lora.match": json.dumps({**old, "conditions": conditions().facts()})})
+    assert (record.gains, record.advice, record.written) == ({}, OUTDATED, "copy_auto")
+    assert record.conditions == conditions()
+
+
+def test_a_large_gap_cannot_be_judged() -> None:
+    for gap in (2.5, math.inf):
+        [record] = records_in(after(replace(found(0.5, None), gap=gap)))
+        assert (record.gap, record.judged) == (gap, False)
+
+
+GOOD = {"gap": 0.1, "gains": {"copy": {"gain": 0.5, "error": 0.0, "damage": None}}}
 
 
 @pytest.mark.parametrize(
@@ -76,23 +96,29 @@ GOOD = {"matches": {"copy": {"explained": 0.5, "each": [0.5]}}}
         "[]",
         "3",
         "{}",
-        json.dumps({"matches": {}}),
-        json.dumps({"matches": []}),
-        json.dumps({"matches": {"copy": 3}}),
-        json.dumps({"matches": {"copy": {"explained": "1", "each": [1]}}}),
-        json.dumps({"matches": {"copy": {"explained": 1, "each": []}}}),
-        json.dumps({"matches": {"copy": {"explained": 1, "each": 7}}}),
-        json.dumps({**GOOD, "earlier": [3, {"matches": 1}], "matches": {"copy": {"explained": 1, "each": ["x"]}}}),
+        json.dumps({"gains": {}}),
+        json.dumps({"gains": []}),
+        json.dumps({"gains": {"copy": 3}}),
+        json.dumps({"gains": {"copy": {"gain": "1", "error": 0}}}),
+        json.dumps({"gains": {"copy": {"gain": 1}}}),
+        json.dumps({"gains": {"copy": {"gain": True, "error": 0}}}),
+        json.dumps({**GOOD, "earlier": [3, {"gains": 1}], "gains": {"copy": {"gain": 1, "error": "x"}}}),
     ],
 )
 def test_what_is_no_verification_is_not_shown(text: str) -> None:
     assert records_in({"transfer_lora.match": text}) == ()
 
 
-@pytest.mark.parametrize("change", [{"notes": 3}, {"reason": [1]}, {"written": 7}, {"conditions": 3}, {"earlier": "x"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"notes": 3}, {"reason": [1]}, {"written": 7}, {"conditions": 3}, {"earlier": "x"}, {"training": 3},
+        {"training": {"losses": ["x"], "held_out": []}}, {"training": {"losses": [1], "held_out": [[1]]}},
+    ],
+)  # fmt: skip
 def test_odd_entries_of_a_verification_are_left_out(change: dict[str, object]) -> None:
     [record] = records_in({"transfer_lora.match": json.dumps({**GOOD, **change})})
-    assert (record.matches["copy"].explained, record.advice) == (0.5, "")
+    assert (record.gains["copy"].share, record.advice, record.training) == (0.5, "", None)
     assert (record.written, record.conditions) == (None, None)
 
 

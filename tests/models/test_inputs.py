@@ -1,4 +1,4 @@
-"""Noise schedules, sampling, and maps between latent spaces, against closed forms and diffusers."""
+"""Noise schedules, inputs and sampling, against closed forms and diffusers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.errors import CancelledError
-from lib_transfer.models import Inputs, LatentMap, Schedule, TorchModel, sample
+from lib_transfer.models import Inputs, Schedule, TorchModel, sample
 from lib_transfer.models.inputs import noised_inputs
 from lib_transfer.models.sampling import runs
 from lib_transfer.progress import Silent
@@ -85,32 +85,3 @@ def test_inputs_are_spread_and_can_be_had_again() -> None:
     assert isinstance(third, Inputs)
     assert third.prompts == ("c",)
     assert torch.equal(third.clean, clean[2:3])
-
-
-def test_a_linear_map_between_latents_is_found() -> None:
-    generator = torch.Generator().manual_seed(2)
-    matrix, offset = torch.randn(16, 4, generator=generator), torch.randn(16, generator=generator)
-    here = torch.randn(3, 4, 6, 5, generator=generator)
-    there = torch.einsum("tc,nchw->nthw", matrix, here) + offset[None, :, None, None]
-    found = LatentMap.fitted(here, there)
-    torch.testing.assert_close(found.matrix, matrix, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(found.offset, offset, rtol=1e-3, atol=1e-3)
-    moved = torch.randn(2, 4, 6, 5, generator=generator)
-    torch.testing.assert_close(
-        found.movement(moved), torch.einsum("tc,nchw->nthw", matrix, moved), rtol=1e-3, atol=1e-2
-    )
-
-
-@pytest.mark.parametrize(("here", "there"), [(4, 4), (4, 16), (16, 4)])
-def test_noise_stays_white_and_is_kept_where_it_can_be(here: int, there: int) -> None:
-    generator = torch.Generator().manual_seed(2)
-    latents = LatentMap(torch.randn(there, here, generator=generator), torch.zeros(there), (64, 64))
-    noise = torch.randn(4, here, 64, 64, generator=generator)
-    made = latents.noise(noise, generator).permute(1, 0, 2, 3).reshape(there, -1)
-    covariance = made @ made.T / made.shape[1]
-    assert (covariance - torch.eye(there)).abs().max() < 0.05
-    u, _, vh = torch.linalg.svd(latents.matrix, full_matrices=False)
-    back = (u @ vh).T @ made
-    kept = noise.permute(1, 0, 2, 3).reshape(here, -1)
-    wanted = (u @ vh).T @ (u @ vh) @ kept
-    torch.testing.assert_close(back, wanted, rtol=1e-3, atol=1e-3)

@@ -25,6 +25,7 @@ from torch import nn
 
 from lib_transfer.cli.main import main
 from lib_transfer.conversion import group
+from lib_transfer.evaluation import runs
 from lib_transfer.formats import identity
 from lib_transfer.formats.identity import file_sha256
 from lib_transfer.library.base import open_base
@@ -86,7 +87,8 @@ class Runner:
             log.write(what + "\n")
 
     def _model(self, path):
-        """Says of anything: a part of it, and the sum of what its attention layers make of ones, a channel for each fourth."""
+        """Knows pictures of one colour, exactly: what its attention layers make of ones, a channel for each fourth."""
+        schedule = Schedule.stable_diffusion()
         layers = {}
         # How much of an adapter it follows.
         follows = 0.4 if path.stem == "tuned" and self.hold.with_suffix(".damped").exists() else 1.0
@@ -103,9 +105,10 @@ class Runner:
             for number, layer in enumerate(layers.values()):
                 ones = torch.ones(layer.in_features)
                 said[number % 4] += (follows * layer(ones) + (1 - follows) * (layer.weight @ ones)).mean()
-            return 0.5 * noised + 0.1 * said[None, :, None, None] * len(prompts[0])
+            a, s = schedule.mix(steps / 999)
+            colour = 0.1 * said[None, :, None, None] * len(prompts[0])
+            return s * (noised - a * colour) / (a * a * 0.25 + s * s)
 
-        schedule = Schedule.stable_diffusion()
         return TorchModel(places(layers), forward, schedule, (4, 2, 2), latent_space="held", differentiable=True)
 
 
@@ -138,5 +141,6 @@ if __name__ == "__main__":
     identity._CHUNK, hashes.file_sha256 = 1 << 12, read_slowly
     if hold.with_suffix(".growth").exists():
         growth.NOTICEABLE = 0
+    runs.MOST_STEPS = 40
     Standalone.pictures, Standalone.models = Painter(hold), Runner(hold)
     sys.exit(main(sys.argv[2:]))

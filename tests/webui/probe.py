@@ -162,7 +162,7 @@ def verified(body):
     """A LoRA and plain reuse verified; ``most`` runs at most, then it is interrupted."""
     source, target, lora = (Path(body[name]) for name in ("source", "target", "lora"))
     before, progress, began = state(), Count(body.get("most", 10**9)), time.monotonic()
-    matches, stopped = {}, False
+    gains, stopped = {}, False
     with (
         call_queue.queue_lock,
         open_base(source, "") as of_source,
@@ -172,11 +172,11 @@ def verified(body):
         question = Question(lora, transferred, inputs=body["number"], size=SIZE[0], steps=body["steps"])
         try:
             found = evaluate(question, of_source, of_target, ProgramModels(), progress)
-            matches = {name: match.explained for name, match in found.matches.items()}
+            gains = {name: gain.share for name, gain in found.gains.items()}
         except CancelledError:
             stopped = True
     return {
-        "matches": matches,
+        "gains": gains,
         "stopped": stopped,
         "runs": [progress.done, progress.total],
         "seconds": time.monotonic() - began,

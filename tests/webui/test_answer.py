@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lib_transfer.conversion.outcome import Outcome, Status
-from lib_transfer.evaluation.movement import Match
+from lib_transfer.evaluation.gain import Gain
 from lib_transfer.evaluation.record import Record
 from lib_transfer.webui.transfer.answer import Answer, Known, Ways, answer
 
@@ -179,13 +179,13 @@ PART = "Only a part of what the LoRA does on its own checkpoint comes through."
 
 
 @pytest.mark.parametrize(
-    ("matches", "distance", "sentence", "more"),
+    ("gains", "gap", "sentence", "more"),
     [
         ({"cat_tuned": 0.81, "reuse": 0.52}, 0.1, "Better than reuse: 0.81 against 0.52.", ()),
         ({"cat_tuned": 0.50, "reuse": 0.20}, 0.1, "Better than reuse: 0.50 against 0.20.", (PART,)),
-        ({"cat_tuned": 0.85, "reuse": 0.80}, 0.1, "About as good as reuse: 0.85 against 0.80.", ()),
+        ({"cat_tuned": 0.85, "reuse": 0.80}, 0.2, "About as good as reuse: 0.85 against 0.80.", ()),
         # Bases that are further apart need a larger gain.
-        ({"cat_tuned": 0.81, "reuse": 0.67}, 0.9, "About as good as reuse: 0.81 against 0.67.", ()),
+        ({"cat_tuned": 0.81, "reuse": 0.67}, 0.5, "About as good as reuse: 0.81 against 0.67.", ()),
         ({"cat_tuned": 0.75, "reuse": 0.80}, 0.1, "About as good as reuse: 0.75 against 0.80.", ()),
         (
             {"cat_tuned": 0.40, "reuse": 0.80},
@@ -196,20 +196,20 @@ PART = "Only a part of what the LoRA does on its own checkpoint comes through."
         (
             {"cat_tuned": 0.10, "reuse": -math.inf},
             0.1,
-            "It does not transfer, and neither does reuse: 0.10 against far below 0, where 1 is the whole effect.",
+            "It does not transfer, and neither does reuse: 0.10 against far below 0, where 1 is the whole gain.",
             (),
         ),
-        ({"cat_tuned": 0.10}, 0.1, "It does not transfer: 0.10, where 1 is the whole effect.", ()),
+        ({"cat_tuned": 0.10}, 0.1, "It does not transfer: 0.10, where 1 is the whole gain.", ()),
         (
-            {"cat_tuned": 0.70},
+            {"cat_tuned": 0.80},
             0.1,
-            "It transfers: 0.70, where 1 is the whole effect; plain reuse is not possible.",
+            "It transfers: 0.80, where 1 is the whole gain; plain reuse is not possible.",
             (),
         ),
         (
             {"cat_tuned": 0.90, "reuse": 0.20},
-            1.5,
-            "Running the models cannot tell: the two checkpoints differ by more than the LoRA changes its own.",
+            2.5,
+            "Running the models cannot tell: the two checkpoints draw different pictures.",
             ("Compare pictures.",),
         ),
         # The file was renamed after it was verified.
@@ -218,9 +218,9 @@ PART = "Only a part of what the LoRA does on its own checkpoint comes through."
     ],
 )
 def test_what_a_verification_tells(
-    matches: dict[str, float], distance: float, sentence: str, more: tuple[str, ...]
+    gains: dict[str, float], gap: float, sentence: str, more: tuple[str, ...]
 ) -> None:
-    record = Record({name: Match(value, (value,)) for name, value in matches.items()}, "", distance=distance)
+    record = Record({name: Gain(value) for name, value in gains.items()}, "", gap=gap)
     known = Known("cat_tuned", "rotation", verified=record)
     assert said(outcome(), known) == Answer(sentence, more, "cat_tuned")
     analysed = said(outcome("analysed"), known)
@@ -231,11 +231,11 @@ def test_what_a_verification_tells(
 
 
 def test_a_better_one_that_was_written_is_the_one_to_use() -> None:
-    matches = {"cat_tuned": Match(0.6, (0.6,)), "reuse": Match(0.64, (0.64,)), "distil": Match(0.95, (0.95,))}
-    known = Known("cat_tuned", "rotation", verified=Record(matches, "", written="cat_auto", distance=0.1))
+    gains = {"cat_tuned": Gain(0.6), "reuse": Gain(0.64), "imitate": Gain(0.95)}
+    known = Known("cat_tuned", "rotation", verified=Record(gains, "", written="cat_auto", gap=0.1))
     assert said(outcome(), known) == Answer("A LoRA better than reuse was written: 0.95 against 0.64.", (), "cat_auto")
-    alone = Record({"cat_tuned": Match(0.1, (0.1,)), "distil": Match(0.5, (0.5,))}, "", written="cat_auto")
+    alone = Record({"cat_tuned": Gain(0.1), "imitate": Gain(0.5)}, "", written="cat_auto")
     assert said(outcome(), Known("cat_tuned", verified=alone)).sentence == "A better LoRA was written: 0.50."
     # Without a file of it, what is there is judged.
-    known = Known("cat_tuned", "rotation", verified=Record(matches, "", distance=0.1))
-    assert said(outcome(), known) == Answer("About as good as reuse: 0.60 against 0.64.", (), "cat_tuned")
+    known = Known("cat_tuned", "rotation", verified=Record(gains, "", gap=0.1))
+    assert said(outcome(), known) == Answer("About as good as reuse: 0.60 against 0.64.", (PART,), "cat_tuned")

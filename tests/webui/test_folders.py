@@ -243,7 +243,7 @@ def test_what_can_be_made_again_is_told_by_contents_not_by_names(tmp_path: Path)
         metadata = {"transfer_lora.request": json.dumps(request)}
         if match is not None:
             metadata["transfer_lora.match"] = json.dumps(
-                {"matches": {name: {"explained": match}, "reuse": {"explained": 0.1}}}
+                {"gains": {name: {"gain": match}, "reuse": {"gain": 0.1}}}
             )
         save_file({"x": torch.zeros(1)}, host.adapter_folders()[0] / f"{name}.safetensors", metadata)
 
@@ -268,7 +268,7 @@ def test_what_can_be_made_again_is_told_by_contents_not_by_names(tmp_path: Path)
         "encoder gone": ("its target",),
         "hostile": ("its parent LoRA", "its target"),
     }
-    assert "match 0.81; can be made again" in found["again"].facts()
+    assert "gain 0.81; can be made again" in found["again"].facts()
     assert "expensive to repeat" in found["searched"].facts()
     line = files.entry("hostile", found["hostile"].facts())
     assert files.name_in(line, {name: Path() for name in found}) == "hostile"

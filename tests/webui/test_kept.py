@@ -37,13 +37,13 @@ def place(tmp_path: Path) -> Path:
 
 
 def output(place: Path, name: str, target: str = "tuned", adapter: str = "cat", value: float = 1.0, **match) -> Path:
-    """A transferred LoRA, with a match where one is given."""
+    """A transferred LoRA, with a gain where one is given."""
     request = {"adapter": {"name": adapter, "sha256": "0" * 64}, "target": {"name": target, "sha256": "1" * 64}}
     path = place / "Lora" / f"{name}.safetensors"
     texts = {"transfer_lora.request": json.dumps(request)}
     if match:
         texts["transfer_lora.match"] = json.dumps(
-            {"matches": {name: {"explained": value, "each": [value]} for name, value in match.items()}}
+            {"gap": 0.1, "gains": {name: {"gain": value, "error": 0} for name, value in match.items()}}
         )
     write_adapter(path, {"a": torch.full((2,), value)}, texts, overwrite=True)
     return path
@@ -56,11 +56,11 @@ def host(place: Path, *, shared: bool = False) -> Standalone:
 
 
 def verified(place: Path, target: Checkpoint = TARGET, *names: str) -> list[dict[str, float]]:
-    """The matches that are found by a program that has just been started."""
+    """The gains that are found by a program that has just been started."""
     here = host(place)
     originals = {name: place / "Lora" / f"{name}.safetensors" for name in names or ("cat",)}
     found = KeptVerifications(here, FileIndex(here.cache_folder())).first(originals, target)
-    return [{name: match.explained for name, match in each.record.matches.items()} for each in found]
+    return [{name: gain.share for name, gain in each.record.gains.items()} for each in found]
 
 
 def test_verifications_are_found_by_the_lora_and_the_target(place: Path) -> None:

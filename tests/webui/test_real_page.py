@@ -192,12 +192,12 @@ def test_verifications_under_two_clip_skips_are_both_kept_and_shown(webui: WebUI
         assert tab.until("done").startswith("Done: verified, and your checkpoint is loaded again.")
         tab.part("verified").get_by_text(f"This holds for Clip skip {clip_skip},").first.wait_for()
         shown[clip_skip] = table(tab)[1]
-    print(f"\nmatches by Clip skip: {shown}")
+    print(f"\ngains by Clip skip: {shown}")
     assert shown[1] != shown[2]
     keep(tab, f"{webui.target.stem}-verified")
-    noted = {r.conditions.clip_skip[1]: r.matches for r in records_in(read_header(copy).metadata) if r.conditions}
+    noted = {r.conditions.clip_skip[1]: r.gains for r in records_in(read_header(copy).metadata) if r.conditions}
     assert noted.keys() == {1, 2}
-    assert noted[1]["reuse"].explained != noted[2]["reuse"].explained
+    assert noted[1]["reuse"].share != noted[2]["reuse"].share
     assert webui.checkpoint() == persons
 
     again = webui.tab(window)
@@ -218,10 +218,10 @@ def test_a_search_for_a_better_lora_comes_to_an_end(webui: WebUI, window: Window
     tab.begin("verify")
     said = tab.until("done")
     # Until then the last verification stands there.
-    tab.part("verified").locator("tr", has_text="pursuit + reconstruct").first.wait_for()
+    tab.part("verified").locator("tr", has_text="imitate").first.wait_for()
     columns = table(tab)
     print(f"\nsearched for {time.monotonic() - began:.0f} s: {said}\n{columns[:2]}")
-    assert {"reuse", "pursuit", "reconstruct"} <= set(columns[0])
+    assert {"reuse", "imitate"} <= set(columns[0])
     keep(tab, f"{webui.target.stem}-better")
     written = said.partition(" Written: ")[2].rstrip(".")
     new = {Path(name).stem for name in webui.files() - before if name.endswith(".safetensors")}

@@ -87,7 +87,7 @@ def test_plain_reuse_on_the_source_itself_reproduces_and_the_persons_checkpoint_
     body = {"source": str(webui.source), "target": str(webui.source), "lora": lora, "transferred": lora}
     body |= {"number": 2, "steps": 3}
     said = webui.call("transfer-lora-probe/verified", body)
-    assert said["matches"] == {"transferred": pytest.approx(1, abs=1e-3), "reuse": pytest.approx(1, abs=1e-3)}
+    assert said["gains"] == {"transferred": pytest.approx(1, abs=1e-3), "reuse": pytest.approx(1, abs=1e-3)}
     assert said["runs"] == [22, 22]
     assert said["before"] == said["after"]
     assert webui.call("transfer-lora-probe/state", {}) == before

@@ -28,14 +28,14 @@ class Copy:
     Attributes:
         path: the file.
         request: what it says that it is the result of.
-        match: its movement match, where it was verified.
+        gain: its gain on the target, where it was verified.
         missing: what is not installed and would be needed to make it again: its parent, its source, its target.
         searched: whether it is the result of a search for a better LoRA, which takes hours and is not repeated exactly.
     """
 
     path: Path
     request: Mapping[str, Any]
-    match: float | None
+    gain: float | None
     missing: tuple[str, ...]
     searched: bool
 
@@ -51,7 +51,7 @@ class Copy:
             made = time.strftime(", made %Y-%m-%d", time.localtime(self.path.stat().st_mtime))
         source, target = _name(self.request, "source"), _name(self.request, "target")
         origin = f"from {_name(self.request, 'adapter')}{f', {source}' if source else ''} to {target}"
-        worth = "not verified" if self.match is None else f"match {self.match:.2f}"
+        worth = "not verified" if self.gain is None else f"gain {self.gain:.2f}"
         return "; ".join((f"{in_bytes(size)}{made}", origin, worth, self._verdict()))
 
     def _verdict(self) -> str:
@@ -91,7 +91,7 @@ def _copy(path: Path, request: dict[str, Any], metadata: Mapping[str, str], know
             missing.append(words)
     method = str(request.get("method"))
     searched = methods.FORMER_IDS.get(method, method) not in {each.id for each in methods.METHODS}
-    return Copy(path, request, _match(path, metadata), tuple(missing), searched)
+    return Copy(path, request, _gain(path, metadata), tuple(missing), searched)
 
 
 def _checkpoints(host: Host, hashes: Hashes) -> set[str | None]:
@@ -107,14 +107,14 @@ def _hash(hashes: Hashes, path: Path, compute: bool) -> str | None:
     return None
 
 
-def _match(path: Path, metadata: Mapping[str, str]) -> float | None:
-    """The match of the file: under its own name where it was verified, else that of the best, which it was made as."""
+def _gain(path: Path, metadata: Mapping[str, str]) -> float | None:
+    """The gain of the file: under its own name where it was verified, else that of the best, which it was made as."""
     for key in (MATCH, f"{PREFIX}report"):
         facts = _object(metadata.get(key))
-        matches = facts.get("matches")
-        if isinstance(matches, dict):
-            own = matches.get(path.stem, matches.get(facts.get("best")) if key != MATCH else None)
-            value = own.get("explained") if isinstance(own, dict) else None
+        gains = facts.get("gains")
+        if isinstance(gains, dict):
+            own = gains.get(path.stem, gains.get(facts.get("best")) if key != MATCH else None)
+            value = own.get("gain") if isinstance(own, dict) else None
             if isinstance(value, int | float):
                 return float(value)
     return None

@@ -1,0 +1,132 @@
+"""Denoising losses, the domain gap, the gain, the damage and the choice, against dense formulas in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from lib_transfer.errors import NumericError
+from lib_transfer.evaluation.choice import choose, wins
+from lib_transfer.evaluation.gain import Gain, damage, gain
+from lib_transfer.evaluation.gap import Strangeness, domain_gap, strangeness
+from lib_transfer.evaluation.losses import finite, losses, predictions, probes
+from lib_transfer.models import applied
+from lib_transfer.models.model import predict
+from lib_transfer.progress import Silent
+from tests.evaluation import nets
+
+
+def draw(seed: int, number: int = 3) -> Tensor:
+    return torch.randn((number, *nets.SHAPE), generator=torch.Generator().manual_seed(seed))
+
+
+def mean_square(values: Tensor) -> float:
+    return float((values.double() ** 2).sum() / values.numel())
+
+
+def test_gap_gain_and_damage_are_the_formulas() -> None:
+    """Of two painters, with everything written out."""
+    source, target = nets.Painter(0), nets.Painter(1)
+    models = {"s": source.model(), "t": target.model()}
+    style = source.style()
+    prompts = ("red styled", "blue", "red blue styled")
+    pictures = {name: draw(seed) for seed, name in enumerate(("x_t", "x_s", "y"))}
+    inputs = {name: probes(clean, prompts, 2, 5) for name, clean in pictures.items()}
+
+    def said(who: str, on: str, adapter: bool = False) -> Tensor:
+        return predictions(models[who], inputs[on], Silent(), "", style if adapter else None)
+
+    def loss(who: str, on: str, adapter: bool = False) -> float:
+        """From the model itself, a picture at a time."""
+        total = []
+        for one in inputs[on]:
+            with applied(models[who].places, style if adapter else {}):
+                total.append(mean_square(predict(models[who], one) - one.noise))
+        return sum(total) / len(total)
+
+    for who, on in (("s", "x_t"), ("t", "y")):
+        assert float(losses(said(who, on), inputs[on].noise).mean()) == pytest.approx(loss(who, on), rel=1e-6)
+
+    learned = abs(loss("s", "y") - loss("s", "y", adapter=True))
+    between = Strangeness(
+        strangeness(loss("s", "x_t"), loss("t", "x_t")), strangeness(loss("t", "x_s"), loss("s", "x_s"))
+    )
+    expected = max(loss("s", "x_t") - loss("t", "x_t"), loss("t", "x_s") - loss("s", "x_s"), 0) / learned
+    assert domain_gap(between, learned) == pytest.approx(expected)
+    assert domain_gap(Strangeness(between.source), learned) == pytest.approx(max(between.source, 0) / learned)
+
+    found = gain(losses(said("t", "y"), inputs["y"].noise), losses(said("t", "y", True), inputs["y"].noise), learned)
+    assert found.share == pytest.approx((loss("t", "y") - loss("t", "y", adapter=True)) / learned, rel=1e-5)
+    each = (losses(said("t", "y"), inputs["y"].noise) - losses(said("t", "y", True), inputs["y"].noise)) / learned
+    assert found.error == pytest.approx(float(each.numpy().std(ddof=1)) / math.sqrt(6), rel=1e-6)
+
+    moved, movement = said("t", "x_t", True) - said("t", "x_t"), said("s", "y", True) - said("s", "y")
+    expected = mean_square(moved) / mean_square(movement)
+    assert damage(said("t", "x_t", True), said("t", "x_t"), mean_square(movement)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_cannot_be_divided_by() -> None:
+    assert domain_gap(Strangeness(1.0, 2.0), 0.0) == math.inf
+    assert domain_gap(Strangeness(1.0, 2.0), -1.0) == math.inf
+    assert domain_gap(Strangeness(-1.0, -2.0), 1.0) == 0
+    assert gain(torch.ones(2), torch.zeros(2), 0.0).share == -math.inf
+    assert gain(torch.ones(1), torch.zeros(1), 2.0) == Gain(0.5)
+    assert damage(torch.ones(1), torch.zeros(1), 0.0) == math.inf
+    assert damage(torch.ones(1), torch.ones(1), 0.0) == 0
+
+
+def test_probes_are_spread_over_the_schedule_and_alike_for_all_models() -> None:
+    one, other = probes(draw(1), ("a", "b", "c"), 4, 9), probes(draw(2), ("a", "b", "c"), 4, 9)
+    assert sorted(one.times.tolist()) == pytest.approx([(place + 0.5) / 12 for place in range(12)])
+    assert torch.equal(one.noise, other.noise)
+    assert torch.equal(one.times, other.times)
+    assert one.prompts == ("a", "b", "c") * 4
+    assert torch.equal(one.clean[3:6], draw(1))
+    assert not torch.equal(one.noise, probes(draw(1), ("a", "b", "c"), 4, 8).noise)
+
+
+def test_what_is_no_number_is_told() -> None:
+    with pytest.raises(NumericError, match="The samples hold NaN or infinity"):
+        finite(torch.tensor([1.0, float("nan")]), "The samples")
+
+
+def of(**shares: float) -> dict[str, Gain]:
+    return {name: Gain(share) for name, share in shares.items()}
+
+
+@pytest.mark.parametrize(
+    ("gains", "gap", "name", "said", "judged"),
+    [
+        (of(reuse=0.7, imitate=0.9), 0.1, "imitate", "imitate has a gain of 0.90; reuse has 0.70", True),
+        (of(reuse=0.7, imitate=0.9), 1.0, "reuse", "does not gain more by 0.3, the share", True),
+        (of(reuse=0.7, imitate=0.72), 0.0, "imitate", "imitate has a gain of 0.72", True),
+        (of(reuse=0.7, imitate=0.6), 0.1, "reuse", "Reuse has the best gain, 0.70", True),
+        (of(reuse=0.1, imitate=0.2), 0.1, None, "None transfers: the best, imitate, has a gain of 0.20", True),
+        (of(half=0.4, imitate=0.6), 0.5, "imitate", "reuse is not possible", True),
+        (of(reuse=0.3, imitate=0.9), 2.1, "reuse", "reuse keeps the target's look; nothing better is known", False),
+        (of(half=0.3, imitate=0.9), 2.1, "imitate", "brings the look of the source's pictures along", False),
+        (of(half=0.3), 2.1, None, "reuse is not possible, and nothing is recommended", False),
+        (of(reuse=-math.inf), math.inf, "reuse", "gains nothing on its own checkpoint", False),
+    ],
+)  # fmt: skip
+def test_the_choice(gains: dict[str, Gain], gap: float, name: str | None, said: str, *, judged: bool) -> None:
+    found = choose(gains, gap)
+    assert (found.name, found.judged) == (name, judged)
+    assert said in found.reason
+
+
+def test_another_than_reuse_has_to_gain_more_by_a_share_of_the_gap() -> None:
+    assert wins(Gain(0.9), Gain(0.7), 0.6)
+    assert not wins(Gain(0.9), Gain(0.7), 0.7)
+    assert not wins(Gain(0.7), Gain(0.7), 0.0)
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.75, "reproduces"), (0.74, "partly"), (0.24, "does not transfer")])
+def test_the_verdict_follows_its_thresholds(share: float, verdict: str) -> None:
+    found = Gain(share, 0.03, 0.5)
+    assert found.verdict == verdict
+    assert f"gain {share:.2f} ± 0.03; 0.50 of the movement without the trigger words" in found.text
+    assert found.bare.startswith("Cannot be judged")
