@@ -233,7 +233,7 @@ def _gradients(
     """The gradient of the mean loss over ``inputs`` with respect to every value, and the loss."""
     summed = [torch.zeros_like(value) for value in state.values]
     lost = 0.0
-    parts = zip(inputs.parts(target.together), wanted.split(target.together), strict=True)
+    parts = zip(inputs.parts(target.together), torch.split(wanted, target.together), strict=True)
     for some, of_these in parts:
         check(progress)
         # The adapter is put on anew for each part: the tensors that its hooks keep belong to one backward pass.

@@ -49,7 +49,11 @@ def sample(
             if guidance == 1:
                 noise = predicted(x, now, prompt)
             else:
-                both = (predicted(x, now, prompt, ""),) if model.together > 1 else (predicted(x, now, it) for it in (prompt, ""))
+                both = (
+                    (predicted(x, now, prompt, ""),)
+                    if model.together > 1
+                    else (predicted(x, now, it) for it in (prompt, ""))
+                )
                 noise, without = torch.cat(tuple(both)).chunk(2)
                 noise = without + guidance * (noise - without)
             x = a_then * (x - s * noise) / a + s_then * noise

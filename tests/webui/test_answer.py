@@ -217,9 +217,7 @@ PART = "Only a part of what the LoRA does on its own checkpoint comes through."
         ({"reuse": 0.52}, 0.1, "About as good as reuse: 0.52 against 0.52.", (PART,)),
     ],
 )
-def test_what_a_verification_tells(
-    gains: dict[str, float], gap: float, sentence: str, more: tuple[str, ...]
-) -> None:
+def test_what_a_verification_tells(gains: dict[str, float], gap: float, sentence: str, more: tuple[str, ...]) -> None:
     record = Record({name: Gain(value) for name, value in gains.items()}, "", gap=gap)
     known = Known("cat_tuned", "rotation", verified=record)
     assert said(outcome(), known) == Answer(sentence, more, "cat_tuned")

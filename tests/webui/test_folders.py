@@ -242,9 +242,7 @@ def test_what_can_be_made_again_is_told_by_contents_not_by_names(tmp_path: Path)
         }
         metadata = {"transfer_lora.request": json.dumps(request)}
         if match is not None:
-            metadata["transfer_lora.match"] = json.dumps(
-                {"gains": {name: {"gain": match}, "reuse": {"gain": 0.1}}}
-            )
+            metadata["transfer_lora.match"] = json.dumps({"gains": {name: {"gain": match}, "reuse": {"gain": 0.1}}})
         save_file({"x": torch.zeros(1)}, host.adapter_folders()[0] / f"{name}.safetensors", metadata)
 
     made("again", match=0.8125)

@@ -33,8 +33,9 @@ class Transformer(nn.Module):
         )
         self.t_embedding_norm = nn.RMSNorm(WIDTH)
         self.blocks = nn.ModuleList([Block(context) for _ in range(blocks)])
-        self.final_layer = nn.ModuleDict({"adaln_modulation": _modulation(2), "linear": _linear(WIDTH, patch)})
-        nn.init.zeros_(self.final_layer["linear"].weight)
+        modulation, last = _modulation(2), _linear(WIDTH, patch)
+        nn.init.zeros_(last.weight)
+        self.final_layer = nn.ModuleDict({"adaln_modulation": modulation, "linear": last})
         self.register_buffer("places", _places(self.side), persistent=False)
 
     def forward(self, noised: Tensor, steps: Tensor, words: Tensor) -> Tensor:
