@@ -52,10 +52,10 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
 ) -> None:
     tab, copy = transferred(window, server, "checked", 30)
     cost = tab.part("verify_cost")
-    cost.get_by_text("40 runs of the models and 320 for sampling the inputs; a time estimate follows").wait_for()
+    cost.get_by_text("At most 816 runs of the models; a time estimate follows").wait_for()
     tab.part("verify_inputs").locator("input").fill("2")
     tab.part("verify_inputs").locator("input").blur()
-    cost.get_by_text("10 runs of the models and 80 for sampling").wait_for()
+    cost.get_by_text("At most 516 runs of the models;").wait_for()
     before, loaded = server.files(), len(server.loaded)
     tab.part("verify_prompts").locator("textarea").fill("a cat\na longer prompt")
     tab.begin("verify")
@@ -64,23 +64,22 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     assert head == ["LoRA", copy, "reuse"]
     # The layers of both are near each other, and reuse carries everything.
     assert float(numbers[1]) > 0.6
-    assert float(numbers[2]) == pytest.approx(1, abs=0.01)
-    assert words[1].startswith("The target moves as the source does")
-    assert "over 2 inputs" in words[2]
+    assert float(numbers[2]) == pytest.approx(1, abs=0.3)
+    assert words[1].startswith("The target gains")
+    assert "of the movement without the trigger words" in words[2]
     keep(tab, "verify")
-    assert server.loaded[loaded:] == [models.BASE, models.TUNED, "given back"]
+    assert server.loaded[loaded:] == [models.TUNED, models.BASE, models.TUNED, "given back"]
     assert server.files() == before
     with safe_open(str(server.loras / f"{copy}.safetensors"), "pt") as file:
         found = json.loads(file.metadata()["transfer_lora.match"])
-    assert found["matches"]["reuse"]["explained"] == pytest.approx(1, abs=0.01)
+    assert found["gains"]["reuse"]["gain"] == pytest.approx(1, abs=0.3)
     assert found["best"] in head
     # What the transfer came to is still there, and the time is known now.
     assert [row[0] for row in tab.rows()] == ["checked"]
-    # The answer is no more certain than the advice.
-    assert "Reuse is kept, unjudged: look at pictures." in tab.part("verified").inner_text()
-    assert tab.answers()[0].startswith("Running the models cannot tell: the two checkpoints differ by more than")
+    assert "Domain gap:" in tab.part("verified").inner_text()
+    assert tab.answers()[0].startswith("About as good as reuse")
     assert tab.part("details").locator("summary").first.inner_text() == "Details of checked"
-    cost.get_by_text("80 for sampling the inputs, about").wait_for()
+    cost.get_by_text("516 runs of the models, about").wait_for()
 
 
 def verify(tab: Tab, **numbers: int) -> None:
@@ -136,10 +135,10 @@ def test_a_better_one_is_looked_for_and_saved(window: Window, server: Server, tm
     tab.begin("verify")
     said = tab.until("done")
     head, numbers, _ = table(tab)
-    assert head == ["LoRA", copy, "reuse", "pursuit", "reconstruct", "pursuit + reconstruct", "distil"]
-    # It follows by 0.4, so that reuse leaves 0.6 of the movement, squared; strengths of more than 1 make up for it.
-    assert float(numbers[2]) == pytest.approx(0.64, abs=0.01)
-    assert float(numbers[3]) > 0.9
+    assert head == ["LoRA", copy, "reuse", "imitate"]
+    # It follows by 0.4 alone; factors that are larger make up for it.
+    assert float(numbers[2]) < 0.8
+    assert float(numbers[3]) > float(numbers[2]) + 0.1
     [new] = server.files() - before
     stem = new.removesuffix(".safetensors")
     assert stem.startswith("bettered_tuned_auto_")
@@ -157,7 +156,7 @@ def test_a_better_one_is_looked_for_and_saved(window: Window, server: Server, tm
     with safe_open(str(server.models / "Lora" / new), "pt") as file:
         metadata = file.metadata()
     report = json.loads(metadata["transfer_lora.report"])
-    assert report["matches"]["reuse"]["explained"] == pytest.approx(0.64, abs=0.01)
+    assert report["gains"]["reuse"]["gain"] < 0.8
     assert report["best"] in head
     assert json.loads(metadata["transfer_lora.request"])["method"] == "auto"
     # The same again finds the same, and writes over its own output alone.
