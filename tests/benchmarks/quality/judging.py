@@ -96,7 +96,7 @@ class Judge:
         kept = self.folder / "product.json"
         if not kept.exists():
             evaluation, runs = self._evaluated(candidates, BUDGET, teacher=True)
-            self._write(IMITATION, evaluation.updates[IMITATION])
+            self._write(IMITATION, evaluation)
             gains = {name: (gain.share, gain.error) for name, gain in evaluation.gains.items()}
             kept.write_text(json.dumps({"gap": evaluation.gap, "gains": gains, "runs": runs}, indent=1))
         known = json.loads(kept.read_text())
@@ -110,7 +110,7 @@ class Judge:
 
     def measured(self, name: str, changes: Updates) -> Measured:
         """What an adapter is worth, from its file where it has one."""
-        kept = self.folder / f"{_stem(name)}.json"
+        kept = self.result(name)
         if not kept.exists():
             kept.write_text(json.dumps(asdict(self._measured(changes)), indent=1))
         return Measured(**json.loads(kept.read_text()))
@@ -151,6 +151,15 @@ class Judge:
         """Where an adapter is kept."""
         return self.folder / f"{_stem(name)}.safetensors"
 
+    def result(self, name: str) -> Path:
+        """Where is kept what an adapter is worth."""
+        return self.folder / f"{_stem(name)}.json"
+
+    def trained(self, name: str) -> Changes:
+        """An adapter that the product trained; no changes where it left that out."""
+        path = self.file(name)
+        return adapters.read(path, self.target) if path.exists() else {}
+
     def _transferred(self) -> dict[str, Changes]:
         """What looks at weights alone, where modules correspond; and reuse at its best strength."""
         if self.pair.startswith("unrelated"):
@@ -175,14 +184,14 @@ class Judge:
 
     def _trained(self) -> dict[str, Changes]:
         """The imitation, ordinary training with as many runs, and both with other numbers of runs where that is asked for."""
-        found = {IMITATION: adapters.read(self.file(IMITATION), self.target)}
+        found = {IMITATION: self.trained(IMITATION)}
         for budget in CURVE if self.pair in CURVE_PAIRS else (BUDGET,):
             for kind in (IMITATION, ORDINARY):
                 name = with_runs(kind, budget)
-                if not self.file(name).exists():
+                if not self.file(name).exists() and not self.result(name).exists():
                     evaluation, _ = self._evaluated(self.candidates(), budget, teacher=kind == IMITATION)
-                    self._write(name, evaluation.updates[IMITATION])
-                found[name] = adapters.read(self.file(name), self.target)
+                    self._write(name, evaluation)
+                found[name] = self.trained(name)
         return found
 
     def _evaluated(self, candidates: Mapping[str, Changes], budget: int, *, teacher: bool) -> tuple[Evaluation, int]:
@@ -190,8 +199,9 @@ class Judge:
             self.source, self.target, self.original, candidates, self.style, self.shop.seed, budget, teacher=teacher
         )
 
-    def _write(self, name: str, changes: Updates) -> None:
-        adapters.write(self.file(name), changes, self.target)
+    def _write(self, name: str, evaluation: Evaluation) -> None:
+        if IMITATION in evaluation.updates:
+            adapters.write(self.file(name), evaluation.updates[IMITATION], self.target)
 
     def _measured(self, changes: Updates) -> Measured:
         without, retrained = self._loss({}), self._loss(self.retrained)
