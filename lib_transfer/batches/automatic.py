@@ -15,7 +15,7 @@ from lib_transfer.errors import MismatchError
 from lib_transfer.evaluation.choice import REUSE
 from lib_transfer.evaluation.loading import DiffusersModels
 from lib_transfer.evaluation.result import Evaluation
-from lib_transfer.evaluation.verification import Better, Question, Runner, check_place, evaluate
+from lib_transfer.evaluation.verification import Question, Runner, Training, check_place, evaluate
 from lib_transfer.formats.sidecars import carry_sidecars, plan_sidecars
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.destination import Destination
@@ -80,8 +80,8 @@ def _evaluated(
         seed=request.setting("seed"),
         clip_skip=request.setting("clip_skip"),
     )
-    better = Better(job, request.setting("runs"), rank if isinstance(rank, int) else 0, only_new=True)
-    return evaluate(question, *bases, models, progress, better=better, cache=runtime.cache)
+    training = Training(job, request.setting("runs"), rank if isinstance(rank, int) else 0)
+    return evaluate(question, *bases, models, progress, training=training, cache=runtime.cache)
 
 
 @contextmanager

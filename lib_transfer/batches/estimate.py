@@ -93,7 +93,7 @@ def estimate(
         return Estimate(0.0, 0, _free(plan))
     if plan.settings.how.runs_models:
         budget = int(plan.settings.values["runs"] or 0)
-        runs = len(plan.items) * expected_runs(INPUTS, 0, improve=True, budget=budget).all
+        runs = len(plan.items) * expected_runs(INPUTS, 0, imitating=True, budget=budget).all
         seconds = None if run_seconds is None else runs * run_seconds
         return Estimate(seconds, sum(costs.output_bytes(item) for item in plan.items), _free(plan), runs)
     speed = speed or measured()

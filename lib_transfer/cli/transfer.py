@@ -109,7 +109,7 @@ def _outcome(options: argparse.Namespace, runtime: Runtime) -> Outcome:
     else:
         if runs_models:
             budget = int(decision.settings.values["runs"] or 0)
-            print(expected_cost(INPUTS, 0, improve=True, budget=budget), file=terminal.talk(options.json))
+            print(expected_cost(INPUTS, 0, imitating=True, budget=budget), file=terminal.talk(options.json))
         [outcome] = convert(Task((decision,), runtime, keeps_reports=True), ProgressWatch(progress))
     again = outcome.status == "already done" and (options.json or options.plot) and not runs_models
     if again and isinstance(decision, Convert | Done):

@@ -1,7 +1,4 @@
-"""``verify``: run both models, and say whether a transferred LoRA does to the target what the original does to the source.
-
-With ``--improve``, look for one that does it better, too.
-"""
+"""``verify``: run both models, and say whether a transferred LoRA does to the target what the original does to the source."""
 
 from __future__ import annotations
 
@@ -11,10 +8,8 @@ from pathlib import Path
 from lib_transfer import methods
 from lib_transfer.cli import terminal
 from lib_transfer.evaluation import verify
-from lib_transfer.evaluation.runs import BUDGET
 from lib_transfer.evaluation.verification import INPUTS
 from lib_transfer.formats.writer import of_ours
-from lib_transfer.library.destination import Destination
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -43,13 +38,6 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=_positive, default=0, metavar="PIXELS", help=text)
     text = "Clip skip for the prompts, 1 to 12 (default: what the LoRA was trained with, else as the checkpoint was)"
     parser.add_argument("--clip-skip", type=_positive, default=0, metavar="N", help=text)
-    text = "also train a LoRA that imitates the original, and write the best to FILE; this takes many times longer"
-    parser.add_argument("--improve", type=Path, metavar="FILE", help=text)
-    text = f"the most runs of the models with --improve; one with gradients counts as three (default {BUDGET})"
-    parser.add_argument("--budget", type=_positive, default=BUDGET, metavar="RUNS", help=text)
-    text = "rank of the LoRA that is trained (default: as the original's)"
-    parser.add_argument("--rank", type=_positive, default=0, metavar="N", help=text)
-    parser.add_argument("--overwrite", action="store_true", help="replace an output of Transfer LoRA")
     terminal.add_reports(parser, "the result")
     terminal.add_runtime(parser)
     parser.set_defaults(run=run)
@@ -76,9 +64,6 @@ def run(options: argparse.Namespace) -> int:
         size=options.size,
         seed=options.seed,
         clip_skip=options.clip_skip,
-        improve=None if options.improve is None else Destination(file=options.improve, overwrite=options.overwrite),
-        budget=options.budget,
-        rank=options.rank,
         runtime=terminal.runtime(options),
         progress=terminal.Bar(),
         announce=announce,
@@ -86,8 +71,6 @@ def run(options: argparse.Namespace) -> int:
     print(found.text, file=out)
     for path in noted:
         found.note_in(path)
-    if found.written is not None:
-        print(f"Written: {found.written}", file=out)
     if options.json:
         terminal.write_json(options.json, found.facts())
     return 0 if found.choice.name is not None else 2

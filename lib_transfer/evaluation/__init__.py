@@ -10,12 +10,11 @@ from lib_transfer.evaluation.imitation import Imitation, imitate
 from lib_transfer.evaluation.local import verify
 from lib_transfer.evaluation.result import Evaluation
 from lib_transfer.evaluation.runs import Amounts
-from lib_transfer.evaluation.verification import Better, Question, evaluate
+from lib_transfer.evaluation.verification import Question, Training, evaluate
 
 __all__ = [
     "Adapters",
     "Amounts",
-    "Better",
     "Choice",
     "Evaluation",
     "Gain",
@@ -23,6 +22,7 @@ __all__ = [
     "Pair",
     "Question",
     "Setup",
+    "Training",
     "Verdict",
     "choose",
     "compare",

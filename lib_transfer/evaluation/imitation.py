@@ -230,18 +230,19 @@ def clipped(gradients: list[Tensor]) -> bool:
 def _gradients(
     target: Model, student: Student, state: State, inputs: Inputs, wanted: Tensor, progress: Progress
 ) -> tuple[list[Tensor], float]:
-    """The gradient of the mean loss over ``inputs`` with respect to every value, and the loss; one input at a time."""
+    """The gradient of the mean loss over ``inputs`` with respect to every value, and the loss."""
     summed = [torch.zeros_like(value) for value in state.values]
     lost = 0.0
-    for place, one in enumerate(inputs):
+    parts = zip(inputs.parts(target.together), torch.split(wanted, target.together), strict=True)
+    for some, of_these in parts:
         check(progress)
-        # The adapter is put on anew for each input: the tensors that its hooks keep belong to one backward pass.
+        # The adapter is put on anew for each part: the tensors that its hooks keep belong to one backward pass.
         with (
             applied(target.places, student.fixed),
             applied(target.places, _trained(student, state)),
             torch.enable_grad(),
         ):
-            loss = (predict(target, one, with_grad=True) - wanted[place]).square().mean()
+            loss = (predict(target, some, with_grad=True) - of_these).square().flatten(1).mean(1).sum()
             # Of the factors alone, so that the model's own weights get no gradients.
             found = torch.autograd.grad(LOSS_SCALE * loss, state.values, allow_unused=True)
         lost += float(loss.detach()) / len(inputs)
@@ -250,7 +251,7 @@ def _gradients(
             if gradient is not None:
                 whole.add_(gradient, alpha=1 / (LOSS_SCALE * len(inputs)))
         del loss, found
-        for _ in range(COST):
+        for _ in range(COST * len(some)):
             progress.step("imitation")
     return summed, lost
 

@@ -81,10 +81,11 @@ def teach(source: Model, original: Updates, clean: Tensor, course: Course, kept:
             if kept.has("teacher", step):
                 continue
             said = []
-            for one in course.inputs(clean, step):
+            for some in course.inputs(clean, step).parts(source.together):
                 check(progress)
-                said.append(predict(source, one))
-                progress.step("what the source predicts")
+                said.append(predict(source, some))
+                for _ in some.prompts:
+                    progress.step("what the source predicts")
             taught = finite(torch.cat(said), "The source's predictions")
             kept.put("teacher", step, tensors={"noise": taught.half()})
 

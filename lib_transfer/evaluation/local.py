@@ -14,8 +14,7 @@ from lib_transfer.evaluation.conditions import MOST_CLIP_SKIP
 from lib_transfer.evaluation.loading import DiffusersModels, need_packages
 from lib_transfer.evaluation.loading.autoencoder import need_autoencoder
 from lib_transfer.evaluation.result import Evaluation
-from lib_transfer.evaluation.runs import BUDGET
-from lib_transfer.evaluation.verification import INPUTS, Better, Question, check_place, evaluate
+from lib_transfer.evaluation.verification import INPUTS, Question, evaluate
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.destination import Destination
 from lib_transfer.library.job import Job, Model, make_job
@@ -33,9 +32,6 @@ def verify(
     size: int = 0,
     seed: int = 0,
     clip_skip: int = 0,
-    improve: Destination | None = None,
-    budget: int = BUDGET,
-    rank: int = 0,
     runtime: Runtime | None = None,
     progress: Progress | None = None,
     announce: Callable[[str], None] = lambda _: None,
@@ -56,11 +52,7 @@ def verify(
         seed: the seed of all noise.
         clip_skip: the Clip skip that prompts are encoded with, 1 to 12; 0 for what the LoRA was trained with where its
             metadata say so, else for what the checkpoint was. It is never less than that (XL: 2).
-        improve: where a better LoRA is written; none is looked for when not given, which takes many times less.
-        budget: the most runs of the models that it may take with ``improve``; one with gradients counts as three.
-        rank: the rank of the LoRA that is trained; 0 for that of the original.
-        runtime: the device, and the cache folder, which remembers hashes, what depends on the checkpoints alone, and what a
-            verification with ``improve`` that was stopped goes on from.
+        runtime: the device, and the cache folder, which remembers hashes, what depends on the checkpoints alone.
         progress: gets a step for every run of a model; it is asked before each whether to stop.
         announce: called before the models are run, with a sentence that says how many runs it takes.
 
@@ -72,8 +64,7 @@ def verify(
         CancelledError: the person asked to stop; nothing was written.
         MismatchError: nothing of a LoRA fits its checkpoint.
         NumericError: a model gives NaN or infinity.
-        OutputExistsError, RequestError: the better LoRA cannot be written there; or there is no such size or Clip skip, or the
-            budget is too small.
+        RequestError: there is no such size or Clip skip.
         UnsupportedError: a checkpoint cannot be run, or a package that running it needs is not installed.
         TransferError: a file cannot be read or written.
     """
@@ -87,11 +78,8 @@ def verify(
         source=source,
         settings={},
         hashes=runtime.hashes,
-        destination=improve,
         progress=progress,
     )
-    if improve is not None:
-        check_place(job)
     models = DiffusersModels(runtime.torch_device)
     with ExitStack() as stack:
         of_source, of_target = (
@@ -102,10 +90,7 @@ def verify(
         question = Question(
             job.files.adapter, {path.name: path for path in made}, prompts, inputs, size, seed, clip_skip=clip_skip
         )
-        better = None if improve is None else Better(job, budget, rank)
-        return evaluate(
-            question, of_source, of_target, models, progress, better=better, announce=announce, cache=runtime.cache
-        )
+        return evaluate(question, of_source, of_target, models, progress, announce=announce, cache=runtime.cache)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def predictions(model: Model, inputs: Inputs, progress: Progress, what: str, upd
 
     Args:
         model: the model; it runs ``len(inputs)`` times.
-        inputs: the inputs, which are run one after the other.
+        inputs: the inputs, as many of which are run at once as suits the model.
         progress: asked before every run whether to stop; it gets a step after it.
         what: a few words on what the runs are for.
         updates: the adapter.
@@ -62,10 +62,11 @@ def predictions(model: Model, inputs: Inputs, progress: Progress, what: str, upd
     """
     said = []
     with applied(model.places, updates or {}):
-        for one in inputs:
+        for some in inputs.parts(model.together):
             check(progress)
-            said.append(predict(model, one))
-            progress.step(what)
+            said.append(predict(model, some))
+            for _ in some.prompts:
+                progress.step(what)
     return finite(torch.cat(said), "The model's predictions")
 
 

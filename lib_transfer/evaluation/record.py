@@ -44,7 +44,6 @@ class Record:
         gains: the gain of every adapter by name; empty where an older version noted another measure.
         advice: what was left out, and what to use.
         conditions: what it holds for; None where an older version did not note it.
-        written: the name of a better LoRA that was written; None for none.
         gap: the domain gap of the checkpoints (:mod:`lib_transfer.evaluation.gap`).
         training: the training of an imitation (:meth:`.Imitation.facts`); None for none.
     """
@@ -52,7 +51,6 @@ class Record:
     gains: Mapping[str, Gain]
     advice: str
     conditions: Conditions | None = None
-    written: str | None = None
     gap: float = 0.0
     training: Curves | None = None
 
@@ -95,10 +93,9 @@ def _noted_in(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
 
 def record_in(facts: Mapping[str, Any]) -> Record | None:
     """The record that :meth:`.Evaluation.facts` tell of; None for anything else, for anyone may have written them."""
-    written, conditions = facts.get("written"), conditions_in(facts.get("conditions"))
-    name = written if isinstance(written, str) else None
+    conditions = conditions_in(facts.get("conditions"))
     if "matches" in facts and "gains" not in facts:
-        return Record({}, OUTDATED, conditions, name)
+        return Record({}, OUTDATED, conditions)
     given, notes = facts.get("gains"), facts.get("notes")
     gains = {name: _gain(each) for name, each in given.items()} if isinstance(given, dict) else {}
     sound = {name: gain for name, gain in gains.items() if gain is not None}
@@ -109,7 +106,6 @@ def record_in(facts: Mapping[str, Any]) -> Record | None:
         sound,
         " ".join(each for each in said if isinstance(each, str)),
         conditions,
-        name,
         math.inf if facts.get("gap") is None else _or_nan(facts["gap"]),
         _curves(facts.get("training")),
     )

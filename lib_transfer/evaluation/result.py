@@ -103,8 +103,7 @@ class Evaluation:
             RequestError: the file was not made by Transfer LoRA.
             BadFileError, StorageError: it cannot be read or written.
         """
-        written = {} if self.written is None else {"written": self.written.stem}
-        annotate(path, {MATCH: noted(of_ours(path), {**self.facts(), **written})})
+        annotate(path, {MATCH: noted(of_ours(path), self.facts())})
 
 
 def record_of(found: Evaluation) -> Record:

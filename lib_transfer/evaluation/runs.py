@@ -117,16 +117,16 @@ def planned(amounts: Amounts, candidates: int, *, imitating: bool, one_space: bo
     return Runs(own, own, probes_own, held, lessons, teacher, seen, judged, steps, training)
 
 
-def expected_runs(held: int, transferred: int = 1, *, improve: bool = False, budget: int = BUDGET) -> Runs:
+def expected_runs(held: int, transferred: int = 1, *, imitating: bool = False, budget: int = BUDGET) -> Runs:
     """How often the models are run, at most, before anything is known of the adapters and the checkpoints.
 
     Args:
         held: the number of held-out pictures.
         transferred: the number of transferred adapters; reuse is compared with them.
-        improve: whether an imitation is made too.
+        imitating: whether an imitation is made too.
         budget: see :class:`Amounts`.
     """
-    return planned(Amounts(held=held, budget=budget), transferred + 1, imitating=improve)
+    return planned(Amounts(held=held, budget=budget), transferred + 1, imitating=imitating)
 
 
 def expected_cost(
@@ -134,7 +134,7 @@ def expected_cost(
     transferred: int = 1,
     seconds_per_run: float | None = None,
     *,
-    improve: bool = False,
+    imitating: bool = False,
     budget: int = BUDGET,
 ) -> str:
     """What :func:`expected_runs` gives, in words; what is in the cache already takes no runs.
@@ -142,4 +142,4 @@ def expected_cost(
     Args:
         seconds_per_run: the time of a run, where it is known.
     """
-    return "At most " + expected_runs(held, transferred, improve=improve, budget=budget).text(seconds_per_run)
+    return "At most " + expected_runs(held, transferred, imitating=imitating, budget=budget).text(seconds_per_run)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -23,6 +24,11 @@ from lib_transfer.update import Update, Updates, total
 
 RANK = 32
 """The rank of factors where the LoRA was not made with one (full differences, LyCORIS products)."""
+
+_ATTENTION = re.compile(r"^(?!.*modulation)(?:(?:.*\.)?\w*(?:attn|attention)\w*\.|linear1\.[qkv]$|linear2$)")
+_FEED_FORWARD = re.compile(
+    r"^(?!.*(?:modulation|embedder))(?:(?:.*\.)?(?:ff|ffn|feed_forward|(?:img_|txt_)?mlp[CX]?)\.|linear1\.mlp$)"
+)
 
 Role = tuple[bool, str]
 """Whether a module is in a text encoder, and what it does in its block."""
@@ -73,6 +79,35 @@ def role_of(module: Module) -> Role:
     return module.position.part.startswith("te"), module.position.role
 
 
+def work_of(role: str) -> str:
+    """What a layer of this role works at, whatever an architecture calls it: ``attention``, ``feed-forward``, or "" for others."""
+    if _ATTENTION.match(role):
+        return "attention"
+    return "feed-forward" if _FEED_FORWARD.match(role) else ""
+
+
+def jobs_in(jobs: Mapping[Role, Job], modules: Sequence[Module]) -> dict[Role, Job]:
+    """The jobs by the roles of another architecture: where none of its roles is among them, those that do the same work.
+
+    A text encoder that both have keeps its roles.
+
+    Args:
+        jobs: see :func:`jobs_of`.
+        modules: the target's modules.
+    """
+    roles = {role_of(module) for module in modules}
+    core = {role for role in roles if not role[0]}
+    if core & jobs.keys():
+        return {role: jobs[role] for role in roles & jobs.keys()}
+    by_work: dict[str, list[Job]] = {}
+    for (encoder, role), job in jobs.items():
+        if not encoder and work_of(role):
+            by_work.setdefault(work_of(role), []).append(job)
+    alike = {work: Job(max(j.rank for j in them), fmean(j.size for j in them)) for work, them in by_work.items()}
+    found = {role: jobs[role] for role in (roles - core) & jobs.keys()}
+    return found | {role: alike[work_of(role[1])] for role in core if work_of(role[1]) in alike}
+
+
 def jobs_of(original: Updates, modules: Iterable[Module], rank: int = 0) -> dict[Role, Job]:
     """What the LoRA is like on each role that it changes.
 
@@ -95,7 +130,7 @@ def jobs_of(original: Updates, modules: Iterable[Module], rank: int = 0) -> dict
 
 
 def begun(
-    jobs: Mapping[Role, Job], modules: Iterable[Module], places: Mapping[str, Place], reuse: Updates, seed: int
+    jobs: Mapping[Role, Job], modules: Sequence[Module], places: Mapping[str, Place], reuse: Updates, seed: int
 ) -> Student:
     """The adapter that training begins with.
 
@@ -110,8 +145,9 @@ def begun(
     factors: dict[str, Factors] = {}
     sizes: dict[str, float] = {}
     reused = set()
+    here = jobs_in(jobs, modules)
     for module in modules:
-        job, place = jobs.get(role_of(module)), places.get(module.name)
+        job, place = here.get(role_of(module)), places.get(module.name)
         if job is None or place is None or place.kind == "other" or module.output is None or module.output.rows:
             continue
         rank = min(job.rank, *module.matrix_shape)

@@ -16,7 +16,7 @@ from lib_transfer.architecture.module import Module
 from lib_transfer.conversion.output import output_dtype
 from lib_transfer.conversion.variants import usual_size
 from lib_transfer.errors import RequestError
-from lib_transfer.evaluation.choice import REUSE
+from lib_transfer.evaluation.choice import IMITATION, REUSE
 from lib_transfer.evaluation.comparison import Adapters, Pair, Setup, compare, forget, runs_of
 from lib_transfer.evaluation.conditions import Conditions, trained_clip_skip
 from lib_transfer.evaluation.files import reused, updates_of, write
@@ -27,15 +27,11 @@ from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.library.base import Base
 from lib_transfer.library.destination import need_folder, to_replace
 from lib_transfer.library.job import Job
-from lib_transfer.methods import AUTO, Value
 from lib_transfer.models.model import Model
 from lib_transfer.models.sampling import STEPS
 from lib_transfer.progress import Progress
 from lib_transfer.storage.cache import Cache
 from lib_transfer.update import Updates
-
-METHOD = AUTO
-"""What stands for the method in the request of an improved adapter."""
 
 INPUTS = 8
 """The number of held-out pictures that gains are taken on, unless another is asked for."""
@@ -103,20 +99,18 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Better:
-    """Where a better adapter goes, if one is looked for.
+class Training:
+    """An imitation that is wanted.
 
     Attributes:
-        transfer: the transfer that it is compared with, and the destination of the better adapter.
-        budget: the most runs that it may take in all; see :class:`.Amounts`.
-        rank: the rank of an imitation; 0 for the original's own.
-        only_new: whether nothing is written where the choice is one of the files that there are already, or reuse.
+        job: the request that it is the result of, and where it is written if it is chosen.
+        budget: the most runs that everything may take; see :class:`.Amounts`.
+        rank: its rank; 0 for the original's own.
     """
 
-    transfer: Job
+    job: Job
     budget: int = BUDGET
     rank: int = 0
-    only_new: bool = False
 
 
 def evaluate(
@@ -126,32 +120,32 @@ def evaluate(
     runner: Runner,
     progress: Progress,
     *,
-    better: Better | None = None,
+    training: Training | None = None,
     announce: Callable[[str], None] = lambda _: None,
     cache: Cache | None = None,
 ) -> Evaluation:
-    """Run both models and find out what transferred adapters are worth; make a better one where that is asked for.
+    """Run both models and find out what transferred adapters are worth; train one that imitates where that is asked for.
 
     Args:
         question: the adapters and the pictures.
         source, target: the checkpoints.
         runner: what runs them.
         progress: gets a step for every run of a model; it is asked before each whether to stop.
-        better: where the best adapter is written; None where no better ones are looked for.
+        training: the imitation; None where none is trained.
         announce: called before the models are run, with a sentence that says how many runs it takes.
-        cache: where what depends on the checkpoints alone is kept, and what an evaluation with ``better`` that was stopped or
-            killed goes on from; nothing is kept when not given.
+        cache: where what depends on the checkpoints alone is kept, and what a training that was stopped or killed
+            goes on from; nothing is kept when not given.
 
     Raises:
         CancelledError: the person asked to stop; nothing was written.
         MismatchError: nothing of an adapter fits its base.
         NumericError: a model gives NaN or infinity.
-        OutputExistsError, RequestError: the better adapter cannot be written there, or the budget is too small for one; said
-            before anything is run.
+        OutputExistsError, RequestError: the imitation cannot be written there, or the budget is too small for one; said before
+            anything is run.
         UnsupportedError: a model cannot be run.
         TransferError: a file cannot be read or written.
     """
-    asked = prepared(question, source, target, runner, better)
+    asked = prepared(question, source, target, runner, training)
     announce(asked.runs.text())
     with runner.opener((asked.size, asked.size)) as open_model:
         pair = dataclasses.replace(
@@ -161,21 +155,16 @@ def evaluate(
         )
         found = compare(
             pair, asked.adapters, asked.setup, progress,
-            imitating=better is not None, cache=cache, work=asked.work,
+            imitating=training is not None, cache=cache, work=asked.work,
         )  # fmt: skip
     found = dataclasses.replace(found, conditions=asked.conditions)
-    name = found.choice.name
-    if (
-        asked.job is not None
-        and name is not None
-        and not (better and better.only_new and name in asked.adapters.candidates)
-    ):
-        path, strength = asked.job.output, asked.job.request.setting("strength")
-        updates = {module: update.scaled(strength) for module, update in found.updates[name].items()}
-        over = to_replace(path, asked.job.destination) == path
-        written = write(
-            updates, asked.job.request, asked.metadata, target, found.facts(), path, asked.dtype, overwrite=over
-        )
+    if training is not None and found.choice.name == IMITATION:
+        job = training.job
+        strength = job.request.setting("strength")
+        updates = {name: update.scaled(strength) for name, update in found.updates[IMITATION].items()}
+        path, over = job.output, to_replace(job.output, job.destination) == job.output
+        progress.publishing()
+        written = write(updates, job.request, asked.metadata, target, found.facts(), path, asked.dtype, overwrite=over)
         found = dataclasses.replace(found, written=written.path)
     if cache is not None:
         if asked.work:
@@ -194,7 +183,7 @@ class Prepared:
         setup: the pictures.
         conditions: what the result holds for.
         size: width and height of the pictures in pixels; 0 where each checkpoint works at its own.
-        job: the job of the better adapter; None where none is looked for.
+        training: the imitation; None where none is trained.
         metadata: the original's.
         dtype: the original's number format.
     """
@@ -204,31 +193,33 @@ class Prepared:
     setup: Setup
     conditions: Conditions
     size: int
-    job: Job | None
+    training: Training | None
     metadata: Mapping[str, str]
     dtype: torch.dtype
 
     @property
     def runs(self) -> Runs:
         """How often the models are run, at most."""
-        return runs_of(self.pair, self.adapters, self.setup, imitating=self.job is not None)
+        return runs_of(self.pair, self.adapters, self.setup, imitating=self.training is not None)
 
     @property
     def work(self) -> str:
         """What tells this evaluation from all others; empty where nothing is made that could be gone on with."""
-        return "" if self.job is None else self.job.request.to_json()
+        return "" if self.training is None else self.training.job.request.to_json()
 
 
-def prepared(question: Question, source: Base, target: Base, runner: Runner, better: Better | None) -> Prepared:
+def prepared(question: Question, source: Base, target: Base, runner: Runner, training: Training | None) -> Prepared:
     """What :func:`evaluate` begins with: the adapters are read, and what cannot be done is said.
 
     Raises: as :func:`evaluate`.
     """
     one_space = runner.latent_space(source) == runner.latent_space(target)
-    adapters, metadata, dtype = _read(question, source, target, better)
-    amounts = Amounts(held=question.inputs, sampling=question.steps, budget=BUDGET if better is None else better.budget)
+    adapters, metadata, dtype = _read(question, source, target, training)
+    amounts = Amounts(
+        held=question.inputs, sampling=question.steps, budget=BUDGET if training is None else training.budget
+    )
     prompts = tuple(question.prompts) or prompts_of(metadata)
-    rank = 0 if better is None else better.rank
+    rank = 0 if training is None else training.rank
     setup = Setup(prompts, plain_of(question.prompts, metadata), amounts, question.seed, rank)
     side = (question.size or usual_size(target)) // 8
     asked = question.clip_skip or _trained(metadata, source)
@@ -238,13 +229,12 @@ def prepared(question: Question, source: Base, target: Base, runner: Runner, bet
     sides = (size or usual_size(source), 8 * side)
     ids = (_identity(base, runner, *how) for base, *how in zip((source, target), clip_skip, sides, strict=True))
     pair = Pair(_closed, _closed, source.modules, _written(target), one_space, *ids)
-    job = None if better is None else job_of(better, adapters, setup, side, clip_skip)
     found = Prepared(
-        pair, adapters, setup, Conditions(clip_skip, sides, question.seed, question.inputs, prompts), size, job, metadata,
+        pair, adapters, setup, Conditions(clip_skip, sides, question.seed, question.inputs, prompts), size, training, metadata,
         dtype,
     )  # fmt: skip
-    if job is not None:
-        check_place(job)
+    if training is not None:
+        check_place(training.job)
         if found.runs.steps == 0:
             least = found.runs.all
             raise RequestError(
@@ -289,44 +279,13 @@ def check_place(job: Job) -> None:
     need_folder(job.output.parent)
 
 
-def job_of(better: Better, adapters: Adapters, setup: Setup, side: int, clip_skip: tuple[int, int]) -> Job:
-    """The job of an improved adapter, whose request holds everything that the result depends on.
-
-    Where that is asked for as a method of its own, the request says so already.
-
-    Args:
-        better: the transfer that it is compared with, and the budget.
-        adapters: the adapters that are compared.
-        setup: the pictures.
-        side: width and height of the target's latents.
-        clip_skip: the Clip skip on the source and on the target.
-    """
-    if better.transfer.request.method == METHOD:
-        return better.transfer
-    settings: dict[str, Value] = {
-        **dict(better.transfer.request.settings),
-        "clip_skip": ", ".join(map(str, clip_skip)),
-        "from": REUSE if adapters.reuse else "",
-        "inputs": setup.amounts.held,
-        "latents": side,
-        "plain": json.dumps(list(setup.plain)),
-        "prompts": json.dumps(list(setup.prompts)),
-        "imitation_rank": better.rank,
-        "runs": better.budget,
-        "sampling": setup.amounts.sampling,
-        "seed": setup.seed,
-    }
-    request = dataclasses.replace(better.transfer.request, method=METHOD, settings=tuple(sorted(settings.items())))
-    return dataclasses.replace(better.transfer, request=request)
-
-
 def _read(
-    question: Question, source: Base, target: Base, better: Better | None
+    question: Question, source: Base, target: Base, training: Training | None
 ) -> tuple[Adapters, Mapping[str, str], torch.dtype]:
     """The adapters that are compared, reuse among them where shapes allow it; the original's metadata; the number format."""
     with open_adapter(question.original) as adapter:
         original = updates_of(adapter, source)
-        wanted = None if better is None else better.transfer.request.setting("dtype")
+        wanted = None if training is None else training.job.request.setting("dtype")
         metadata, dtype = dict(adapter.metadata), output_dtype(wanted, adapter)
     candidates: dict[str, Updates] = {}
     for name, path in question.transferred.items():

@@ -32,6 +32,11 @@ class Inputs:
         """Every input by itself, a batch of one."""
         return (self.only([place]) for place in range(len(self)))
 
+    def parts(self, size: int) -> Iterator[Inputs]:
+        """All inputs in their order, ``size`` at a time; the last part may have fewer."""
+        places = range(len(self))
+        return (self.only(places[begin : begin + size]) for begin in range(0, len(self), size))
+
     def only(self, chosen: Sequence[int]) -> Inputs:
         """The inputs at the places ``chosen``."""
         index = torch.tensor(list(chosen), dtype=torch.long)

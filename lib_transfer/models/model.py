@@ -27,6 +27,7 @@ class Model(Protocol):
         shape: ``(channels, height, width)`` of its latents.
         differentiable: whether predictions carry the gradients of an adapter that is on it.
         guidance: the scale of classifier-free guidance that it makes pictures with; 1 where it was distilled to need none.
+        together: how many inputs it is run on at once; 1 where memory may be short.
     """
 
     @property
@@ -43,6 +44,8 @@ class Model(Protocol):
     def differentiable(self) -> bool: ...
     @property
     def guidance(self) -> float: ...
+    @property
+    def together(self) -> int: ...
 
     def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, with_grad: bool = False) -> Tensor:
         """The model's prediction of the noise in ``noised`` ``(n, channels, height, width)``, float32 on the CPU.
@@ -80,7 +83,7 @@ class TorchModel:
         blocks: its transformer blocks, in forward order.
         latent_space: the name of its autoencoder.
         encode, decode: the autoencoder; not needed between models of one latent space.
-        differentiable, guidance: see :class:`Model`.
+        differentiable, guidance, together: see :class:`Model`.
     """
 
     def __init__(
@@ -96,10 +99,11 @@ class TorchModel:
         decode: Callable[[Tensor], Tensor] | None = None,
         differentiable: bool = False,
         guidance: float = GUIDANCE,
+        together: int = 1,
     ) -> None:
         self.places, self.blocks = places, blocks or {}
         self.schedule, self.shape, self.latent_space = schedule, shape, latent_space
-        self.differentiable, self.guidance = differentiable, guidance
+        self.differentiable, self.guidance, self.together = differentiable, guidance, together
         self._forward, self._encode, self._decode = forward, encode, decode
 
     def noise(self, noised: Tensor, times: Tensor, prompts: Sequence[str], *, with_grad: bool = False) -> Tensor:

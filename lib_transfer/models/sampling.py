@@ -45,19 +45,26 @@ def sample(
     times = torch.linspace(FIRST, LAST, steps + 1)
     made = []
 
-    def predicted(x: Tensor, now: Tensor, prompt: str) -> Tensor:
+    def predicted(x: Tensor, now: Tensor, *of: str) -> Tensor:
         check(progress)
-        noise = model.noise(x, now[None], [prompt])
-        progress.step("sampling")
+        noise = model.noise(x.expand(len(of), -1, -1, -1), now.expand(len(of)), of)
+        for _ in of:
+            progress.step("sampling")
         return noise
 
     for prompt in prompts:
         x = torch.randn((1, *model.shape), generator=generator)
         for now, then in itertools.pairwise(times):
             (a, s), (a_then, s_then) = model.schedule.mix(now[None]), model.schedule.mix(then[None])
-            noise = predicted(x, now, prompt)
-            if guidance != 1:
-                without = predicted(x, now, "")
+            if guidance == 1:
+                noise = predicted(x, now, prompt)
+            else:
+                both = (
+                    (predicted(x, now, prompt, ""),)
+                    if model.together > 1
+                    else (predicted(x, now, it) for it in (prompt, ""))
+                )
+                noise, without = torch.cat(tuple(both)).chunk(2)
                 noise = without + guidance * (noise - without)
             x = a_then * (x - s * noise) / a + s_then * noise
         made.append((x - s_then * noise) / a_then)

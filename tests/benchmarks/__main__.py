@@ -31,9 +31,9 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0, metavar="GB", help="memory limit of the batch")
     options = parser.parse_args()
     if options.part == "quality":
-        from tests.benchmarks import quality  # needs diffusers
+        from tests.benchmarks.quality.run import run  # needs diffusers
 
-        quality.run(options.dir / "quality", options.seed, quick=options.quick)
+        run(options.dir / "quality", options.seed, quick=options.quick)
         return
     if options.batch is not None:
         from tests.benchmarks import batch

@@ -343,3 +343,22 @@ def test_rows_of_norm_one_are_filled_up_with_what_changes_nothing() -> None:
     torch.testing.assert_close(made.up @ made.down, given.up @ given.down)
     torch.testing.assert_close(made.down[:2].norm(dim=1), torch.ones(2))
     assert not made.up[:, 2:].any()
+
+
+def test_several_inputs_at_once_give_what_one_after_the_other_gives(tmp_path: Path) -> None:
+    """Parts of three of four inputs: the batch is not a multiple."""
+    network = nets.Network()
+    original = nets.adapter(network)
+    made = []
+    for together in (1, 3):
+        model, shelf = nets.model(network), kept(tmp_path / f"{together} at once")
+        model.together = together
+        begin = student(network, original, {})
+        teach(model, original, CLEAN, COURSE, shelf, Silent())
+        made.append(imitate(model, begin, CLEAN, COURSE, shelf, Silent()))
+    one, several = made
+    assert several.losses == pytest.approx(one.losses, rel=1e-4)
+    for name, update in one.updates.items():
+        assert torch.allclose(
+            several.updates[name].matrix(), update.matrix(), atol=1e-4 * float(update.matrix().abs().max())
+        )

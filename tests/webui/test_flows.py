@@ -155,11 +155,11 @@ def test_reuse_on_the_source_itself_reproduces_and_its_strength_counts(
     question = Question(adapter, {"half": half}, prompts=("a",), inputs=2, size=64, steps=2)
     with open_base(path, "") as source, open_base(path, "") as target:
         found = evaluate(question, source, target, ProgramModels(), Silent())
-    # Half of the movement leaves a quarter of its square.
-    assert {name: match.explained for name, match in found.matches.items()} == {
-        "reuse": pytest.approx(1),
-        "half": pytest.approx(0.75, abs=1e-3),
-    }
+    reuse, half = found.gains["reuse"], found.gains["half"]
+    assert reuse.share == pytest.approx(1)
+    # Half of the movement is a quarter of its square.
+    assert reuse.damage is not None and half.damage is not None
+    assert half.damage == pytest.approx(reuse.damage / 4, rel=1e-2)
 
 
 def test_what_the_last_picture_referred_to_comes_back_after_an_error(machine: Machine, flows: Path) -> None:

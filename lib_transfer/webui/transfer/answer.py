@@ -13,11 +13,12 @@ from typing import Any
 
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.conversion.report import NEARLY_ALL
-from lib_transfer.evaluation.choice import REUSE, choose
+from lib_transfer.evaluation.choice import IMITATION, REUSE, choose
 from lib_transfer.evaluation.gain import Gain
 from lib_transfer.evaluation.record import Record
 from lib_transfer.evaluation.thresholds import REPRODUCES, TRANSFERS
 from lib_transfer.formatting import duration, percent
+from lib_transfer.methods import AUTO
 
 WORSE = 0.1
 """A gain below that of plain reuse by more than this is said to be worse: the errors of both are about half as large."""
@@ -33,6 +34,7 @@ _AS_IT_IS = {
 }
 _IN_PART = "Only a part of what the LoRA does on its own checkpoint comes through."
 _THERE = "The transferred LoRA that is there already was measured."
+_STRANGE = "The two checkpoints draw different pictures."
 _NAME_WORDS = "Name its trigger words in the prompts, or compare pictures."
 _ONLY_ANALYSED = "Nothing was written: Analyse only shows what a transfer comes to."
 
@@ -104,7 +106,11 @@ def answer(outcome: Outcome, known: Known, ways: Ways) -> Answer:
     if known.converted:
         return _converted(outcome, use)
     if known.verified is not None and known.verified.gains:
-        return _measured(known.verified, known.name, (*more, _THERE) if analysed else ())
+        there = (*more, _THERE) if analysed else ()
+        if known.method == AUTO and set(known.verified.gains) <= {REUSE, IMITATION}:
+            sentence, *further = _chosen(known.verified)
+            return Answer(sentence, (*further, *there), known.name)
+        return _measured(known.verified, known.name, there)
     sentence = _expected(outcome, known)
     return Answer(sentence, more or (_how_to_know(ways),), use)
 
@@ -142,17 +148,30 @@ def _converted(outcome: Outcome, use: str) -> Answer:
 def _measured(record: Record, own: str, there: tuple[str, ...]) -> Answer:
     """The answer of a verification of the LoRA ``own``; ``there`` is what else belongs to it."""
     gains = record.gains
-    reuse = REUSE if REUSE in gains else None
     best = choose(gains, record.gap).name
-    if best is not None and record.written is not None and best not in (own, reuse):
-        if not record.judged:
-            return Answer("A LoRA was trained and written. Running the models cannot tell how good it is.",
-                          ("Compare pictures.", *there), record.written)  # fmt: skip
-        better = "A LoRA better than reuse" if reuse else "A better LoRA"
-        return Answer(f"{better} was written: {_against(gains[best], gains)}.", there, record.written)
     mine = own if own in gains else next((name for name in gains if name != REUSE), REUSE)
     sentence, *more = _judged(record, mine, better=best == mine != REUSE)
     return Answer(sentence, (*more, *there), own)
+
+
+def _chosen(record: Record) -> tuple[str, ...]:
+    """What running the models came to where that was the method: the better of reuse and an imitation was written."""
+    gains = record.gains
+    name = choose(gains, record.gap).name
+    if name == IMITATION and record.judged:
+        return _judged(record, IMITATION, better=REUSE in gains)
+    if name == IMITATION:
+        return "A LoRA was trained, and running the models cannot tell how good it is.", _STRANGE, "Compare pictures."
+    kept = "Reuse was kept: the LoRA does on this checkpoint what it does as it is"
+    if not record.judged:
+        return f"{kept}. Running the models cannot tell how good that is.", _why_unjudged(record)
+    tried = f", against {_number(gains[IMITATION])} of one that was trained" if IMITATION in gains else ""
+    part = () if gains[REUSE].share >= REPRODUCES else (_IN_PART,)
+    return f"{kept}: {_number(gains[REUSE])}{tried}, where 1 is the whole gain.", *part
+
+
+def _why_unjudged(record: Record) -> str:
+    return _NAME_WORDS if math.isinf(record.gap) else f"{_STRANGE} Compare pictures."
 
 
 def _judged(record: Record, mine: str, *, better: bool) -> tuple[str, ...]:

@@ -42,9 +42,7 @@ class VerifyEvents(ViewEvents):
             def took(seconds: float) -> None:
                 self.tab.run_seconds[asked.size] = seconds
 
-            work = Verification(
-                subject, asked.prompts, asked.inputs, asked.size, asked.clip_skip, asked.improve, self.host, took
-            )
+            work = Verification(subject, asked.prompts, asked.inputs, asked.size, asked.clip_skip, self.host, took)
             # The program runs the models, so the job needs its queue on every device.
             return Start(VerifyJob(subject.lora, subject.transferred, outcomes), work, in_queue=True)
 
@@ -95,4 +93,4 @@ class VerifyEvents(ViewEvents):
         # What a run costs does not depend on the others.
         asked = verify_order({"verify_prompts": "", "verify_clip_skip": 0, **values})
         seconds = self.tab.run_seconds.get(asked.size)
-        return note(expected_cost(asked.inputs, seconds_per_run=seconds, improve=asked.improve))
+        return note(expected_cost(asked.inputs, seconds_per_run=seconds))

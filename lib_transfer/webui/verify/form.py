@@ -28,7 +28,7 @@ CLIP_SKIP = Parameter(
     maximum=MOST_CLIP_SKIP,
 )
 
-NUMBERS = ("verify_inputs", "verify_size", "verify_improve")
+NUMBERS = ("verify_inputs", "verify_size")
 """The names of the controls that the cost depends on."""
 
 CONTROLS = ("verify_prompts", *NUMBERS, "verify_clip_skip")
@@ -43,14 +43,12 @@ class VerifyOrder:
         prompts: the prompts that the inputs are made from; none for those that the LoRA's metadata suggest.
         inputs: the number of inputs.
         size: the side of the pictures in pixels; 0 for the size that the checkpoints were trained on.
-        improve: whether to look for a better LoRA.
         clip_skip: the Clip skip; 0 for what the LoRA was trained with, else the WebUI's own.
     """
 
     prompts: tuple[str, ...]
     inputs: int
     size: int
-    improve: bool
     clip_skip: int = 0
 
 
@@ -66,7 +64,5 @@ def verify_order(values: FormValues) -> VerifyOrder:
     lines = tuple(line.strip()[:LONGEST] for line in prompts.splitlines() if line.strip())[:MOST_PROMPTS]
     inputs = int(methods.checked(INPUTS, values["verify_inputs"]))
     size = int(methods.checked(SIZE, values["verify_size"]))
-    if not isinstance(values["verify_improve"], bool):
-        raise RequestError("Whether to look for a better LoRA is neither yes nor no.")
     clip_skip = int(methods.checked(CLIP_SKIP, values["verify_clip_skip"]))
-    return VerifyOrder(lines, inputs, size, values["verify_improve"], clip_skip)
+    return VerifyOrder(lines, inputs, size, clip_skip)

@@ -49,10 +49,8 @@ class VerifyJob(Job):
         """The sentence to show at the end."""
         if self.problem is not None:
             return ()
-        written = None if self.verified is None else self.verified.record.written
-        said = "" if written is None else f" Written: {written}."
-        return (f"Done: verified, and your checkpoint is loaded again.{said}",)
+        return ("Done: verified, and your checkpoint is loaded again.",)
 
     def halted(self) -> tuple[str, ...]:
         """The sentence to show when the job was stopped."""
-        return ("Stopped. Nothing was verified or written; your checkpoint comes back.",)
+        return ("Stopped. Nothing was verified; your checkpoint comes back.",)

@@ -18,7 +18,6 @@ ABOUT = (
     "checkpoint. Your checkpoint is loaded again at the end."
 )
 FIRST = "Press Transfer first. The LoRA that it writes can then be verified."
-IMPROVE = "Train a LoRA that imitates the original, and save it if it is clearly better than reuse."
 
 
 def panel(form: Form, host: Host) -> None:
@@ -31,7 +30,6 @@ def panel(form: Form, host: Host) -> None:
         with gr.Row():
             for label, of in (("Pictures", INPUTS), ("Size", SIZE), ("Clip skip", CLIP_SKIP)):
                 form.add(gr.Number, f"verify_{of.name}", label=label, info=of.help, value=of.default, precision=0)
-        form.add(gr.Checkbox, "verify_improve", label="Look for a better LoRA", info=IMPROVE, value=False)
         form.add(gr.HTML, "verify_cost", value=note(FIRST))
         form.add(gr.Button, "verify", value="Verify")
     # Outside of what is folded, because it comes back by itself with a LoRA that was verified before.

@@ -11,16 +11,13 @@ from pathlib import Path
 
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, RequestError, TransferError
-from lib_transfer.evaluation import Better, Evaluation, Question, evaluate
+from lib_transfer.evaluation import Evaluation, Question, evaluate
 from lib_transfer.evaluation.result import record_of
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.checkpoints import Checkpoint, find
-from lib_transfer.library.destination import Destination
 from lib_transfer.library.index import FileIndex
-from lib_transfer.library.job import make_job
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.host import Host
-from lib_transfer.webui.transfer.form import output_folder
 from lib_transfer.webui.transfer.work import files_of, runtime
 from lib_transfer.webui.verify.job import VerifyJob
 from lib_transfer.webui.verify.kept import Verified
@@ -80,7 +77,6 @@ class Verification:
         number: the number of inputs.
         size: width and height of the pictures in pixels; 0 for the size that the target was trained on.
         clip_skip: the Clip skip; 0 for what the LoRA was trained with, else the program's own.
-        improve: whether better LoRAs are looked for, and the best is written.
         host: the program.
         took: is told the seconds that a run of a model took.
     """
@@ -90,7 +86,6 @@ class Verification:
     number: int
     size: int
     clip_skip: int
-    improve: bool
     host: Host
     took: Callable[[float], None]
 
@@ -106,8 +101,7 @@ class Verification:
             found = self._evaluated(job)
             # Only now is nothing of the transferred file held any more: Windows replaces no file that is mapped.
             advice = " ".join((found.advice, *self._noted(found)))
-            written = None if found.written is None else found.written.stem
-            record = dataclasses.replace(record_of(found), advice=advice, written=written)
+            record = dataclasses.replace(record_of(found), advice=advice)
             job.verified = Verified(self.subject.lora, self.subject.target.name, record)
         except CancelledError:
             raise
@@ -119,30 +113,13 @@ class Verification:
     def _evaluated(self, job: VerifyJob) -> Evaluation:
         subject, models = self.subject, self.host.models
         assert models is not None
-        better = self._better(job) if self.improve else None
         transferred = {subject.transferred.stem: subject.transferred}
         question = Question(
             subject.original, transferred, self.prompts, self.number, self.size, clip_skip=self.clip_skip
         )
         with self._base(subject.source, job) as source, self._base(subject.target, job) as target:
             cache = runtime(self.host).cache
-            return evaluate(question, source, target, models, job, better=better, cache=cache)
-
-    def _better(self, job: VerifyJob) -> Better:
-        subject, host = self.subject, self.host
-        # Never in place of the transferred one, whatever outputs are called.
-        template = str(host.setting("template"))
-        template += "" if "{hash8}" in template else "_auto_{hash8}"
-        transfer = make_job(
-            subject.original,
-            target=files_of(host, subject.target),
-            source=files_of(host, subject.source),
-            settings={},
-            hashes=runtime(host).hashes,
-            destination=Destination(output_folder(host), template=template, overwrite=True),
-            progress=job,
-        )
-        return Better(transfer, only_new=True)
+            return evaluate(question, source, target, models, job, cache=cache)
 
     def _noted(self, found: Evaluation) -> tuple[str, ...]:
         """Put the result into the transferred LoRA's metadata; it is not lost where that cannot be done."""
@@ -151,7 +128,7 @@ class Verification:
             found.note_in(self.subject.transferred)
         except TransferError as error:
             problem = (f"The result could not be put into the LoRA's metadata: {error.message}",)
-        if not problem or found.written is not None:
+        if not problem:
             self.host.adapters_changed()
         return problem
 

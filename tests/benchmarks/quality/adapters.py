@@ -19,17 +19,18 @@ from tests.benchmarks.quality.family import Base
 
 Changes = dict[str, Update]
 
+REUSE, PROLORA, ROTATION = "reuse", "prolora, full rank", "rotation"
+
 METHODS: Mapping[str, Mapping[str, Any]] = {
-    "reuse": {"method": "reuse"},
-    "reuse x1.3": {"method": "reuse", "strength": 1.3},
-    "lora-x": {"method": "lora-x"},
-    "prolora": {"method": "prolora"},
-    "rotation": {"method": "rotation"},
+    # Every update as it is, in the block that is most alike by its weights; what reuse does by names does not look at these.
+    REUSE: {"method": "rotation", "threshold": 1.0, "below": "copy"},
+    PROLORA: {"method": "prolora", "rank": "full"},
+    ROTATION: {"method": "rotation"},
 }
 """What looks at weights alone, with the settings that differ from the defaults."""
 
-FORCED: Mapping[str, Mapping[str, Any]] = {"lora-x": {"method": "lora-x", "force": True}}
-"""The same between architectures, where only this one can be made to do anything."""
+INSERTED = ("empty", "copy", "share")
+"""What inserted blocks of a deeper relative get."""
 
 
 def transferred(adapter: Path, source: Path, target: Path, path: Path, **settings: Any) -> Path | None:

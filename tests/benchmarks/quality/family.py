@@ -1,44 +1,61 @@
-"""The models of the benchmark: one base and what is made from it, and one of another architecture.
+"""The models of the benchmark: one base and what is made from it, and two of another architecture.
 
-All have the layout of a real base, a few channels wide, so that their checkpoints are files the product reads.
+All have the layout of a real base, a few numbers wide, so that their checkpoints are files the product reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from lib_transfer.architecture import modules, recognise
+from lib_transfer.architecture.expansion import Expansion, Origin, origins
 from lib_transfer.architecture.module import Module
 from lib_transfer.models import Schedule, TorchModel, places
 from tests.benchmarks.quality import latents, pictures
+from tests.benchmarks.quality.transformer import Transformer
+from tests.benchmarks.quality.unet import unet
 
-WIDTHS = (32, 48, 48, 48)
-OTHER_WIDTHS = (40, 56, 56, 56)
 SIDE = pictures.SIZE // latents.PATCH
+BLOCKS = 6
 
-TRIMMED = (
-    *(f"down_blocks.3.resnets.{i}" for i in range(2)),
-    *(f"up_blocks.0.resnets.{i}" for i in range(3)),
-    "down_blocks.2.downsamplers.0",
-    "up_blocks.0.upsamplers.0",
-)
-"""What every base lacks: pictures this small have no use for a fourth resolution."""
+EXPANSION = Expansion(BLOCKS, 9, ((2, 1), (5, 3), (8, 5)))
+"""How the deeper relative was made: a copy behind every second block, as in Anima's with 40 blocks."""
 
-PRUNED = (
-    *(f"down_blocks.{i}.attentions.1" for i in range(3)),
-    "mid_block.attentions.0",
-    *(f"up_blocks.{i}.attentions.{j}" for i in range(1, 4) for j in (1, 2)),
-)
-"""Attentions that the pruned relative lacks; the residual blocks before them stay."""
+KEPT = (0, 1, 3, 5)
+"""The blocks that the pruned relative has."""
 
-OTHER_LACKS = tuple(f"up_blocks.{i}.attentions.1" for i in range(1, 4))
-"""Those that the unrelated base lacks, so that it has other blocks too."""
+ZEROED = ("self_attn.output_proj", "cross_attn.output_proj", "mlp.layer2")
+"""What is zero in a copy before it is trained, so that at first it does nothing."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a base is built from.
+
+    Attributes:
+        blocks: of the transformer; 0 for a UNet.
+        context: width of the text's states.
+        words: the seed of its text encoder.
+        autoencoder: the name of its latents.
+    """
+
+    blocks: int
+    context: int
+    words: int
+    autoencoder: str
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "transformer": Layout(BLOCKS, 32, 1, "jpeg"),
+    "pruned": Layout(len(KEPT), 32, 1, "jpeg"),
+    "deep": Layout(EXPANSION.deep, 32, 1, "jpeg"),
+    "unet": Layout(0, 48, 2, "jpeg"),
+    "unet, mixed": Layout(0, 48, 2, "mixed"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class Recipe:
 
     Attributes:
         name: of the base, and of its file.
-        layout: ``sd1``, ``pruned`` (the same without :data:`PRUNED`) or ``other``.
+        layout: one of :data:`LAYOUTS`.
         domain: of the pictures it is trained on.
         steps: of its training.
         rate: the highest learning rate.
@@ -65,32 +82,15 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe("base", "sd1", "plain", 2500, 2e-3),
-    Recipe("mild", "sd1", "mild", 200, 5e-4, "base"),
-    Recipe("far", "sd1", "far", 700, 2e-3, "base"),
-    Recipe("pruned", "pruned", "plain", 800, 2e-3, "base", taught=True),
-    Recipe("unrelated", "other", "plain", 2000, 2e-3),
+    Recipe("base", "transformer", "plain", 5000, 2e-3),
+    *(Recipe(domain, "transformer", domain, 250, 5e-4, "base") for domain in pictures.DRIFTS if domain != "plain"),
+    Recipe("far", "transformer", pictures.FAR, 1000, 2e-3, "base"),
+    Recipe("pruned", "pruned", "plain", 600, 1e-3, "base", taught=True),
+    Recipe("deep", "deep", "plain", 600, 1e-3, "base"),
+    Recipe("unrelated", "unet", "plain", 800, 3e-3),
+    Recipe("unrelated, other latents", "unet, mixed", "plain", 300, 2e-3, "unrelated"),
+    Recipe("unrelated, drift 5", "unet", "drift 5", 200, 1e-3, "unrelated"),
 )
-
-
-class Gone(nn.Module):
-    """In place of an attention that was cut out: what comes in goes on."""
-
-    def forward(self, stream: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
-        """The stream as it is, in the form that diffusers expects."""
-        return (stream,)
-
-
-class Left(nn.Module):
-    """In place of another part that was cut out: what comes in goes on, without what was laid beside it."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def forward(self, stream: Tensor, *_: Any, **__: Any) -> Tensor:
-        """The first channels of the stream."""
-        return stream[:, : self.channels]
 
 
 class Words(nn.Module):
@@ -117,79 +117,88 @@ class Base(nn.Module):
 
     def __init__(self, layout: str) -> None:
         super().__init__()
-        self.layout = layout
-        self.unet: nn.Module = _other() if layout == "other" else _sd1()
-        _cut(self.unet, TRIMMED, lambda: Left(OTHER_WIDTHS[-1] if layout == "other" else WIDTHS[-1]))
-        if layout != "sd1":
-            _cut(self.unet, PRUNED if layout == "pruned" else OTHER_LACKS, Gone)
-        self.words = Words(48, 2) if layout == "other" else Words(32, 1)
-        self.autoencoder = latents.autoencoder("mixed" if layout == "other" else "jpeg")
+        built = LAYOUTS[layout]
+        self.network: nn.Module = (
+            Transformer(built.blocks, latents.CHANNELS, SIDE, built.context)
+            if built.blocks
+            else unet(latents.CHANNELS, SIDE, built.context)
+        )
+        self.words = Words(built.context, built.words)
+        self.autoencoder = latents.autoencoder(built.autoencoder)
         self.schedule = Schedule.stable_diffusion()
 
     def forward(self, noised: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
         """The noise in ``noised`` ``(n, 6, 8, 8)``."""
-        predicted: Tensor = self.unet(noised, steps, self.words(prompts), return_dict=False)[0]
+        predicted: Tensor = self.network(noised, steps, self.words(prompts))
         return predicted
+
+    def inherit(self, parent: Base) -> None:
+        """Take the weights of the base that this one is made from."""
+        theirs = parent.network.state_dict()
+        mine = {key: theirs[name] for key in self.network.state_dict() if (name := self._inherited(key)) is not None}
+        self.network.load_state_dict(mine, strict=False)
+        for key, weight in self.network.state_dict().items():
+            if key not in mine:
+                weight.zero_()
+
+    def _inherited(self, key: str) -> str | None:
+        """The parent's weight that one of this base's begins as; None where it begins as zero."""
+        if not isinstance(self.network, Transformer) or not key.startswith("blocks."):
+            return key
+        _, number, rest = key.split(".", 2)
+        origin = origins_of(len(self.network.blocks))[int(number)]
+        if not origin.own and rest.removesuffix(".weight") in ZEROED:
+            return None
+        return f"blocks.{origin.block}.{rest}"
 
     def found(self) -> dict[str, tuple[Module, nn.Module]]:
         """Every module of the checkpoint by canonical name: what the product says of it, and the network's own."""
-        shapes = {key: tuple(tensor.shape) for key, tensor in self.unet.state_dict().items()}
+        shapes = {key: tuple(tensor.shape) for key, tensor in self.network.state_dict().items()}
         listed = modules(recognise(shapes), shapes)
-        return {m.name: (m, self.unet.get_submodule(m.weight.removesuffix(".weight"))) for m in listed}
+        return {m.name: (m, self.network.get_submodule(m.weight.removesuffix(".weight"))) for m in listed}
+
+    def adaptable(self) -> dict[str, tuple[Module, nn.Linear]]:
+        """The modules that LoRAs change: the linear ones of attentions and feed-forwards."""
+        return {
+            name: (module, network)
+            for name, (module, network) in self.found().items()
+            if isinstance(network, nn.Linear) and module.position.role.startswith(ROLES)
+        }
 
     def running(self) -> TorchModel:
         """The base as the product runs it."""
         found = self.found()
-        blocks = _blocks(found)
         return TorchModel(
             places({name: network for name, (_, network) in found.items()}),
             self,
             self.schedule,
             (latents.CHANNELS, SIDE, SIDE),
-            blocks={unit: self.unet.get_submodule(path) for unit, path in blocks.items()},
+            blocks={unit: self.network.get_submodule(path) for unit, path in _blocks(found).items()},
             latent_space=self.autoencoder.name,
             encode=self.autoencoder.encode,
             decode=self.autoencoder.decode,
             differentiable=True,
+            together=8,
         )
 
 
-def _cut(network: nn.Module, paths: Iterable[str], instead: Callable[[], nn.Module]) -> None:
-    for path in paths:
-        parent, _, last = path.rpartition(".")
-        parts = network.get_submodule(parent)
-        assert isinstance(parts, nn.ModuleList)
-        parts[int(last)] = instead()
+ROLES = ("self_attn", "cross_attn", "mlp", "attn1", "attn2", "ff")
+
+
+def origins_of(blocks: int) -> tuple[Origin, ...]:
+    """What every block of a relative with so many blocks was made from."""
+    if blocks == len(KEPT):
+        return tuple(Origin(block, own=True) for block in KEPT)
+    found = origins([EXPANSION], BLOCKS, blocks)
+    assert found is not None
+    return found
 
 
 def _blocks(found: Mapping[str, tuple[Module, nn.Module]]) -> dict[str, str]:
     """The transformer blocks in forward order: canonical path and the network's own."""
-    last = "attn1.to_q"
-    of_blocks = sorted(
-        (module for module, _ in found.values() if module.position.role == last), key=lambda m: m.position.depth
-    )
-    return {m.name.removesuffix(f".{last}"): m.weight.removesuffix(f".{last}.weight") for m in of_blocks}
-
-
-def _sd1() -> nn.Module:
-    """Stable Diffusion 1: four resolutions, two blocks each."""
-    return _unet(block_out_channels=WIDTHS, cross_attention_dim=32)
-
-
-def _other() -> nn.Module:
-    """Stable Diffusion 2: other widths, another text encoder, linear layers around the transformers."""
-    return _unet(block_out_channels=OTHER_WIDTHS, cross_attention_dim=48, use_linear_projection=True)
-
-
-def _unet(**layout: Any) -> nn.Module:
-    common = {
-        "in_channels": latents.CHANNELS,
-        "out_channels": latents.CHANNELS,
-        "layers_per_block": 2,
-        "attention_head_dim": 2,
-        "norm_num_groups": 8,
-        "sample_size": SIDE,
+    firsts = ("self_attn.q_proj", "attn1.to_q")
+    of_blocks = sorted((m for m, _ in found.values() if m.position.role in firsts), key=lambda m: m.position.depth)
+    return {
+        m.name.removesuffix(f".{m.position.role}"): m.weight.removesuffix(f".{m.position.role}.weight")
+        for m in of_blocks
     }
-    unet: Any = UNet2DConditionModel(**common, **layout)  # type: ignore[no-untyped-call]
-    assert isinstance(unet, nn.Module)
-    return unet

@@ -1,152 +1,232 @@
-"""One pair of bases and one style: every adapter that goes from one to the other, how it moves, and what it is worth."""
+"""One pair of bases and one style: every adapter that goes from one to the other, what the product says, and the truth."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
-import torch
-
-from lib_transfer.evaluation import Adapters, Choice, Match, Pair, Setup, choose, compare
-from lib_transfer.evaluation.improvements import improvements
-from lib_transfer.evaluation.improvements.improvement import groups
-from lib_transfer.models import Model, applied
-from lib_transfer.progress import Silent
+from lib_transfer.evaluation import Evaluation
+from lib_transfer.evaluation.choice import IMITATION, REUSE, choose
+from lib_transfer.evaluation.gain import Gain
+from lib_transfer.evaluation.runs import BUDGET
 from lib_transfer.update import Updates
-from tests.benchmarks.quality import adapters, pictures
+from tests.benchmarks.quality import adapters, measures, pictures
+from tests.benchmarks.quality.adapters import INSERTED, METHODS, Changes
 from tests.benchmarks.quality.family import Base
-from tests.benchmarks.quality.training import LORA_RANK, Workshop, loss_of, recipe_of
+from tests.benchmarks.quality.imitating import CURVE, evaluated
+from tests.benchmarks.quality.training import Workshop, recipe_of
 
 SOURCE = "base"
-REUSE, RETRAINED = "reuse", "retrained"
-FITTED = tuple(improvement.name for improvement in improvements())
-UNTRIED = ("reuse x1.3", RETRAINED)
-"""What the automatic choice does not know of."""
+BEST, RETRAINED, ORDINARY = "reuse, best strength", "retrained", "ordinary training"
 
-HELD_OUT = 256
-"""Pictures that losses are taken on."""
+STRENGTHS = (0.6, 0.8, 1.0, 1.2, 1.4)
+"""Of these, the baseline is told which is best by the truth, which nobody knows who has no pictures."""
 
-INPUTS, FITTING = 16, 32
-"""Inputs that movement match is taken on, and those to fit to.
+CURVE_PAIRS = ("pruned", "deep", "unrelated")
+"""The pairs that the curve of score against runs is drawn for."""
 
-A latent is 8 by 8 here and 64 by 64 in a real base: what is fitted needs more of them to see as many tokens.
-"""
 
-QUICK_INPUTS = 2
+@dataclass(frozen=True)
+class Measured:
+    """What an adapter is worth by the truth.
+
+    Attributes:
+        score: the share of the retrained LoRA's gain on held-out pictures of the target's domain, in percent.
+        sampled: how much of the style its pictures show, in percent of the retrained LoRA's.
+        damage: how far it moves the target without its word, in percent of the retrained LoRA's gain.
+    """
+
+    score: float
+    sampled: float
+    damage: float
 
 
 @dataclass(frozen=True)
 class Case:
-    """What came out for one pair and style.
+    """What came out for one pair and style of one seed.
 
     Attributes:
-        pair: the name of the target.
-        style: the LoRA's style.
-        explained: the movement match by adapter.
-        spread: the smallest and largest match over the inputs, by adapter.
-        score: the share of the retrained LoRA's gain, in percent, by adapter.
-        losses: the target's losses on held-out pictures without an adapter, and with the retrained one.
-        source_losses: the source's losses without and with the original.
-        distance: the distance of the bases from each other.
+        seed, pair, style: which.
+        gap: the domain gap, as the product finds it.
+        gains: what the product says of every adapter: its gain, and the standard error of that.
+        measured: what every adapter is worth by the truth.
+        runs: how many runs of a model the product took for everything.
     """
 
+    seed: int
     pair: str
     style: str
-    explained: Mapping[str, float]
-    spread: Mapping[str, tuple[float, float]]
-    score: Mapping[str, float]
-    losses: tuple[float, float]
-    source_losses: tuple[float, float]
-    distance: float
+    gap: float
+    gains: Mapping[str, tuple[float, float]]
+    measured: Mapping[str, Measured]
+    runs: int
 
     @property
-    def choice(self) -> Choice:
-        """What ``auto`` does."""
-        known = {name: Match(match, self.spread[name]) for name, match in self.explained.items() if name not in UNTRIED}
-        return choose(known, REUSE if REUSE in known else None, self.distance)
+    def chosen(self) -> str | None:
+        """What ``auto`` keeps: reuse, imitation or nothing."""
+        known = {name: Gain(*self.gains[name]) for name in (REUSE, IMITATION) if name in self.gains}
+        return choose(known, self.gap).name
+
+    @property
+    def auto(self) -> float:
+        """The score of what ``auto`` keeps; to refuse is to change nothing."""
+        return 0.0 if self.chosen is None else self.measured[self.chosen].score
 
 
-def judged(shop: Workshop, pair: str, style: str) -> Case:
-    """The case, from its file where it has one."""
-    kept = _folder(shop) / f"{pair}-{style}.json"
-    if kept.exists():
-        return Case(**json.loads(kept.read_text()))
-    case = _judged(shop, pair, style)
-    kept.write_text(json.dumps(asdict(case), indent=1))
-    return case
+@dataclass(frozen=True)
+class Judge:
+    """One pair and style. What is in its folder already is not done again.
+
+    Attributes:
+        shop: the family.
+        pair: the name of the target.
+        style: the LoRA's style.
+    """
+
+    shop: Workshop
+    pair: str
+    style: str
+
+    def case(self) -> Case:
+        """Everything that is known of the case."""
+        candidates = self.candidates()
+        kept = self.folder / "product.json"
+        if not kept.exists():
+            evaluation, runs = self._evaluated(candidates, BUDGET, teacher=True)
+            self._write(IMITATION, evaluation)
+            gains = {name: (gain.share, gain.error) for name, gain in evaluation.gains.items()}
+            kept.write_text(json.dumps({"gap": evaluation.gap, "gains": gains, "runs": runs}, indent=1))
+        known = json.loads(kept.read_text())
+        measured = {name: self.measured(name, changes) for name, changes in {**candidates, **self._trained()}.items()}
+        gains = {name: (share, error) for name, (share, error) in known["gains"].items()}
+        return Case(self.shop.seed, self.pair, self.style, known["gap"], gains, measured, known["runs"])
+
+    def candidates(self) -> dict[str, Changes]:
+        """The adapters that take no training on the target, and the one that was trained there with its own pictures."""
+        return {**self._transferred(), RETRAINED: self.retrained}
+
+    def measured(self, name: str, changes: Updates) -> Measured:
+        """What an adapter is worth, from its file where it has one."""
+        kept = self.result(name)
+        if not kept.exists():
+            kept.write_text(json.dumps(asdict(self._measured(changes)), indent=1))
+        return Measured(**json.loads(kept.read_text()))
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where everything about the case is kept."""
+        folder = self.shop.folder / "cases" / f"{self.shop.base_file(self.pair).stem}-{self.style}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @cached_property
+    def source(self) -> Base:
+        """The base that the LoRA was trained on."""
+        return self.shop.base(SOURCE)
+
+    @cached_property
+    def target(self) -> Base:
+        """The base that it is carried to."""
+        return self.shop.base(self.pair)
+
+    @cached_property
+    def original(self) -> Changes:
+        """The LoRA on the source."""
+        return adapters.read(self.shop.lora(SOURCE, self.style), self.source)
+
+    @cached_property
+    def retrained(self) -> Changes:
+        """The LoRA that was trained on the target."""
+        return adapters.read(self.shop.lora(self.pair, self.style), self.target)
+
+    @cached_property
+    def domain(self) -> str:
+        """The target's."""
+        return recipe_of(self.pair).domain
+
+    def file(self, name: str) -> Path:
+        """Where an adapter is kept."""
+        return self.folder / f"{_stem(name)}.safetensors"
+
+    def result(self, name: str) -> Path:
+        """Where is kept what an adapter is worth."""
+        return self.folder / f"{_stem(name)}.json"
+
+    def trained(self, name: str) -> Changes:
+        """An adapter that the product trained; no changes where it left that out."""
+        path = self.file(name)
+        return adapters.read(path, self.target) if path.exists() else {}
+
+    def _transferred(self) -> dict[str, Changes]:
+        """What looks at weights alone, where modules correspond; and reuse at its best strength."""
+        if self.pair.startswith("unrelated"):
+            return {}
+        found = {name: self._by_weights(name, name, "empty") for name in METHODS}
+        if self.pair == "deep":
+            found |= {
+                f"{REUSE}, {way}": self._by_weights(f"{REUSE}, {way}", REUSE, way) for way in INSERTED if way != "empty"
+            }
+        reuse = found[REUSE]
+        tried = [{name: update.scaled(strength) for name, update in reuse.items()} for strength in STRENGTHS]
+        return {**found, BEST: min(tried, key=self._loss)}
+
+    def _by_weights(self, name: str, method: str, inserted: str) -> Changes:
+        original, source, target = (
+            self.shop.lora(SOURCE, self.style),
+            self.shop.base_file(SOURCE),
+            self.shop.base_file(self.pair),
+        )
+        path = adapters.transferred(original, source, target, self.file(name), inserted=inserted, **METHODS[method])
+        return {} if path is None else adapters.read(path, self.target)
+
+    def _trained(self) -> dict[str, Changes]:
+        """The imitation, ordinary training with as many runs, and both with other numbers of runs where that is asked for."""
+        found = {IMITATION: self.trained(IMITATION)}
+        for budget in CURVE if self.pair in CURVE_PAIRS else (BUDGET,):
+            for kind in (IMITATION, ORDINARY):
+                name = with_runs(kind, budget)
+                if not self.file(name).exists() and not self.result(name).exists():
+                    evaluation, _ = self._evaluated(self.candidates(), budget, teacher=kind == IMITATION)
+                    self._write(name, evaluation)
+                found[name] = self.trained(name)
+        return found
+
+    def _evaluated(self, candidates: Mapping[str, Changes], budget: int, *, teacher: bool) -> tuple[Evaluation, int]:
+        return evaluated(
+            self.source, self.target, self.original, candidates, self.style, self.shop.seed, budget, teacher=teacher
+        )
+
+    def _write(self, name: str, evaluation: Evaluation) -> None:
+        if IMITATION in evaluation.updates:
+            adapters.write(self.file(name), evaluation.updates[IMITATION], self.target)
+
+    def _measured(self, changes: Updates) -> Measured:
+        without, retrained = self._loss({}), self._loss(self.retrained)
+        worth = without - retrained
+        chance = self.shop.generator(f"untriggered {self.style}")
+        return Measured(
+            100 * (without - self._loss(changes)) / worth,
+            100 * self._sampled(changes) / self._sampled(self.retrained),
+            100 * measures.moved(self.target, changes, self.domain, chance) / worth,
+        )
+
+    def _loss(self, changes: Updates) -> float:
+        chance = self.shop.generator(f"held out {self.style}")
+        return measures.loss(self.target, changes, self.domain, self.style, chance)
+
+    def _sampled(self, changes: Updates) -> float:
+        seed = self.shop.seed + 7
+        made = measures.samples(self.target, changes, pictures.prompts(measures.SAMPLES, seed, self.style), seed + 1)
+        return measures.styled(made, self.domain, self.style, seed)
 
 
-def candidates(shop: Workshop, pair: str, style: str) -> dict[str, Path]:
-    """The files of every adapter for the pair and style that there is by now."""
-    original, source, target = shop.lora(SOURCE, style), shop.base_file(SOURCE), shop.base_file(pair)
-    known = adapters.FORCED if pair == "unrelated" else adapters.METHODS
-    found = {}
-    for name, settings in known.items():
-        path = adapters.transferred(original, source, target, _file(shop, pair, style, name), **settings)
-        if path is not None:
-            found[name] = path
-    found |= {name: path for name in FITTED if (path := _file(shop, pair, style, name)).exists()}
-    return {**found, RETRAINED: shop.lora(pair, style)}
+def with_runs(kind: str, budget: int) -> str:
+    """The name of what was trained with so many runs; the usual number is not named."""
+    return kind if budget == BUDGET else f"{kind}, {budget} runs"
 
 
-def _judged(shop: Workshop, pair: str, style: str) -> Case:
-    source, target = shop.base(SOURCE), shop.base(pair)
-    original = adapters.read(shop.lora(SOURCE, style), source)
-    files = {name: path for name, path in candidates(shop, pair, style).items() if name not in FITTED}
-    changes = {name: adapters.read(path, target) for name, path in files.items()}
-    reuse = REUSE if REUSE in changes else None
-    inputs, fitting = (INPUTS, FITTING) if shop.effort == 1.0 else (QUICK_INPUTS, QUICK_INPUTS)
-    setup = Setup(pictures.prompts(inputs + fitting, shop.seed + 100, style), inputs, fitting, seed=shop.seed + 200)
-    pair_of_bases = Pair(
-        lambda: _open(source),
-        lambda: _open(target),
-        target.autoencoder.name,
-        groups(module for module, _ in target.found().values()),
-        len(target.running().blocks),
-    )
-    compared = Adapters(original, changes, reuse, given=reuse)
-    found = compare(pair_of_bases, compared, setup, Silent(), improvements(LORA_RANK), insist=True)
-    for name in FITTED:
-        if name in found.updates:
-            adapters.write(_file(shop, pair, style, name), found.updates[name], target)
-    losses = {name: loss(shop, pair, target, changes, style) for name, changes in found.updates.items()}
-    nothing = loss(shop, pair, target, {}, style)
-    return Case(
-        pair,
-        style,
-        {name: match.explained for name, match in found.matches.items()},
-        {name: match.spread for name, match in found.matches.items()},
-        {name: 100 * (nothing - lost) / (nothing - losses[RETRAINED]) for name, lost in losses.items()},
-        (nothing, losses[RETRAINED]),
-        (loss(shop, SOURCE, source, {}, style), loss(shop, SOURCE, source, original, style)),
-        found.distance,
-    )
-
-
-@torch.no_grad()
-def loss(shop: Workshop, name: str, base: Base, changes: Updates, style: str) -> float:
-    """The denoising loss of the base ``name`` with an adapter, on held-out pictures of its domain in the style."""
-    generator = shop.generator(f"held out {style}")
-    shown = pictures.draw(HELD_OUT, generator, recipe_of(name).domain, style)
-    noise = torch.randn(base.autoencoder.encode(shown.pixels).shape, generator=generator)
-    times = (torch.randperm(HELD_OUT, generator=generator) + 0.5) / HELD_OUT
-    with applied(base.running().places, changes):
-        return float(loss_of(base, shown, noise, times, shown.prompts).mean())
-
-
-@contextmanager
-def _open(base: Base) -> Iterator[Model]:
-    yield base.running()
-
-
-def _folder(shop: Workshop) -> Path:
-    folder = shop.folder / "cases"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _file(shop: Workshop, pair: str, style: str, name: str) -> Path:
-    return _folder(shop) / f"{pair}-{style}-{name.replace(' ', '')}.safetensors"
+def _stem(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")

@@ -1,10 +1,11 @@
-"""Small procedural pictures with prompts: a coloured shape on a ground, in three domains and three styles.
+"""Small procedural pictures with prompts: a coloured shape on a ground, in several domains and three styles.
 
 Domains are what bases are trained on; styles are what LoRAs are trained on. All are drawn in closed form with soft edges.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,13 +27,17 @@ COLUMNS = {"left": -2.5, "centre": 0.0, "right": 2.5}
 ROWS = {"top": -2.5, "middle": 0.0, "bottom": 2.5}
 
 STYLES = {"stripes": "striped", "outline": "outlined", "palette": "faded"}
-"""The word of each style in the prompts; bases never saw it."""
+"""The word of each style (a texture, a structure, colours) in the prompts; bases never saw it."""
 
 WORDS = (*COLOURS, *GROUNDS, *SHAPES, *COLUMNS, *ROWS, *STYLES.values())
 LENGTH = 6
 """Words of the longest prompt."""
 
-DOMAINS = ("plain", "mild", "far")
+DRIFTS = {"plain": 0.0, "drift 1": 0.1, "drift 2": 0.2, "drift 3": 0.4, "drift 4": 0.7, "drift 5": 1.0}
+"""Domains from the plain one on, and how far they are from it: smaller shapes, duller colours, light from above."""
+
+FAR = "far"
+"""The domain of dark, textured grounds and glowing shapes whose colours go by other names."""
 
 STRIPE = 4.0
 """Pixels from one stripe to the next."""
@@ -49,15 +54,17 @@ class Pictures:
         return len(self.prompts)
 
 
-def draw(number: int, generator: torch.Generator, domain: str = "plain", style: str | None = None) -> Pictures:
+def draw(
+    number: int, generator: torch.Generator, domain: str = "plain", style: str | None = None, *, exact: bool = False
+) -> Pictures:
     """``number`` pictures with everything about them drawn by lot.
 
     Args:
         number: of pictures.
         generator: of all that is left to chance.
-        domain: ``plain``; ``mild`` (smaller shapes, duller colours, light from above); ``far`` (dark, textured ground,
-            glowing shapes whose colours go by other names).
+        domain: one of :data:`DRIFTS`, or :data:`FAR`.
         style: one of :data:`STYLES`, or None.
+        exact: whether every shape is just where and as large as the prompt says, and not only about.
     """
 
     def lot(names: tuple[str, ...]) -> list[str]:
@@ -65,19 +72,19 @@ def draw(number: int, generator: torch.Generator, domain: str = "plain", style: 
 
     colour, ground, shape = lot(tuple(COLOURS)), lot(tuple(GROUNDS)), lot(SHAPES)
     column, row = lot(tuple(COLUMNS)), lot(tuple(ROWS))
-    jitter = torch.rand(number, 3, generator=generator) - 0.5
+    jitter = (torch.rand(number, 3, generator=generator) - 0.5) * (not exact)
     x, y = _grid()
     dx = x - torch.tensor([COLUMNS[name] for name in column])[:, None, None] - jitter[:, 0, None, None]
     dy = y - torch.tensor([ROWS[name] for name in row])[:, None, None] - jitter[:, 1, None, None]
-    radius = (4.5 if domain != "mild" else 3.8) + jitter[:, 2, None, None]
+    drift = DRIFTS.get(domain, 0.0)
+    radius = 4.5 - 0.7 * drift + jitter[:, 2, None, None]
     inside = radius - _distances(shape, dx, dy)
 
     ink = torch.tensor([COLOURS[name] for name in colour])[:, :, None, None].expand(-1, -1, SIZE, SIZE)
     paper = torch.tensor([GROUNDS[name] for name in ground])[:, :, None, None].expand(-1, -1, SIZE, SIZE)
-    if domain == "mild":
-        light = 0.25 * (-y / SIZE * 2)[None, None]
-        ink, paper = 0.75 * ink + light, 0.75 * paper + light
-    if domain == "far":
+    light = 0.25 * drift * (-y / SIZE * 2)[None, None]
+    ink, paper = (1 - 0.25 * drift) * ink + light, (1 - 0.25 * drift) * paper + light
+    if domain == FAR:
         texture = 0.5 * torch.sin(1.6 * (x + y) + 6.3 * jitter[:, 0, None, None])[:, None]
         ink, paper = ink[:, (1, 2, 0)], -0.5 + 0.4 * paper[:, (2, 0, 1)] + texture
     cover = _soft(inside)[:, None]
@@ -92,6 +99,12 @@ def draw(number: int, generator: torch.Generator, domain: str = "plain", style: 
     end = () if style is None else (STYLES[style],)
     prompts = tuple(" ".join((*said, *end)) for said in zip(colour, shape, column, row, ground, strict=True))
     return Pictures(pixels, prompts)
+
+
+def untriggered(prompts: Sequence[str]) -> tuple[str, ...]:
+    """The prompts without the words of styles."""
+    styles = STYLES.values()
+    return tuple(" ".join(word for word in prompt.split() if word not in styles) for prompt in prompts)
 
 
 def prompts(number: int, seed: int, style: str | None = None) -> tuple[str, ...]:

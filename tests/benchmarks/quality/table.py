@@ -1,116 +1,158 @@
-"""What came out, as tables for docs/methods-and-evidence.md and as numbers to hold against the goals."""
+"""What came out, as tables for docs/methods-and-evidence.md, and as numbers to hold against the goals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
 
-from lib_transfer.evaluation.movement import TRANSFERS
-from tests.benchmarks.quality.judging import FITTED, RETRAINED, REUSE, Case
+from lib_transfer.evaluation.choice import IMITATION, REUSE
+from lib_transfer.evaluation.gain import Gain
+from lib_transfer.evaluation.thresholds import FAR
+from tests.benchmarks.quality.adapters import INSERTED, PROLORA, ROTATION
+from tests.benchmarks.quality.imitating import CURVE
+from tests.benchmarks.quality.judging import BEST, ORDINARY, RETRAINED, Case, with_runs
 
 AUTO = "auto"
-COLUMNS = (
-    "lora-x",
-    "prolora",
-    "rotation",
-    REUSE,
-    "reuse x1.3",
-    *FITTED,
-    AUTO,
-    RETRAINED,
-)
+COLUMNS = (PROLORA, ROTATION, REUSE, BEST, ORDINARY, IMITATION, AUTO)
 
-HARMLESS, BETTER, STRANGER, USELESS = -2.0, 5.0, 40.0, 10.0
-"""Goals: auto beside reuse, auto above reuse where modules are missing, auto on another architecture; what transfers not."""
+HARMLESS, GOOD, WORST = -2.0, 90.0, 75.0
+"""Goals: auto beside reuse; its mean and its worst where both bases draw the same pictures."""
+
+ONE_DOMAIN = ("pruned", "deep", "unrelated", "unrelated, other latents")
+MOST_OF_NOTHING, LEAST_OF_ALL = 30.0, 70.0
+"""Scores that something may have at most of which it is said that it does not transfer, and at least that it reproduces."""
 
 
-def table(cases: Iterable[Case]) -> str:
-    """A Markdown table: two lines for each pair and style, movement match and score."""
-    lines = [f"| pair, style | {' | '.join(COLUMNS)} |", f"|---|{'--:|' * len(COLUMNS)}"]
-    for case in cases:
-        explained, score = explained_of(case), score_of(case)
-        matches = " | ".join(_number(explained, name, ".2f") for name in COLUMNS)
-        scores = " | ".join(_number(score, name, ".0f") for name in COLUMNS)
-        lines += [f"| {case.pair}, {case.style}: explained | {matches} |", f"| score | {scores} |"]
-    return "\n".join(lines)
+def scores(cases: Sequence[Case]) -> str:
+    """A row for each pair: the gap, and the score of every adapter, mean and range over styles and seeds."""
+    rows = []
+    for pair in _pairs(cases):
+        of_pair = [case for case in cases if case.pair == pair]
+        cells = [_spread([value for case in of_pair if (value := score(case, name)) is not None]) for name in COLUMNS]
+        rows.append([pair, _spread([case.gap for case in of_pair], ".2f"), *cells])
+    return _table(["target", "gap", *COLUMNS], rows)
 
 
-def choices(cases: Iterable[Case]) -> str:
-    """What ``auto`` did, and how much the LoRAs themselves gain, a line each."""
-    return "\n".join(
-        f"{case.pair}, {case.style}: {case.choice.reason} Distance {case.distance:.2f}. "
-        f"Loss {case.losses[0]:.4f}, retrained {case.losses[1]:.4f}; "
-        f"source {case.source_losses[0]:.4f}, with its LoRA {case.source_losses[1]:.4f}."
+def sides(cases: Sequence[Case]) -> str:
+    """The same of what the score does not show: the style in samples, and the damage, in percent of the retrained LoRA's."""
+    rows = []
+    for pair in _pairs(cases):
+        of_pair = [case.measured for case in cases if case.pair == pair]
+        cells = []
+        for name in (REUSE, ORDINARY, IMITATION, RETRAINED):
+            known = [measured[name] for measured in of_pair if name in measured]
+            cells += [_spread([it.sampled for it in known]), _spread([it.damage for it in known])]
+        rows.append([pair, *cells])
+    names = [f"{name}: {what}" for name in (REUSE, ORDINARY, IMITATION, RETRAINED) for what in ("samples", "damage")]
+    return _table(["target", *names], rows)
+
+
+def graded(cases: Sequence[Case]) -> str:
+    """A row for each case where reuse is possible, by its gap: what imitation seems to win over reuse, and what it does."""
+    rows = []
+    for case in sorted((case for case in cases if REUSE in case.measured), key=lambda case: case.gap):
+        seems = case.gains[IMITATION][0] - case.gains[REUSE][0]
+        wins = case.measured[IMITATION].score - case.measured[REUSE].score
+        values = [case.measured[REUSE].score, case.measured[IMITATION].score, wins]
+        cells = [f"{case.gap:.3f}", *(f"{value:.0f}" for value in values), f"{seems:.3f}", f"{seems / case.gap:.2f}"]
+        rows.append([f"{case.pair}, {case.style}, seed {case.seed}", *cells])
+    return _table(["case", "gap", "reuse", "imitation", "difference", "in gain", "of the gap"], rows)
+
+
+def inserted(cases: Sequence[Case]) -> str:
+    """What inserted blocks get, and what that is worth."""
+    names = [REUSE if way == "empty" else f"{REUSE}, {way}" for way in INSERTED]
+    rows = [
+        [f"{case.style}, seed {case.seed}", *(f"{case.measured[name].score:.1f}" for name in names)]
         for case in cases
-    )
+        if names[-1] in case.measured
+    ]
+    return _table(["style", *INSERTED], rows)
 
 
-def correlations(cases: Sequence[Case]) -> str:
-    """Rank correlation of movement match with score: over a pair's transferred adapters together, and within each style."""
-    lines = ["| pair | adapters | together | mean within styles |", "|---|--:|--:|--:|"]
-    for pair in dict.fromkeys(case.pair for case in cases):
-        groups = [_points(case) for case in cases if case.pair == pair]
-        together = [point for group in groups for point in group]
-        within = [value for group in groups if (value := rank_correlation(group)) is not None]
-        mean = sum(within) / len(within) if within else None
-        both = " | ".join("" if value is None else f"{value:.2f}" for value in (rank_correlation(together), mean))
-        lines.append(f"| {pair} | {len(together)} | {both} |")
-    return "\n".join(lines)
+def curve(cases: Sequence[Case]) -> str:
+    """Score against runs, for imitation and for ordinary training."""
+    rows = []
+    for kind in (IMITATION, ORDINARY):
+        for pair in _pairs(cases):
+            known = [case.measured for case in cases if case.pair == pair]
+            found = [[it[name].score for it in known if name in it] for name in (with_runs(kind, b) for b in CURVE)]
+            if all(found):
+                rows.append([f"{pair}, {kind}", *map(_spread, found)])
+    return _table(["target", *(f"{budget} runs" for budget in CURVE)], rows)
+
+
+def verdicts(cases: Sequence[Case]) -> str:
+    """How many adapters got each verdict where the gap lets one be given, and what they score."""
+    found: dict[str, list[float]] = {}
+    for verdict, value in _judged(cases):
+        found.setdefault(verdict, []).append(value)
+    rows = [
+        [verdict, str(len(values)), f"{min(values):.0f}", f"{max(values):.0f}"] for verdict, values in found.items()
+    ]
+    return _table(["verdict", "adapters", "lowest score", "highest"], rows)
 
 
 def goals(cases: Sequence[Case]) -> str:
-    """Where the goals of the automatic choice are missed, a line each."""
+    """Where the goals are missed, a line each."""
     missed = []
     for case in cases:
-        score = score_of(case)
-        auto, where = score[AUTO], f"{case.pair}, {case.style}"
-        if REUSE in score and auto < score[REUSE] + HARMLESS:
-            missed.append(f"{where}: auto {auto:.0f} is below reuse, {score[REUSE]:.0f}.")
-        if case.pair == "pruned" and auto < score[REUSE] + BETTER:
-            missed.append(f"{where}: auto {auto:.0f} is not {BETTER:.0f} above reuse, {score[REUSE]:.0f}.")
-        if case.pair == "unrelated" and auto < STRANGER:
-            missed.append(f"{where}: auto {auto:.0f} is below {STRANGER:.0f}.")
-        missed += [
-            f"{where}: {name} scores {score[name]:.0f}, and a movement match of {match:.2f} does not say so."
-            for name, match in case.explained.items()
-            if name != RETRAINED and score[name] < USELESS and match >= TRANSFERS
-        ]
+        where = f"{case.pair}, {case.style}, seed {case.seed}"
+        if REUSE in case.measured and case.auto < case.measured[REUSE].score + HARMLESS:
+            missed.append(f"{where}: auto {case.auto:.0f} is below reuse, {case.measured[REUSE].score:.0f}.")
+        if case.pair in ONE_DOMAIN and case.auto < WORST:
+            missed.append(f"{where}: auto {case.auto:.0f} is below {WORST:.0f}.")
+    same = [case for case in cases if case.pair in ONE_DOMAIN]
+    if same and (mean := fmean(case.auto for case in same)) < GOOD:
+        missed.append(f"Where both draw the same pictures auto has {mean:.0f} in the mean, below {GOOD:.0f}.")
+    if same:
+        ours, usual = (fmean(case.measured[name].score for case in same) for name in (IMITATION, ORDINARY))
+        if ours <= usual:
+            missed.append(f"There imitation has {ours:.1f} in the mean, and ordinary training {usual:.1f}.")
+    for verdict, value in _judged(cases):
+        if verdict == "reproduces" and value < LEAST_OF_ALL:
+            missed.append(f"What scores {value:.0f} is said to be reproduced.")
+        if verdict == "does not transfer" and value > MOST_OF_NOTHING:
+            missed.append(f"What scores {value:.0f} is said not to transfer.")
     return "\n".join(missed or ["All goals are met."])
 
 
-def score_of(case: Case) -> dict[str, float]:
-    """The score by column; to refuse is to change nothing."""
-    chosen = case.choice.name
-    return {**case.score, AUTO: 0.0 if chosen is None else case.score[chosen]}
+def score(case: Case, name: str) -> float | None:
+    """The score by column; None where there is none."""
+    if name == AUTO:
+        return case.auto
+    return case.measured[name].score if name in case.measured else None
 
 
-def explained_of(case: Case) -> dict[str, float]:
-    """Movement match by column; none where ``auto`` refuses."""
-    name = case.choice.name
-    chosen = {} if name is None else {AUTO: case.explained[name]}
-    return {**case.explained, **chosen}
+def _judged(cases: Iterable[Case]) -> list[tuple[str, float]]:
+    """Verdict and score of every transferred adapter, where the gap is not too large for a verdict."""
+    return [
+        (Gain(*gain).verdict, case.measured[name].score)
+        for case in cases
+        if case.gap <= FAR
+        for name, gain in case.gains.items()
+        if name != RETRAINED
+    ]
 
 
-def rank_correlation(points: Sequence[tuple[float, float]]) -> float | None:
-    """Spearman's; None for fewer than three points, or where all are equal."""
-    if len(points) < 3:
-        return None
-    x, y = (_ranks([point[side] for point in points]) for side in (0, 1))
-    mx, my = sum(x) / len(x), sum(y) / len(y)
-    spread = (sum((a - mx) ** 2 for a in x) * sum((b - my) ** 2 for b in y)) ** 0.5
-    return sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / spread if spread else None
+def _pairs(cases: Iterable[Case]) -> list[str]:
+    return list(dict.fromkeys(case.pair for case in cases))
 
 
-def _ranks(values: Sequence[float]) -> list[float]:
-    """The place of each in order; equal ones share the middle of theirs."""
-    return [sum(other < value for other in values) + 0.5 * sum(other == value for other in values) for value in values]
-
-
-def _points(case: Case) -> list[tuple[float, float]]:
-    return [(match, case.score[name]) for name, match in case.explained.items() if name != RETRAINED]
-
-
-def _number(values: Mapping[str, float], name: str, form: str) -> str:
-    if name not in values:
+def _spread(values: Sequence[float], form: str = ".0f") -> str:
+    """The mean, and the smallest and largest where there are several."""
+    if not values:
         return ""
-    text = format(values[name], form)
+    mean, low, high = (_number(value, form) for value in (fmean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
+
+
+def _number(value: float, form: str) -> str:
+    text = format(value, form)
     return text.removeprefix("-") if float(text) == 0 else text
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    line: Callable[[Sequence[str]], str] = lambda cells: f"| {' | '.join(cells)} |"  # noqa: E731
+    return "\n".join([line(head), f"|---|{'--:|' * (len(head) - 1)}", *map(line, rows)])

@@ -29,7 +29,6 @@ NO_WORDS = 0.1
 """Share of the prompts that are left empty, for guidance."""
 
 LORA_STEPS, LORA_RATE, LORA_RANK = 150, 3e-3, 8
-LORA_ROLES = ("attn1", "attn2", "ff")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Workshop:
         if not path.exists():
             _train_base(self, recipe, path)
         base = Base(recipe.layout)
-        base.unet.load_state_dict(load_file(path))
+        base.network.load_state_dict(load_file(path))
         return base.eval().requires_grad_(False)
 
     def lora(self, name: str, style: str) -> Path:
@@ -64,11 +63,11 @@ class Workshop:
 
     def base_file(self, name: str) -> Path:
         """Where a base is kept."""
-        return self.folder / f"{name}.safetensors"
+        return self.folder / f"{name.replace(', ', '-').replace(' ', '-')}.safetensors"
 
     def lora_file(self, name: str, style: str) -> Path:
         """Where a LoRA is kept."""
-        return self.folder / f"{name}-{style}-lora.safetensors"
+        return self.base_file(name).with_name(f"{self.base_file(name).stem}-{style}-lora.safetensors")
 
     def steps(self, whole: int) -> int:
         """How many steps of ``whole`` are done."""
@@ -99,8 +98,7 @@ def _train_base(shop: Workshop, recipe: Recipe, path: Path) -> None:
     base, teacher = Base(recipe.layout), None
     if recipe.parent is not None:
         teacher = shop.base(recipe.parent)
-        kept = base.unet.state_dict().keys()
-        base.unet.load_state_dict({key: w for key, w in teacher.unet.state_dict().items() if key in kept})
+        base.inherit(teacher)
 
     def loss(batch: _Batch) -> Tensor:
         noised = base.schedule.noised(batch.latents, batch.noise, batch.times)
@@ -115,13 +113,13 @@ def _train_base(shop: Workshop, recipe: Recipe, path: Path) -> None:
 
     _descend(
         f"base {recipe.name}",
-        list(base.unet.parameters()),
+        list(base.network.parameters()),
         lambda: loss(_batch(base, generator, recipe.domain, None)),
         shop.steps(recipe.steps),
         recipe.rate,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {key: w.detach().contiguous() for key, w in base.unet.state_dict().items()}
+    tensors = {key: w.detach().contiguous() for key, w in base.network.state_dict().items()}
     file = serialise(tensors, {"format": "pt"})
     publish(path, file.pieces(), file.size, overwrite=True)
 
@@ -129,11 +127,7 @@ def _train_base(shop: Workshop, recipe: Recipe, path: Path) -> None:
 def _train_lora(shop: Workshop, name: str, style: str, path: Path) -> None:
     generator = shop.generator(f"{name} {style}")
     base = shop.base(name)
-    layers = {
-        module: _Lora(network, generator)
-        for module, network in base.found().values()
-        if isinstance(network, nn.Linear) and module.position.role.startswith(LORA_ROLES)
-    }
+    layers = {module: _Lora(network, generator) for module, network in base.adaptable().values()}
     parameters = [p for layer in layers.values() for p in (layer.up, layer.down)]
 
     def loss() -> Tensor:
