@@ -77,7 +77,7 @@ def _evaluated(
         {} if reuse is None else {REUSE: reuse},
         tuple((request.setting("prompts") or "").splitlines()),
         size=request.setting("size"),
-        seed=request.setting("seed"),
+        seed=request.setting("noise_seed"),
         clip_skip=request.setting("clip_skip"),
     )
     training = Training(job, request.setting("runs"), rank if isinstance(rank, int) else 0)

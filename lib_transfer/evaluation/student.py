@@ -80,7 +80,7 @@ def role_of(module: Module) -> Role:
 
 
 def work_of(role: str) -> str:
-    """What a layer of this role works at, whatever an architecture calls it: ``attention``, ``feed-forward``, or "" for others."""
+    """What layers of this role work at, in whatever architecture: ``attention``, ``feed-forward``, or "" for others."""
     if _ATTENTION.match(role):
         return "attention"
     return "feed-forward" if _FEED_FORWARD.match(role) else ""

@@ -39,7 +39,7 @@ CLIP_SKIP = Parameter(
     minimum=0,
     maximum=12,
 )
-SEED = Parameter("seed", "whole", 0, "the random seed of all noise", minimum=0, maximum=2**32 - 1)
+SEED = Parameter("noise_seed", "whole", 0, "the random seed of all noise", minimum=0, maximum=2**32 - 1)
 
 METHOD = Method(
     id="auto",

@@ -129,39 +129,4 @@ def test_models_of_different_latent_spaces_run(cli: Cli, style: Path, files: tin
     )
     assert not done.err, done.err
     told = json.loads((tmp_path / "found.json").read_text())
-    assert told["matches"]["nothing.safetensors"]["explained"] == 0
-
-
-def test_a_better_one_is_looked_for_and_written(cli: Cli, style: Path, files: tiny.Files, tmp_path: Path) -> None:
-    """Transferred at half its strength to its own base, it is best reused whole; the file does what the original does."""
-    half = _times(style, 0.5, tmp_path / "half.safetensors")
-    command = (
-        "verify", style, "--source", files["sd1-source"], "--target", files["sd1-source"], "--transferred", half,
-        "--improve", "best.safetensors", "--rank", 2, "--budget", 1700, *FEW, "--inputs", 1, "--json", "found.json",
-    )  # fmt: skip
-    done = cli(*command)
-    assert done.code == 0, done.err
-    told = json.loads((tmp_path / "found.json").read_text())
-    assert {"half.safetensors", "reuse"} <= set(told["gains"])
-    assert told["best"] == "reuse"
-    written = load_file(tmp_path / "best.safetensors")
-    given = load_file(style)
-    stems = {key.rpartition(".lora_")[0] for key in given if ".lora_" in key}
-    assert {key.rpartition(".lora_")[0] for key in written if ".lora_" in key} == stems
-    for stem in stems:
-        up, down = (written[f"{stem}.lora_{side}.weight"].double() for side in ("up", "down"))
-        scale = written[f"{stem}.alpha"].double() / down.shape[0]
-        source_up, source_down = (given[f"{stem}.lora_{side}.weight"].double() for side in ("up", "down"))
-        expected = source_up @ source_down * given[f"{stem}.alpha"].double() / source_down.shape[0]
-        assert ((up @ down * scale) - expected).norm() < 2e-3 * expected.norm()
-    with safe_open(str(tmp_path / "best.safetensors"), "pt") as file:
-        metadata = file.metadata()
-    assert metadata["ss_sd_model_name"] == "sd1-source.safetensors"
-    request = json.loads(metadata["transfer_lora.request"])
-    assert request["method"] == "auto"
-    assert json.loads(metadata["transfer_lora.report"])["best"] == "reuse"
-
-    again = cli(*command)
-    assert again.code == 2
-    assert "best.safetensors exists" in again.err
-    assert "This takes" not in again.out
+    assert told["gains"]["nothing.safetensors"]["gain"] in (0, None)

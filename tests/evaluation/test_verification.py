@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,16 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import lib_transfer
-from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.evaluation.choice import REUSE
 from lib_transfer.evaluation.conditions import Conditions
 from lib_transfer.evaluation.prompts import PLAIN, prompts_of
 from lib_transfer.evaluation.runs import expected_cost
-from lib_transfer.evaluation.verification import Better, Question, evaluate
-from lib_transfer.formats.safetensors_file import read_header
+from lib_transfer.evaluation.verification import Question, evaluate
 from lib_transfer.library.base import Base, open_base
-from lib_transfer.library.destination import Destination
 from lib_transfer.models import Model, Schedule, TorchModel, places
 from tests import tiny
 
@@ -121,24 +116,20 @@ def test_halves_and_copies_are_told_from_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "pixels"), [(0, 512), (256, 256)])
-def test_a_request_has_the_side_of_the_latents_that_are_run(tmp_path: Path, size: int, pixels: int) -> None:
-    """The same whoever asks: where no size is asked for, it is the one that the target was trained on."""
-    base = tiny.weights("sd1")
-    path = tiny.save(tmp_path / "base.safetensors", base, torch.float32)
+def test_where_no_size_is_asked_for_it_is_the_one_that_the_target_was_trained_on(
+    tmp_path: Path, size: int, pixels: int
+) -> None:
+    path = tiny.save(tmp_path / "base.safetensors", tiny.weights("sd1"), torch.float32)
     with open_base(path, "") as opened:
         module = next(m for m in opened.modules if m.position.role == "attn1.to_q")
         lora = tmp_path / "lora.safetensors"
         save_file(tiny.factors(str(module.output_name), module.shape), lora)
-        job = lib_transfer.request(lora, source=path, target=path, runtime=Runtime(cache_folder=tmp_path / "cache"))
-        runner, better = Networks(), Better(dataclasses.replace(job, destination=Destination(tmp_path)), budget=300)
+        runner = Networks()
         question = Question(lora, {"again": lora}, PROMPTS, 1, size, steps=1)
-        found = evaluate(question, opened, opened, runner, Count(), better=better)
+        found = evaluate(question, opened, opened, runner, Count())
     assert runner.sizes == [(pixels, pixels)]
-    assert found.written is not None
-    request = json.loads(read_header(found.written).metadata["transfer_lora.request"])
-    assert request["settings"]["latents"] == pixels // 8
-    assert request["settings"]["clip_skip"] == "1, 1"
-    assert (request["method"], request["settings"]["from"]) == ("auto", REUSE)
+    assert found.conditions is not None
+    assert found.conditions.size == (pixels, pixels)
 
 
 @pytest.mark.parametrize(
@@ -174,8 +165,8 @@ def test_clip_skip_is_what_was_asked_for_else_the_loras_own_else_the_runners(
 def test_the_cost_is_what_is_run() -> None:
     assert expected_cost(8) == "At most 816 runs of the models; a time estimate follows after the first run."
     assert expected_cost(8, seconds_per_run=0.1) == "At most 816 runs of the models, about 82 s."
-    improved = expected_cost(8, improve=True)
-    assert improved == (
+    with_training = expected_cost(8, imitating=True)
+    assert with_training == (
         "At most 4992 runs of the models (3184 of them for a training of 98 steps); a time estimate follows after the first "
         "run."
     )

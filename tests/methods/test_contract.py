@@ -164,7 +164,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
     assert methods.settings(get("rotation"), {}) == {**subspaces, **common}
     assert methods.settings(get("lora-x"), {}) == {**subspaces, "force": False, **common}
     assert methods.settings(get("reuse"), {}) == common
-    runs = {"runs": 5000, "prompts": None, "size": 0, "clip_skip": 0, "seed": 0}
+    runs = {"runs": 5000, "prompts": None, "size": 0, "clip_skip": 0, "noise_seed": 0}
     assert methods.settings(get("auto"), {}) == {**runs, **common}
 
 

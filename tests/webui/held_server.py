@@ -62,6 +62,8 @@ class Painter:
 class Runner:
     """Runs models."""
 
+    on_gpu = False
+
     def __init__(self, hold):
         self.hold = hold
 

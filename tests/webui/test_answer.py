@@ -228,12 +228,47 @@ def test_what_a_verification_tells(gains: dict[str, float], gap: float, sentence
     )
 
 
-def test_a_better_one_that_was_written_is_the_one_to_use() -> None:
-    gains = {"cat_tuned": Gain(0.6), "reuse": Gain(0.64), "imitate": Gain(0.95)}
-    known = Known("cat_tuned", "rotation", verified=Record(gains, "", written="cat_auto", gap=0.1))
-    assert said(outcome(), known) == Answer("A LoRA better than reuse was written: 0.95 against 0.64.", (), "cat_auto")
-    alone = Record({"cat_tuned": Gain(0.1), "imitate": Gain(0.5)}, "", written="cat_auto")
-    assert said(outcome(), Known("cat_tuned", verified=alone)).sentence == "A better LoRA was written: 0.50."
-    # Without a file of it, what is there is judged.
-    known = Known("cat_tuned", "rotation", verified=Record(gains, "", gap=0.1))
-    assert said(outcome(), known) == Answer("About as good as reuse: 0.60 against 0.64.", (PART,), "cat_tuned")
+@pytest.mark.parametrize(
+    ("gains", "gap", "sentence", "more"),
+    [
+        ({"reuse": 0.43, "imitate": 0.94}, 0.1, "Better than reuse: 0.94 against 0.43.", ()),
+        ({"reuse": 0.20, "imitate": 0.50}, 0.1, "Better than reuse: 0.50 against 0.20.", (PART,)),
+        (
+            {"imitate": 0.81},
+            0.1,
+            "It transfers: 0.81, where 1 is the whole gain; plain reuse is not possible.",
+            (),
+        ),
+        (
+            {"reuse": 0.98, "imitate": 0.99},
+            0.1,
+            "Reuse was kept: the LoRA does on this checkpoint what it does as it is: 0.98, against 0.99 of one that was trained, "
+            "where 1 is the whole gain.",
+            (),
+        ),
+        (
+            {"reuse": 0.50},
+            1.0,
+            "Reuse was kept: the LoRA does on this checkpoint what it does as it is: 0.50, where 1 is the whole gain.",
+            (PART,),
+        ),
+        (
+            {"reuse": 0.90},
+            7.0,
+            "Reuse was kept: the LoRA does on this checkpoint what it does as it is. Running the models cannot tell how good "
+            "that is.",
+            ("The two checkpoints draw different pictures. Compare pictures.",),
+        ),
+        (
+            {"imitate": 0.90},
+            7.0,
+            "A LoRA was trained, and running the models cannot tell how good it is.",
+            ("The two checkpoints draw different pictures.", "Compare pictures."),
+        ),
+    ],
+)
+def test_what_the_automatic_method_came_to(
+    gains: dict[str, float], gap: float, sentence: str, more: tuple[str, ...]
+) -> None:
+    record = Record({name: Gain(value) for name, value in gains.items()}, "", gap=gap)
+    assert said(outcome(), Known("cat_auto", "auto", verified=record)) == Answer(sentence, more, "cat_auto")

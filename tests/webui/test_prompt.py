@@ -90,7 +90,7 @@ def test_the_best_that_running_models_made_is_used_whatever_the_settings_say(
             source=made.path(BASE),
             target=made.path(TUNED),
             method="auto",
-            seed=seed,
+            noise_seed=seed,
         )
         # The weights' part of the method alone writes a file that says what made it; here no models are run.
         path = jobs.transfer(job, lib_transfer.Destination(file=made.program.loras / f"auto {seed}.safetensors")).path

@@ -207,31 +207,25 @@ def test_verifications_under_two_clip_skips_are_both_kept_and_shown(webui: WebUI
     again.part("verified").get_by_text("This holds for Clip skip 1,").first.wait_for()
 
 
-def test_a_search_for_a_better_lora_comes_to_an_end(webui: WebUI, window: Window) -> None:
-    # One that moves the source by more than the checkpoints differ; else nothing is searched for.
+def test_the_automatic_method_comes_to_an_end(webui: WebUI, window: Window) -> None:
+    # One that moves the source by more than the checkpoints differ; else nothing is trained.
     lora_for(webui.source, webui.loras / "strong.safetensors", size=0.3)
-    tab, persons = verification(webui, window, "strong"), webui.checkpoint()
-    fill(tab, verify_clip_skip=1)
-    tab.part("verify_improve").locator("input").check()
-    tab.part("verify_cost").get_by_text("At most").first.wait_for()
+    tab, persons = webui.tab(window), webui.checkpoint()
+    tab.choose("strong", target=webui.target.name)
+    tab.part("advanced").locator(".label-wrap").click()
+    tab.part("method").get_by_text("Automatic (runs both checkpoints)", exact=True).click()
+    fill(tab, runs=2000, size=64)
+    tab.part("cost").get_by_text("runs of the models").first.wait_for()
     before, began = webui.files(), time.monotonic()
-    tab.begin("verify")
-    said = tab.until("done")
-    # Until then the last verification stands there.
-    tab.part("verified").locator("tr", has_text="imitate").first.wait_for()
-    columns = table(tab)
-    print(f"\nsearched for {time.monotonic() - began:.0f} s: {said}\n{columns[:2]}")
-    assert {"reuse", "imitate"} <= set(columns[0])
-    keep(tab, f"{webui.target.stem}-better")
-    written = said.partition(" Written: ")[2].rstrip(".")
-    new = {Path(name).stem for name in webui.files() - before if name.endswith(".safetensors")}
-    assert new == ({written} if written else set())
-    if written:
-        tag = f"<lora:{written}:1>"
-        tab.part("verified").locator("code", has_text=tag).first.wait_for()
-        assert np.abs(webui.picture(f"{PROMPT} {tag}") - webui.picture(PROMPT)).mean() > 0
-        report = json.loads(read_header(webui.loras / f"{written}.safetensors").metadata["transfer_lora.report"])
-        assert report["best"] == written or report["best"] in columns[0]
+    said = tab.run("transfer")
+    print(f"\nran for {time.monotonic() - began:.0f} s: {said}\n{tab.answers()}")
+    keep(tab, f"{webui.target.stem}-automatic")
+    [new] = {Path(name).stem for name in webui.files() - before if name.endswith(".safetensors")}
+    tag = f"<lora:{new}:1>"
+    assert np.abs(webui.picture(f"{PROMPT} {tag}") - webui.picture(PROMPT)).mean() > 0
+    metadata = read_header(webui.loras / f"{new}.safetensors").metadata
+    assert json.loads(metadata["transfer_lora.request"])["method"] == "auto"
+    assert "reuse" in records_in(metadata)[0].gains
     assert webui.checkpoint() == persons
 
 

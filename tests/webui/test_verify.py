@@ -10,6 +10,8 @@ import pytest
 from safetensors import safe_open
 
 from lib_transfer.errors import RequestError
+from lib_transfer.evaluation.record import records_in
+from lib_transfer.formats.safetensors_file import read_header
 from lib_transfer.webui.verify.form import CONTROLS, VerifyOrder, verify_order
 from tests.webui import models
 from tests.webui.conftest import Server
@@ -124,43 +126,51 @@ def test_verifications_under_two_clip_skips_are_both_kept_and_come_back_with_the
     keep(again, "verified-before")
 
 
-def test_a_better_one_is_looked_for_and_saved(window: Window, server: Server, tmp_path: Path) -> None:
-    tab, copy = transferred(window, server, "bettered", 33)
-    tab.part("verify_inputs").locator("input").fill("2")
-    tab.part("verify_inputs").locator("input").blur()
-    tab.part("verify_improve").locator("input").check()
-    tab.part("verify_cost").get_by_text("At most").wait_for()
-    before = server.files()
+def test_the_automatic_method_trains_what_reuse_weakens_and_quick_does_not(window: Window, server: Server) -> None:
+    models.lora(server.models, "bettered", seed=33)
+    tab = window(server.url).ready()
+    tab.choose("bettered", target=models.TUNED)
+    quick = tab.part("quick")
+    assert not quick.is_visible()
+    tab.part("advanced").locator(".label-wrap").click()
+    tab.part("method").get_by_text("Automatic (runs both checkpoints)", exact=True).click()
+    quick.wait_for()
+    runs = tab.part("runs").locator("input").first
+    runs.fill("2600")
+    runs.blur()
+    tab.part("cost").get_by_text("At most 2592 runs of the models").wait_for()
+    before, loaded = server.files(), len(server.loaded)
+    assert tab.run("quick") == "Done: 1 written."
+    [plain] = server.files() - before
+    assert plain.startswith("bettered_tuned_rotation_")
+    assert len(server.loaded) == loaded
+
     server.hold.with_suffix(".damped").touch()
-    tab.begin("verify")
-    said = tab.until("done")
-    head, numbers, _ = table(tab)
-    assert head == ["LoRA", copy, "reuse", "imitate"]
-    # It follows by 0.4 alone; factors that are larger make up for it.
-    assert float(numbers[2]) < 0.8
-    assert float(numbers[3]) > float(numbers[2]) + 0.1
+    before = server.files()
+    assert tab.run("transfer") == "Done: 1 written."
+    assert server.loaded[loaded:][-1] == "given back"
     [new] = server.files() - before
     stem = new.removesuffix(".safetensors")
     assert stem.startswith("bettered_tuned_auto_")
-    assert said == f"Done: verified, and your checkpoint is loaded again. Written: {stem}."
-    tab.part("verified").locator("code", has_text=f"<lora:{stem}:1>").wait_for()
-    best = max(numbers[1:], key=float)
-    assert tab.answers() == [f"A LoRA better than reuse was written: {best} against {numbers[2]}."]
+    [answer] = tab.answers()
+    assert answer.startswith("Better than reuse: ")
     assert tab.part("overview").locator("code").inner_text() == f"<lora:{stem}:1>"
+    shown = tab.part("verified")
+    shown.locator("tr", has_text="imitate").wait_for()
+    shown.locator("figure", has_text="steps of training").wait_for()
     keep(tab, "better")
+    metadata = read_header(server.models / "Lora" / new).metadata
+    assert json.loads(metadata["transfer_lora.request"])["method"] == "auto"
+    [record] = records_in(metadata)
+    assert record.gains["reuse"].share < 0.6 < record.gains["imitate"].share
     # The better one is what pictures are compared with.
     drawn = len(server.drawn)
     tab.part("overview").get_by_role("button", name="Compare pictures now").click()
     tab.part("status").get_by_text("Done: 4 pictures.").wait_for()
-    assert server.drawn[-1][0] == f"<lora:{stem}:1>" and len(server.drawn) == drawn + 4
-    with safe_open(str(server.models / "Lora" / new), "pt") as file:
-        metadata = file.metadata()
-    report = json.loads(metadata["transfer_lora.report"])
-    assert report["gains"]["reuse"]["gain"] < 0.8
-    assert report["best"] in head
-    assert json.loads(metadata["transfer_lora.request"])["method"] == "auto"
-    # The same again finds the same, and writes over its own output alone.
-    tab.run("verify")
+    assert server.drawn[-1][0] == f"<lora:{stem}:1>"
+    assert len(server.drawn) == drawn + 4
+    # The same again is there already.
+    assert tab.run("transfer") == "Done: 1 there already."
     assert server.files() - before == {new}
 
 
@@ -195,16 +205,15 @@ def test_what_cannot_be_verified_is_said(window: Window, server: Server) -> None
 @pytest.mark.parametrize(
     "values",
     [
-        ("", 0, 0, False, 0),
-        ("", 65, 0, False, 0),
-        ("", "many", 0, False, 0),
-        (None, 8, 0, False, 0),
-        ("", 8, -1, False, 0),
-        ("", 8, None, False, 0),
-        ("", 8, 0, None, 0),
-        ("", 8, 0, False, 13),
-        ("", 8, 0, False, -1),
-        ("", 8, 0, False, "x"),
+        ("", 0, 0, 0),
+        ("", 65, 0, 0),
+        ("", "many", 0, 0),
+        (None, 8, 0, 0),
+        ("", 8, -1, 0),
+        ("", 8, None, 0),
+        ("", 8, 0, 13),
+        ("", 8, 0, -1),
+        ("", 8, 0, "x"),
     ],
 )
 def test_values_out_of_their_range_are_refused(values: tuple[object, ...]) -> None:
@@ -213,5 +222,5 @@ def test_values_out_of_their_range_are_refused(values: tuple[object, ...]) -> No
 
 
 def test_prompts_are_lines() -> None:
-    values = dict(zip(CONTROLS, (" a cat \n\n a dog\n", 4.0, 512, True, 2), strict=True))
-    assert verify_order(values) == VerifyOrder(("a cat", "a dog"), 4, 512, True, 2)
+    values = dict(zip(CONTROLS, (" a cat \n\n a dog\n", 4.0, 512, 2), strict=True))
+    assert verify_order(values) == VerifyOrder(("a cat", "a dog"), 4, 512, 2)
