@@ -15,6 +15,7 @@ import torch
 from lib_transfer.errors import CancelledError
 from lib_transfer.webui.app import extension
 from lib_transfer.webui.host.settings import PREFIX, settings
+from lib_transfer.webui.hosts.modules import listed
 from lib_transfer.webui.hosts.program import Program as Host
 from lib_transfer.webui.shell.jobs import Board, Job
 from lib_transfer.webui.shell.record import JobRecords
@@ -228,3 +229,16 @@ def test_forges_additional_modules_are_the_text_encoders_that_lie_beside(program
     assert files_of(host, checkpoint) == (checkpoint.path,)
     program.opts.data["forge_additional_modules"] = [str(path) for path in (*paths.values(), tmp_path / "gone")]
     assert files_of(host, checkpoint) == (checkpoint.path, paths["clip_l"])
+
+
+def test_a_checkpoint_is_found_while_the_program_makes_its_list_anew(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "late.safetensors"
+    path.write_bytes(b"")
+    later = threading.Timer(0.3, program.add, [path])
+    later.start()
+    found = listed(path)
+    later.join()
+    assert found is program.infos[found.title]
+    path.unlink()
+    program.remove(found)
+    assert listed(path) is None

@@ -308,7 +308,11 @@ _FORGOTTEN = frozenset(
         "torch.nn.modules.container.ParameterList",
         "torch.nn.parameter.Parameter",
         "typing.Any",
-        *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath")),
+        *(
+            f"{where}.{name}"
+            for where in ("pathlib", "pathlib._local")
+            for name in ("Path", "PosixPath", "WindowsPath")
+        ),
         *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
         *(f"{module}.{name}" for module in ("__builtin__", "builtins") for name in _BUILT_IN.split()),
     }

@@ -14,7 +14,7 @@ from lib_transfer.library.checkpoints import Checkpoint
 from lib_transfer.webui.host import files
 from lib_transfer.webui.host.abilities import Opener, Picture, QueueSlot
 from lib_transfer.webui.host.host import Host
-from lib_transfer.webui.hosts.modules import Slot, described, module
+from lib_transfer.webui.hosts.modules import Slot, described, listed, module
 
 if TYPE_CHECKING:
     from lib_transfer.library.base import Base
@@ -39,8 +39,7 @@ class ProgramPictures:
             RequestError: the checkpoint is gone, or there is no picture because the WebUI was interrupted.
         """
         processing = module("processing")
-        listed = module("sd_models").checkpoints_list.values()
-        info = next((info for info in listed if Path(info.filename) == checkpoint.path), None)
+        info = listed(checkpoint.path)
         if info is None:
             raise RequestError(f"{checkpoint.path.name} is not in the WebUI's list any more.")
         p = processing.StableDiffusionProcessingTxt2Img(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,20 @@ def described(info: Any) -> Checkpoint:
     path = Path(info.filename)
     name = str(getattr(info, "name", "") or path.name).replace("\\", "/").lstrip("/")
     return Checkpoint(name, path, getattr(info, "sha256", None) or None, getattr(info, "hash", None) or None)
+
+
+def listed(path: Path) -> Any:
+    """The WebUI's description of the checkpoint at ``path``; None where its list has none.
+
+    The WebUI empties its list while it scans its folders anew, in any thread, so we look again for some seconds.
+    """
+    for _ in range(30):
+        found = list(module("sd_models").checkpoints_list.values())
+        info = next((info for info in found if Path(info.filename) == path), None)
+        if info is not None or not path.is_file():
+            return info
+        time.sleep(0.1)
+    return None
 
 
 def way_of_loading() -> Literal["a1111", "forge"] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from lib_transfer.errors import RequestError, UnsupportedError
 from lib_transfer.library.base import Base
 from lib_transfer.models import Model
 from lib_transfer.webui.host.abilities import Opener
-from lib_transfer.webui.hosts.modules import way_of_loading
+from lib_transfer.webui.hosts.modules import listed, way_of_loading
 from lib_transfer.webui.hosts.running import a1111, forge
 from lib_transfer.webui.hosts.running.kinds import Kind, Size, chosen_clip_skip, kind_of
 
@@ -88,8 +87,6 @@ def _program() -> Any:
 
 
 def _description(path: Path) -> Any:
-    listed = importlib.import_module("modules.sd_models").checkpoints_list.values()
-    for info in listed:
-        if Path(info.filename) == path:
-            return info
+    if (info := listed(path)) is not None:
+        return info
     raise RequestError(f"{path.name} is not in the WebUI's list any more.")
