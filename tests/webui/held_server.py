@@ -3,7 +3,8 @@
 A job that waits within a module is what a slow module on a large model looks like, without depending on any clock. It makes
 pictures too, as a WebUI does: plain ones, whose colours follow from everything they are made of, which is written to
 HOLD.drawn. And it runs models: networks of the checkpoints' own attention layers, whose coming and going is in HOLD.loaded. While
-HOLD.damped exists, the one called tuned follows an adapter by less than half.
+HOLD.damped exists, both draw the same without an adapter, and the one called tuned
+follows one by less than half.
 
 While HOLD.reading exists, files that are hashed are read no further than their first kilobytes. If HOLD.written exists, HOLD is
 made as soon as a LoRA has been written. If HOLD.growth exists at the start, every growth of the cache is told.
@@ -91,7 +92,8 @@ class Runner:
         schedule = Schedule.stable_diffusion()
         layers = {}
         # How much of an adapter it follows.
-        follows = 0.4 if path.stem == "tuned" and self.hold.with_suffix(".damped").exists() else 1.0
+        damped = self.hold.with_suffix(".damped").exists()
+        follows = 0.4 if path.stem == "tuned" and damped else 1.0
         with open_base(path, "") as base:
             for module in base.modules:
                 if module.kind == "linear" and module.position.role.startswith("attn"):
@@ -104,7 +106,8 @@ class Runner:
             said = torch.zeros(4)
             for number, layer in enumerate(layers.values()):
                 ones = torch.ones(layer.in_features)
-                said[number % 4] += (follows * layer(ones) + (1 - follows) * (layer.weight @ ones)).mean()
+                without = layer.weight @ ones
+                said[number % 4] += (follows * (layer(ones) - without) + (0 if damped else without)).mean()
             a, s = schedule.mix(steps / 999)
             colour = 0.1 * said[None, :, None, None] * len(prompts[0])
             return s * (noised - a * colour) / (a * a * 0.25 + s * s)

@@ -65,7 +65,7 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     # The layers of both are near each other, and reuse carries everything.
     assert float(numbers[1]) > 0.6
     assert float(numbers[2]) == pytest.approx(1, abs=0.3)
-    assert words[1].startswith("The target gains")
+    assert words[1].startswith("Cannot be judged")
     assert "of the movement without the trigger words" in words[2]
     keep(tab, "verify")
     assert server.loaded[loaded:] == [models.TUNED, models.BASE, models.TUNED, "given back"]
@@ -77,7 +77,7 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     # What the transfer came to is still there, and the time is known now.
     assert [row[0] for row in tab.rows()] == ["checked"]
     assert "Domain gap:" in tab.part("verified").inner_text()
-    assert tab.answers()[0].startswith("About as good as reuse")
+    assert tab.answers()[0].startswith("Running the models cannot tell: the two checkpoints draw different pictures.")
     assert tab.part("details").locator("summary").first.inner_text() == "Details of checked"
     cost.get_by_text("516 runs of the models, about").wait_for()
 
