@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -73,6 +74,21 @@ def role_of(module: Module) -> Role:
     return module.position.part.startswith("te"), module.position.role
 
 
+def work_of(role: Role) -> Role | None:
+    """The kind of work of a role, by which roles of two architectures correspond that name them differently."""
+    of_text, name = role
+    if "norm" in name or "mod" in name.lower():
+        return None
+    kind = next((kind for kind, pattern in _WORK.items() if re.search(pattern, name)), None)
+    return None if kind is None else (of_text, kind)
+
+
+_WORK = {
+    "attention": r"(^|[._])(attn\d?|\w*attention)\.|^linear1\.[qkv]$",
+    "feed-forward": r"^(\w+_block\.)?((img|txt)_)?(ffn?|mlp[CX]?|feed_forward)\.|^linear1\.mlp$|^linear2$",
+}
+
+
 def jobs_of(original: Updates, modules: Iterable[Module], rank: int = 0) -> dict[Role, Job]:
     """What the LoRA is like on each role that it changes.
 
@@ -94,6 +110,15 @@ def jobs_of(original: Updates, modules: Iterable[Module], rank: int = 0) -> dict
     }
 
 
+def by_work(jobs: Mapping[Role, Job]) -> dict[Role, Job]:
+    """What the LoRA is like on each kind of work that it does."""
+    found: dict[Role, list[Job]] = {}
+    for role, job in jobs.items():
+        if (work := work_of(role)) is not None:
+            found.setdefault(work, []).append(job)
+    return {work: Job(max(job.rank for job in seen), fmean(job.size for job in seen)) for work, seen in found.items()}
+
+
 def begun(
     jobs: Mapping[Role, Job], modules: Iterable[Module], places: Mapping[str, Place], reuse: Updates, seed: int
 ) -> Student:
@@ -110,8 +135,13 @@ def begun(
     factors: dict[str, Factors] = {}
     sizes: dict[str, float] = {}
     reused = set()
+    modules = tuple(modules)
+    # Of two architectures that name nothing alike, only the kinds of work correspond.
+    strange = not any(role_of(module) in jobs for module in modules if not role_of(module)[0])
+    kinds = by_work(jobs) if strange else {}
     for module in modules:
-        job, place = jobs.get(role_of(module)), places.get(module.name)
+        role, place = role_of(module), places.get(module.name)
+        job = jobs.get(role) or kinds.get(work_of(role) or role)
         if job is None or place is None or place.kind == "other" or module.output is None or module.output.rows:
             continue
         rank = min(job.rank, *module.matrix_shape)
