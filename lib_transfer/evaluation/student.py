@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -24,11 +24,6 @@ from lib_transfer.update import Update, Updates, total
 
 RANK = 32
 """The rank of factors where the LoRA was not made with one (full differences, LyCORIS products)."""
-
-_ATTENTION = re.compile(r"^(?!.*modulation)(?:(?:.*\.)?\w*(?:attn|attention)\w*\.|linear1\.[qkv]$|linear2$)")
-_FEED_FORWARD = re.compile(
-    r"^(?!.*(?:modulation|embedder))(?:(?:.*\.)?(?:ff|ffn|feed_forward|(?:img_|txt_)?mlp[CX]?)\.|linear1\.mlp$)"
-)
 
 Role = tuple[bool, str]
 """Whether a module is in a text encoder, and what it does in its block."""
@@ -79,33 +74,19 @@ def role_of(module: Module) -> Role:
     return module.position.part.startswith("te"), module.position.role
 
 
-def work_of(role: str) -> str:
-    """What layers of this role work at, in whatever architecture: ``attention``, ``feed-forward``, or "" for others."""
-    if _ATTENTION.match(role):
-        return "attention"
-    return "feed-forward" if _FEED_FORWARD.match(role) else ""
+def work_of(role: Role) -> Role | None:
+    """The kind of work of a role, by which roles of two architectures correspond that name them differently."""
+    of_text, name = role
+    if "norm" in name or "mod" in name.lower():
+        return None
+    kind = next((kind for kind, pattern in _WORK.items() if re.search(pattern, name)), None)
+    return None if kind is None else (of_text, kind)
 
 
-def jobs_in(jobs: Mapping[Role, Job], modules: Sequence[Module]) -> dict[Role, Job]:
-    """The jobs by the roles of another architecture: where none of its roles is among them, those that do the same work.
-
-    A text encoder that both have keeps its roles.
-
-    Args:
-        jobs: see :func:`jobs_of`.
-        modules: the target's modules.
-    """
-    roles = {role_of(module) for module in modules}
-    core = {role for role in roles if not role[0]}
-    if core & jobs.keys():
-        return {role: jobs[role] for role in roles & jobs.keys()}
-    by_work: dict[str, list[Job]] = {}
-    for (encoder, role), job in jobs.items():
-        if not encoder and work_of(role):
-            by_work.setdefault(work_of(role), []).append(job)
-    alike = {work: Job(max(j.rank for j in them), fmean(j.size for j in them)) for work, them in by_work.items()}
-    found = {role: jobs[role] for role in (roles - core) & jobs.keys()}
-    return found | {role: alike[work_of(role[1])] for role in core if work_of(role[1]) in alike}
+_WORK = {
+    "attention": r"(^|[._])(attn\d?|\w*attention)\.|^linear1\.[qkv]$",
+    "feed-forward": r"^(\w+_block\.)?((img|txt)_)?(ffn?|mlp[CX]?|feed_forward)\.|^linear1\.mlp$|^linear2$",
+}
 
 
 def jobs_of(original: Updates, modules: Iterable[Module], rank: int = 0) -> dict[Role, Job]:
@@ -129,8 +110,17 @@ def jobs_of(original: Updates, modules: Iterable[Module], rank: int = 0) -> dict
     }
 
 
+def by_work(jobs: Mapping[Role, Job]) -> dict[Role, Job]:
+    """What the LoRA is like on each kind of work that it does."""
+    found: dict[Role, list[Job]] = {}
+    for role, job in jobs.items():
+        if (work := work_of(role)) is not None:
+            found.setdefault(work, []).append(job)
+    return {work: Job(max(job.rank for job in seen), fmean(job.size for job in seen)) for work, seen in found.items()}
+
+
 def begun(
-    jobs: Mapping[Role, Job], modules: Sequence[Module], places: Mapping[str, Place], reuse: Updates, seed: int
+    jobs: Mapping[Role, Job], modules: Iterable[Module], places: Mapping[str, Place], reuse: Updates, seed: int
 ) -> Student:
     """The adapter that training begins with.
 
@@ -145,9 +135,13 @@ def begun(
     factors: dict[str, Factors] = {}
     sizes: dict[str, float] = {}
     reused = set()
-    here = jobs_in(jobs, modules)
+    modules = tuple(modules)
+    # Of two architectures that name nothing alike, only the kinds of work correspond.
+    strange = not any(role_of(module) in jobs for module in modules if not role_of(module)[0])
+    kinds = by_work(jobs) if strange else {}
     for module in modules:
-        job, place = here.get(role_of(module)), places.get(module.name)
+        role, place = role_of(module), places.get(module.name)
+        job = jobs.get(role) or kinds.get(work_of(role) or role)
         if job is None or place is None or place.kind == "other" or module.output is None or module.output.rows:
             continue
         rank = min(job.rank, *module.matrix_shape)

@@ -18,13 +18,14 @@ from lib_transfer.evaluation import imitation
 from lib_transfer.evaluation.imitation import COST, State, adam, cosine, imitate, looks
 from lib_transfer.evaluation.kept import Kept
 from lib_transfer.evaluation.lessons import Course, teach
-from lib_transfer.evaluation.student import Student, begun, jobs_of, role_of, with_unit_rows
+from lib_transfer.evaluation.student import Job, Student, begun, by_work, jobs_of, role_of, with_unit_rows, work_of
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.models import Model, applied
 from lib_transfer.models.model import predict
 from lib_transfer.progress import Silent
 from lib_transfer.storage.cache import Cache
 from lib_transfer.update import Update, Updates
+from tests.architecture.known import known
 from tests.evaluation import nets
 
 PROMPTS = ("red one", "blue two", "three")
@@ -362,3 +363,17 @@ def test_several_inputs_at_once_give_what_one_after_the_other_gives(tmp_path: Pa
         assert torch.allclose(
             several.updates[name].matrix(), update.matrix(), atol=1e-4 * float(update.matrix().abs().max())
         )
+
+
+def test_architectures_that_name_nothing_alike_correspond_by_the_kind_of_work() -> None:
+    """A LoRA on Anima's attentions and feed-forwards trains those of Stable Diffusion 2, and nothing else."""
+    layout = known("anima").core.slots()
+    anima = [(False, slot.position.role) for slot in layout]
+    changed = [
+        role for role in anima if role[1].startswith(("self_attn", "cross_attn", "mlp")) and "norm" not in role[1]
+    ]
+    kinds = by_work({role: Job(8, 0.1) for role in changed})
+    assert set(kinds) == {(False, "attention"), (False, "feed-forward")}
+    found = {slot.position.role for slot in known("sd2").core.slots() if work_of((False, slot.position.role)) in kinds}
+    attentions = {f"attn{n}.to_{it}" for n in (1, 2) for it in ("q", "k", "v", "out.0")}
+    assert found == attentions | {"ff.net.0.proj", "ff.net.2"}

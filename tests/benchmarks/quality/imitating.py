@@ -16,8 +16,8 @@ from lib_transfer.update import Updates
 from tests.benchmarks.quality import pictures
 from tests.benchmarks.quality.family import Base
 
-CURVE = (BUDGET // 4, BUDGET // 2, BUDGET, 2 * BUDGET)
-"""The numbers of runs that the curve of score against runs has; the default is among them."""
+CURVE = (0.25, 0.5, 1.0, 2.0)
+"""The shares of the usual number of runs that the curve of score against runs has."""
 
 
 def evaluated(

@@ -25,6 +25,9 @@ BEST, RETRAINED, ORDINARY = "reuse, best strength", "retrained", "ordinary train
 STRENGTHS = (0.6, 0.8, 1.0, 1.2, 1.4)
 """Of these, the baseline is told which is best by the truth, which nobody knows who has no pictures."""
 
+QUICK_BUDGET = 1500
+"""The number of runs where hardly anything is trained."""
+
 CURVE_PAIRS = ("pruned", "deep", "unrelated")
 """The pairs that the curve of score against runs is drawn for."""
 
@@ -95,7 +98,7 @@ class Judge:
         candidates = self.candidates()
         kept = self.folder / "product.json"
         if not kept.exists():
-            evaluation, runs = self._evaluated(candidates, BUDGET, teacher=True)
+            evaluation, runs = self._evaluated(candidates, 1.0, teacher=True)
             self._write(IMITATION, evaluation)
             gains = {name: (gain.share, gain.error) for name, gain in evaluation.gains.items()}
             kept.write_text(json.dumps({"gap": evaluation.gap, "gains": gains, "runs": runs}, indent=1))
@@ -185,16 +188,17 @@ class Judge:
     def _trained(self) -> dict[str, Changes]:
         """The imitation, ordinary training with as many runs, and both with other numbers of runs where that is asked for."""
         found = {IMITATION: self.trained(IMITATION)}
-        for budget in CURVE if self.pair in CURVE_PAIRS else (BUDGET,):
+        for share in CURVE if self.pair in CURVE_PAIRS and self.shop.effort == 1.0 else (1.0,):
             for kind in (IMITATION, ORDINARY):
-                name = with_runs(kind, budget)
+                name = with_runs(kind, share)
                 if not self.file(name).exists() and not self.result(name).exists():
-                    evaluation, _ = self._evaluated(self.candidates(), budget, teacher=kind == IMITATION)
+                    evaluation, _ = self._evaluated(self.candidates(), share, teacher=kind == IMITATION)
                     self._write(name, evaluation)
                 found[name] = self.trained(name)
         return found
 
-    def _evaluated(self, candidates: Mapping[str, Changes], budget: int, *, teacher: bool) -> tuple[Evaluation, int]:
+    def _evaluated(self, candidates: Mapping[str, Changes], share: float, *, teacher: bool) -> tuple[Evaluation, int]:
+        budget = round(share * (BUDGET if self.shop.effort == 1.0 else QUICK_BUDGET))
         return evaluated(
             self.source, self.target, self.original, candidates, self.style, self.shop.seed, budget, teacher=teacher
         )
@@ -223,9 +227,9 @@ class Judge:
         return measures.styled(made, self.domain, self.style, seed)
 
 
-def with_runs(kind: str, budget: int) -> str:
-    """The name of what was trained with so many runs; the usual number is not named."""
-    return kind if budget == BUDGET else f"{kind}, {budget} runs"
+def with_runs(kind: str, share: float) -> str:
+    """The name of what was trained with this share of the usual number of runs, which is not named."""
+    return kind if share == 1.0 else f"{kind}, {round(share * BUDGET)} runs"
 
 
 def _stem(name: str) -> str:

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from lib_transfer.evaluation.choice import IMITATION, REUSE
 from lib_transfer.evaluation.gain import Gain
+from lib_transfer.evaluation.runs import BUDGET
 from lib_transfer.evaluation.thresholds import FAR
 from tests.benchmarks.quality.adapters import INSERTED, PROLORA, ROTATION
 from tests.benchmarks.quality.imitating import CURVE
@@ -76,10 +77,12 @@ def curve(cases: Sequence[Case]) -> str:
     for kind in (IMITATION, ORDINARY):
         for pair in _pairs(cases):
             known = [case.measured for case in cases if case.pair == pair]
-            found = [[it[name].score for it in known if name in it] for name in (with_runs(kind, b) for b in CURVE)]
+            found = [
+                [it[name].score for it in known if name in it] for name in (with_runs(kind, share) for share in CURVE)
+            ]
             if all(found):
                 rows.append([f"{pair}, {kind}", *map(_spread, found)])
-    return _table(["target", *(f"{budget} runs" for budget in CURVE)], rows)
+    return _table(["target", *(f"{round(share * BUDGET)} runs" for share in CURVE)], rows)
 
 
 def verdicts(cases: Sequence[Case]) -> str:
