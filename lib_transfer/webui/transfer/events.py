@@ -83,17 +83,15 @@ class TransferEvents(ViewEvents):
 
     # Jobs.
 
-    def start(self, kind: Kind, values: FormValues, *, quick: bool = False) -> dict[str, Any]:
-        """Start a job on the chosen LoRAs; the target's line tells which one it is for.
+    def quick(self, kind: Kind, values: FormValues) -> dict[str, Any]:
+        """Start a job that looks at the weights alone, whatever method is chosen."""
+        return self.start(kind, by_weights(values))
 
-        Args:
-            kind: what is done.
-            values: the values of the controls.
-            quick: whether the weights alone are looked at, whatever method is chosen.
-        """
+    def start(self, kind: Kind, values: FormValues) -> dict[str, Any]:
+        """Start a job on the chosen LoRAs; the target's line tells which one it is for."""
 
         def prepare() -> Start:
-            wanted = order(by_weights(values) if quick else values, self.host)
+            wanted = order(values, self.host)
             work = Work(wanted, self.host, self.tab.index, self.tab.once)
             # Where the program runs the models, the job needs its queue on every device.
             in_queue = wanted.method.runs_models or on_gpu(runtime(self.host))

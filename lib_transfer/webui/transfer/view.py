@@ -115,12 +115,13 @@ def wire(form: Form, events: Any) -> None:
     form.on(form["from_card"].click, events.from_card, ("card", "adapters"), ("adapters",))
     form.on(form["method"].change, events.method, ("method",), ("quick", *controls.method_names()))
 
-    for button, kind, quick in (
-        ("transfer", "transfer", False),
-        ("quick", "transfer", True),
-        ("analyse", "analyse", True),
-    ):
-        start = functools.partial(events.start, kind, quick=quick)
+    starts = {
+        "transfer": (events.start, "transfer"),
+        "quick": (events.quick, "transfer"),
+        "analyse": (events.quick, "analyse"),
+    }
+    for button, (begin, kind) in starts.items():
+        start = functools.partial(begin, kind)
         form.on(form[button].click, start, ("job", *asked), ("job", "status", "target_line", *RESULTS))
     form.on(form["loadable"].click, events.make_load, ("job", "adapters", "target"), ("job", "status", *RESULTS))
     for name in ("poll", "interrupt", "skip"):
