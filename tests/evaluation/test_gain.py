@@ -101,11 +101,11 @@ def of(**shares: float) -> dict[str, Gain]:
     ("gains", "gap", "name", "said", "judged"),
     [
         (of(reuse=0.7, imitate=0.9), 0.1, "imitate", "imitate has a gain of 0.90; reuse has 0.70", True),
-        (of(reuse=0.7, imitate=0.9), 1.0, "reuse", "does not gain more by 0.3, the share", True),
+        (of(reuse=0.7, imitate=0.9), 0.25, "reuse", "does not gain more by 0.25, the share", True),
         (of(reuse=0.7, imitate=0.72), 0.0, "imitate", "imitate has a gain of 0.72", True),
         (of(reuse=0.7, imitate=0.6), 0.1, "reuse", "Reuse has the best gain, 0.70", True),
         (of(reuse=0.1, imitate=0.2), 0.1, None, "None transfers: the best, imitate, has a gain of 0.20", True),
-        (of(half=0.4, imitate=0.6), 0.5, "imitate", "reuse is not possible", True),
+        (of(half=0.4, imitate=0.6), 0.25, "imitate", "reuse is not possible", True),
         (of(reuse=0.3, imitate=0.9), 2.1, "reuse", "reuse keeps the target's look; nothing better is known", False),
         (of(half=0.3, imitate=0.9), 2.1, "imitate", "brings the look of the source's pictures along", False),
         (of(half=0.3), 2.1, None, "reuse is not possible, and nothing is recommended", False),
@@ -119,8 +119,8 @@ def test_the_choice(gains: dict[str, Gain], gap: float, name: str | None, said: 
 
 
 def test_another_than_reuse_has_to_gain_more_by_a_share_of_the_gap() -> None:
-    assert wins(Gain(0.9), Gain(0.7), 0.6)
-    assert not wins(Gain(0.9), Gain(0.7), 0.7)
+    assert wins(Gain(0.9), Gain(0.7), 0.15)
+    assert not wins(Gain(0.9), Gain(0.7), 0.25)
     assert not wins(Gain(0.7), Gain(0.7), 0.0)
 
 
