@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -58,21 +59,29 @@ class Bases:
         source: None where the method needs none; the target stands for it then.
         target: the checkpoint that the group goes to; the modules alone where only names and layout change.
         find: what each module of the source corresponds to in the target.
-        near: how far apart their weights are, where they are of one architecture.
         blocks: where the source's blocks go, where the target has another number of them.
         adapters: closes the adapters of the group together with them.
-        folder: where parts of large outputs wait.
+        cache: where what is known of pairs of checkpoints is kept.
         stays: whether the adapters stay on the base that they were trained on, and only names and layout change.
     """
 
     source: Base | None
     target: Base
     find: Pairing
-    near: Nearness | None
     blocks: Blocks | None
     adapters: ExitStack
-    folder: Path
+    cache: Cache
     stays: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where parts of large outputs wait."""
+        return self.cache.folder
+
+    @cached_property
+    def near(self) -> Nearness | None:
+        """How far apart the weights are, where they are of one architecture; asked for when the files are known to be theirs."""
+        return None if self.source is None else nearness(self.source, self.target, self.cache)
 
     @property
     def origin(self) -> Base:
@@ -109,8 +118,7 @@ def opened(job: Job, runtime: Runtime, cache: Cache) -> Iterator[Bases]:
         sketches = Sketches(source or target, target, cache, runtime.torch_device)
         moved = None if source is None else blocks.by_weights(source, target, cache)
         find = pairing(source or target, target, sketches, forced=Settings.of(request).force, blocks=moved)
-        near = None if source is None else nearness(source, target, cache)
-        yield Bases(source, target, find, near, moved, stack, cache.folder, stays=bool(request.architecture))
+        yield Bases(source, target, find, moved, stack, cache, stays=bool(request.architecture))
 
 
 def _opened(paths: Sequence[Path], sha256: str, runtime: Runtime) -> AbstractContextManager[Base]:

@@ -84,6 +84,8 @@ def nearness(source: Base, target: Base, cache: Cache) -> Nearness | None:
             rows = [row for pair in pairs if (row := _compared(source, target, *pair)) is not None]
         if not rows:
             return None
+        for base in (source, target):
+            base.checkpoint.need_unchanged()
         entry = {"rows": torch.tensor(rows, dtype=torch.float64)}
         cache.put("similarities", key, entry)
     found: Tensor = entry["rows"].double()

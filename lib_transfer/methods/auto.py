@@ -47,7 +47,7 @@ METHOD = Method(
     paper="this project; a student learns from a teacher's outputs as in Hinton et al. 2015",
     summary="Trains a LoRA on the target to predict what the source predicts with the original, on pictures that those two made, "
     "and keeps it where it does more on further pictures than plain reuse. Takes minutes to hours.",
-    formula="argmin |e_t(D) - e_s(L)|^2",
+    formula="argmin mean (e_t(D) - e_s(L))^2",
     needs=frozenset({"source weight", "target weight"}),
     kinds=LINEAR_AND_CONVOLUTION,
     parameters=(RUNS, PROMPTS, SIZE, CLIP_SKIP, SEED),

@@ -46,7 +46,6 @@ def test_what_is_noted_is_read_back() -> None:
     assert record.training.gains == ((1, 0.2), (2, 0.4), (3, 0.5), (4, 0.75))
     assert record.advice == "Left out. It is best."
     assert record.conditions == conditions(2)
-    assert record.written is None
 
 
 def test_those_under_other_conditions_stay_and_the_last_comes_first() -> None:
@@ -72,9 +71,9 @@ def test_one_of_an_older_version_stays_without_conditions() -> None:
 
 
 def test_one_by_another_measure_is_not_read_and_says_so() -> None:
-    old = {"schema": 2, "matches": {"copy": {"explained": 0.5, "each": [0.5]}}, "reason": "x", "written": "copy_auto"}
+    old = {"schema": 2, "matches": {"copy": {"explained": 0.5, "each": [0.5]}}, "reason": "x"}
     [record] = records_in({"transfer_lora.match": json.dumps({**old, "conditions": conditions().facts()})})
-    assert (record.gains, record.advice, record.written) == ({}, OUTDATED, "copy_auto")
+    assert (record.gains, record.advice) == ({}, OUTDATED)
     assert record.conditions == conditions()
 
 
@@ -112,14 +111,14 @@ def test_what_is_no_verification_is_not_shown(text: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"notes": 3}, {"reason": [1]}, {"written": 7}, {"conditions": 3}, {"earlier": "x"}, {"training": 3},
+        {"notes": 3}, {"reason": [1]}, {"conditions": 3}, {"earlier": "x"}, {"training": 3},
         {"training": {"losses": ["x"], "held_out": []}}, {"training": {"losses": [1], "held_out": [[1]]}},
     ],
 )  # fmt: skip
 def test_odd_entries_of_a_verification_are_left_out(change: dict[str, object]) -> None:
     [record] = records_in({"transfer_lora.match": json.dumps({**GOOD, **change})})
     assert (record.gains["copy"].share, record.advice, record.training) == (0.5, "", None)
-    assert (record.written, record.conditions) == (None, None)
+    assert record.conditions is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from lib_transfer.evaluation.record import Curves
+from lib_transfer.evaluation.thresholds import FAR
 from lib_transfer.webui.shell.html import render
 from lib_transfer.webui.verify.kept import Verified
 
@@ -19,7 +20,7 @@ AVERAGED = 8
 
 def verdicts(verified: Sequence[Verified]) -> Markup | str:
     """The first verification: the LoRAs one below the other, each with its gain and its verdict. The others folded."""
-    return render("verdicts", verified=verified, curve=curve) if verified else ""
+    return render("verdicts", verified=verified, curve=curve, far=FAR) if verified else ""
 
 
 def curve(training: Curves) -> Markup | str:
