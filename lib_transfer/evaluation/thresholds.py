@@ -13,8 +13,8 @@ from __future__ import annotations
 FAR = 0.3
 """A domain gap above which gains say nothing, and no imitation is made where reuse is possible.
 
-Above it all graded fine-tunes lost by imitation, 5 to 89 points, and gains of 1.2 to 2.0 went with scores down to 3; below it all of
-40 adapters that were said to be reproduced scored 82 or more.
+Above it all graded fine-tunes lost by imitation, 5 to 89 points, and gains of 1.2 to 2.0 went with scores down to 3; below it
+all of 40 adapters that were said to be reproduced scored 82 or more.
 """
 
 SHARE = 1.0
