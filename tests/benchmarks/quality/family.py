@@ -87,8 +87,8 @@ RECIPES = (
     Recipe("far", "transformer", pictures.FAR, 1000, 2e-3, "base"),
     Recipe("pruned", "pruned", "plain", 600, 1e-3, "base", taught=True),
     Recipe("deep", "deep", "plain", 600, 1e-3, "base"),
-    Recipe("unrelated", "unet", "plain", 800, 3e-3),
-    Recipe("unrelated, other latents", "unet, mixed", "plain", 300, 2e-3, "unrelated"),
+    Recipe("unrelated", "unet", "plain", 2500, 3e-3),
+    Recipe("unrelated, other latents", "unet, mixed", "plain", 1500, 2e-3, "unrelated"),
     Recipe("unrelated, drift 5", "unet", "drift 5", 200, 1e-3, "unrelated"),
 )
 
