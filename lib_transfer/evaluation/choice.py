@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lib_transfer.evaluation.gain import Gain
-from lib_transfer.evaluation.thresholds import FAR, SHARE, TRANSFERS
+from lib_transfer.evaluation.thresholds import FAR, MEASURABLE, SHARE, TRANSFERS
 
 REUSE = "reuse"
 """The name of the original as it is, on the target."""
@@ -57,6 +57,12 @@ def choose(gains: Mapping[str, Gain], gap: float, reuse: str | None = REUSE) -> 
         more = f"{SHARE * gap:.2g}, the share of the domain gap that it may cost"
         return Choice(reuse, f"Reuse is kept ({share:.2f}): {best} ({of_best}) does not gain more by {more}.")
     return Choice(best, f"{best} has a gain of {of_best}; reuse has {reused.share:.2f}.")
+
+
+def may_win(gains: Mapping[str, Gain], gap: float) -> bool:
+    """Whether an imitation could be kept at all: reuse leaves more than the share of the gap that it would have to win."""
+    reused = gains.get(REUSE)
+    return reused is None or 1 - reused.share > max(SHARE * gap, MEASURABLE)
 
 
 def wins(one: Gain, reuse: Gain, gap: float) -> bool:

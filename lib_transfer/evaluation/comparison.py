@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.architecture.module import Module
-from lib_transfer.evaluation.choice import IMITATION, REUSE, choose
+from lib_transfer.evaluation.choice import IMITATION, REUSE, choose, may_win
 from lib_transfer.evaluation.gain import Gain, damage, gain
 from lib_transfer.evaluation.gap import Strangeness, domain_gap, strangeness
 from lib_transfer.evaluation.imitation import COST, Imitation, imitate, looks
@@ -287,7 +287,10 @@ class _Comparison:
         notes: list[str] = []
         made = None
         if self.course is not None and seen.taught is not None and self.wanted(gap):
-            made, notes = self._imitated(target, seen, judge)
+            if self.insist or may_win(gains, gap):
+                made, notes = self._imitated(target, seen, judge)
+            else:
+                notes = [f"{IMITATION} was left out: what reuse leaves is less than an imitation could cost."]
         if made is not None:
             updates[IMITATION] = made.updates
             gains[IMITATION] = judge.gain(IMITATION, made.updates)

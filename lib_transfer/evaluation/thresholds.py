@@ -25,6 +25,9 @@ graded fine-tunes was of this kind, at most .9 of the gap (.91 with pictures of 
 pruned relative it truly wins 6 to 13 points in all three styles; the rule sees one of them, which is the price of doing no harm.
 """
 
+MEASURABLE = 0.02
+"""The part of the source's gain that reuse has to leave for anything to be trained: less is within the error of the gain."""
+
 REPRODUCES = 0.75
 TRANSFERS = 0.25
 """From this gain on an adapter is said to transfer in part; below it, not at all.

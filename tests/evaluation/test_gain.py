@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.errors import NumericError
-from lib_transfer.evaluation.choice import choose, wins
+from lib_transfer.evaluation.choice import choose, may_win, wins
 from lib_transfer.evaluation.gain import Gain, damage, gain
 from lib_transfer.evaluation.gap import Strangeness, domain_gap, strangeness
 from lib_transfer.evaluation.losses import finite, losses, predictions, probes
@@ -122,6 +122,13 @@ def test_another_than_reuse_has_to_gain_more_by_a_share_of_the_gap() -> None:
     assert wins(Gain(0.9), Gain(0.7), 0.15)
     assert not wins(Gain(0.9), Gain(0.7), 0.25)
     assert not wins(Gain(0.7), Gain(0.7), 0.0)
+
+
+def test_nothing_is_trained_that_could_not_be_kept() -> None:
+    assert may_win(of(reuse=0.7), 0.25)
+    assert not may_win(of(reuse=0.8), 0.25)
+    assert not may_win(of(reuse=0.99), 0.0)
+    assert may_win(of(half=0.99), 0.25)
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.75, "reproduces"), (0.74, "partly"), (0.24, "does not transfer")])
