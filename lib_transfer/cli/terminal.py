@@ -95,7 +95,7 @@ def add_reports(parser: argparse.ArgumentParser, what: str, *, plot: bool = Fals
 
 def check_reports(options: argparse.Namespace) -> None:
     """Raise :class:`RequestError` before any work if a report could not be written where the options say."""
-    for name in ("json", "plot", "report"):
+    for name in ("json", "plot", "report", "card"):
         check_report_path(getattr(options, name, None))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 from lib_transfer import methods
 from lib_transfer.cli import terminal
 from lib_transfer.evaluation import verify
+from lib_transfer.evaluation.card import card
 from lib_transfer.evaluation.verification import INPUTS
 from lib_transfer.formats.writer import of_ours
 
@@ -38,6 +40,8 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=_positive, default=0, metavar="PIXELS", help=text)
     text = "Clip skip for the prompts, 1 to 12 (default: what the LoRA was trained with, else as the checkpoint was)"
     parser.add_argument("--clip-skip", type=_positive, default=0, metavar="N", help=text)
+    text = "write a card as JSON that can be published: numbers and hashes, no names and no prompts (- for stdout)"
+    parser.add_argument("--card", type=Path, metavar="FILE", help=text)
     terminal.add_reports(parser, "the result")
     terminal.add_runtime(parser)
     parser.set_defaults(run=run)
@@ -46,7 +50,8 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; 2 where no transferred LoRA transfers."""
     terminal.check_reports(options)
-    out = terminal.talk(options.json)
+    out = terminal.talk(options.json or options.card)
+    runtime, began = terminal.runtime(options), time.monotonic()
     noted = options.transferred if options.note else []
     for path in noted:
         of_ours(path)
@@ -64,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         size=options.size,
         seed=options.seed,
         clip_skip=options.clip_skip,
-        runtime=terminal.runtime(options),
+        runtime=runtime,
         progress=terminal.Bar(),
         announce=announce,
     )
@@ -73,6 +78,9 @@ def run(options: argparse.Namespace) -> int:
         found.note_in(path)
     if options.json:
         terminal.write_json(options.json, found.facts())
+    if options.card:
+        seconds = time.monotonic() - began
+        terminal.write_json(options.card, card(found, seconds=seconds, device=runtime.torch_device.type))
     return 0 if found.choice.name is not None else 2
 
 

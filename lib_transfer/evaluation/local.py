@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ from lib_transfer.errors import RequestError
 from lib_transfer.evaluation.conditions import MOST_CLIP_SKIP
 from lib_transfer.evaluation.loading import DiffusersModels, need_packages
 from lib_transfer.evaluation.loading.autoencoder import need_autoencoder
-from lib_transfer.evaluation.result import Evaluation
+from lib_transfer.evaluation.result import Evaluation, Subject
 from lib_transfer.evaluation.verification import INPUTS, Question, evaluate
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.destination import Destination
@@ -90,7 +91,11 @@ def verify(
         question = Question(
             job.files.adapter, {path.name: path for path in made}, prompts, inputs, size, seed, clip_skip=clip_skip
         )
-        return evaluate(question, of_source, of_target, models, progress, announce=announce, cache=runtime.cache)
+        found = evaluate(question, of_source, of_target, models, progress, announce=announce, cache=runtime.cache)
+        request, architectures = job.request, (of_source.architecture.id, of_target.architecture.id)
+        assert request.source_sha256 is not None
+        subject = Subject(request.adapter_sha256, request.source_sha256, request.target_sha256, architectures)
+        return dataclasses.replace(found, subject=subject)
 
 
 @contextmanager

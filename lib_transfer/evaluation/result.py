@@ -24,6 +24,21 @@ UNJUDGED = "unjudged"
 """The verdict where the domain gap is so large that gains say nothing."""
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What was verified, told by contents alone.
+
+    Attributes:
+        adapter, source, target: the SHA-256 of the files, in hex.
+        architectures: the ids of the architectures of the source and of the target.
+    """
+
+    adapter: str
+    source: str
+    target: str
+    architectures: tuple[str, str]
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What was found out.
@@ -37,6 +52,7 @@ class Evaluation:
         curve: the training, with the loss of every step and the gain on held-out pictures along it; None where there was none.
         written: the file that the chosen adapter was written to; None where none was written.
         conditions: what it holds for; None where models were compared that are no files.
+        subject: what was verified; None where the contents of the files are not known.
     """
 
     gains: Mapping[str, Gain]
@@ -47,6 +63,7 @@ class Evaluation:
     curve: Imitation | None = None
     written: Path | None = None
     conditions: Conditions | None = None
+    subject: Subject | None = None
 
     @property
     def verdict(self) -> str:

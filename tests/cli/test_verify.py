@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ from safetensors.torch import load_file
 
 from tests import tiny
 from tests.autoencoders import autoencoder
-from tests.cli.conftest import Done
+from tests.cli.conftest import ROOT, Done
 
+jsonschema = pytest.importorskip("jsonschema", reason="the tools are not in this environment")
 pytest.importorskip("diffusers", reason="the tools are not in this environment")
 
 Cli = Callable[..., Done]
@@ -53,13 +55,22 @@ def test_without_a_transferred_file_one_is_made_and_goes_again(
     cli: Cli, style: Path, files: tiny.Files, tmp_path: Path
 ) -> None:
     done = cli(
-        "verify", style, "--source", files["sd1-source"], "--target", files["sd1-target"], *FEW, "--json", "found.json"
-    )
+        "verify", style, "--source", files["sd1-source"], "--target", files["sd1-target"], *FEW, "--json", "found.json",
+        "--card", "card.json", "--prompt", "a secret garden",
+    )  # fmt: skip
     told = json.loads((tmp_path / "found.json").read_text())
     assert set(told["gains"]) == {"rotation.safetensors", "reuse"}
     assert done.code == (0 if told["best"] else 2), done.err
+    text = (tmp_path / "card.json").read_text()
+    card = json.loads(text)
+    jsonschema.validate(card, json.loads((ROOT / "docs" / "card.schema.json").read_text()))
+    for role, path in (("adapter", style), ("source", files["sd1-source"]), ("target", files["sd1-target"])):
+        assert card[role]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [each["role"] for each in card["adapters"]] == ["transferred", "reuse"]
+    assert [each["gain"] for each in card["adapters"]] == [each["gain"] for each in told["gains"].values()]
+    assert not any(word in text for word in ("secret", "style", "sd1-source", "safetensors", str(tmp_path)))
     assert told["reason"] in done.out
-    assert {p.name for p in tmp_path.iterdir()} == {style.name, "found.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {style.name, "found.json", "card.json"}
 
 
 def test_what_was_found_is_noted_in_an_output_of_ours_alone(
