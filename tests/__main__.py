@@ -34,7 +34,7 @@ PYTEST = ["-m", "pytest"]
 OLDER = [
     *("tests/webui", "tests/formats/test_writer.py", "tests/formats/test_annotate.py", "tests/formats/test_publish.py"),
     *("tests/formats/stores", "--ignore-glob=*_hostile_*", "--ignore-glob=*_gguf_*", "--ignore-glob=*_torch_*"),
-    *("tests/conversion/test_cache.py", "tests/conversion/test_spool.py", "tests/evaluation/test_observation.py"),
+    *("tests/conversion/test_cache.py", "tests/conversion/test_spool.py"),
 ]
 # About half of what the newest versions are tested with: whole transfers, and processes.
 WHOLE = ["tests/cli", "tests/transfer"]
