@@ -158,6 +158,7 @@ def test_the_automatic_method_trains_what_reuse_weakens_and_quick_does_not(windo
     shown = tab.part("verified")
     shown.locator("tr", has_text="imitate").wait_for()
     shown.locator("figure", has_text="steps of training").wait_for()
+    tab.part("advanced").locator(".label-wrap").click()
     keep(tab, "better")
     metadata = read_header(server.models / "Lora" / new).metadata
     assert json.loads(metadata["transfer_lora.request"])["method"] == "auto"
