@@ -37,7 +37,7 @@ TRAINED: dict[str, tuple[list[str] | str, str, list[str]]] = {
     "z-image": (
         ["to_q", "to_k", "to_v", "to_out.0", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"],
         "ZImagePipeline",
-        ["ZImageAttention", "FeedForward"],
+        ["Attention", "ZImageAttention", "FeedForward"],
     ),
     "lumina-2": (
         ["to_q", "to_k", "to_v", "to_out.0", "linear_1", "linear_2", "linear_3", "norm1.linear"],

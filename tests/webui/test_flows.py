@@ -18,6 +18,7 @@ from lib_transfer.evaluation.files import updates_of
 from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.library.base import open_base
 from lib_transfer.models import Model, applied
+from lib_transfer.models.model import GUIDANCE
 from lib_transfer.progress import Silent
 from lib_transfer.webui.hosts import running
 from lib_transfer.webui.hosts.abilities import ProgramModels
@@ -114,7 +115,7 @@ def test_a_flow_is_asked_with_a_sigma_and_answers_as_dense_mathematics_says(
     with open_base(path, "") as base, running.borrowed((64, 48)) as open_model, open_model(base, 1) as model:
         assert model.shape == (channels, 48 // factor, 64 // factor)
         assert running.latent_space_of(base) == model.latent_space == SPACES.get(name, "flux")
-        assert model.guidance == (1 if name == "flux-dev" else 5)
+        assert model.guidance == (1 if name == "flux-dev" else GUIDANCE)
         assert set(model.places) == set(base.by_name)
         generator = torch.Generator().manual_seed(3)
         x, times = torch.randn((2, *model.shape), generator=generator), torch.tensor([0.25, 0.8])

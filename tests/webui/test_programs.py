@@ -160,7 +160,8 @@ def test_a_target_that_is_gone_is_told_in_the_tab(program: Program, tmp_path: Pa
     gone = program.add(tmp_path / "gone.safetensors")
     program.select(gone)
     program.remove(gone)
-    [said] = extension.events().made().transfer.target({"target": "Active checkpoint", "question": "1"}).values()
+    choice = {"adapters": [], "target": "Active checkpoint", "source": None, "method": "Rotation", "question": "1"}
+    said = extension.events().made().transfer.looked(choice)["target_line"]
     assert f"gone.safetensors is gone, so the WebUI uses {models.BASE} instead." in said
 
 

@@ -95,6 +95,7 @@ class Resolver:
             progress = Job("transfer", tuple(order.adapters))
             progress.turn = turn
             progress.go()
+            progress.begin(0)
             progress.start(0, words)
             library = library_of(self._host, self._index, progress, self._outputs)
             adapter = Found(original.name, path)
