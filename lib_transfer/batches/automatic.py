@@ -75,7 +75,7 @@ def _evaluated(
     question = Question(
         job.files.adapter,
         {} if reuse is None else {REUSE: reuse},
-        tuple((request.setting("prompts") or "").splitlines()),
+        tuple(request.setting("prompts").splitlines()),
         size=request.setting("size"),
         seed=request.setting("noise_seed"),
         clip_skip=request.setting("clip_skip"),

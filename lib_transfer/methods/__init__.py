@@ -93,7 +93,7 @@ def checked(parameter: Parameter, value: Value) -> Value:
         raise RequestError(f"The setting {name} is yes or no, not {value!r}.")
     if parameter.kind == "text":
         if isinstance(value, str) and len(value) <= LONGEST_TEXT:
-            return "\n".join(filter(None, map(str.strip, value.splitlines()))) or None
+            return "\n".join(filter(None, map(str.strip, value.splitlines())))
         raise RequestError(f"The setting {name} is no text of at most {LONGEST_TEXT} characters.")
     if parameter.choices and value in parameter.choices:
         return value

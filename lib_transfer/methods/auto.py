@@ -19,7 +19,7 @@ RUNS = Parameter(
 PROMPTS = Parameter(
     "prompts",
     "text",
-    None,
+    "",
     "the prompts of the pictures that it learns from, one a line, with the LoRA's trigger words in them (default: those that "
     "its metadata suggest)",
 )

@@ -119,7 +119,7 @@ def test_a_lora_that_reuse_weakens_is_trained_and_one_that_reuse_keeps_is_reused
     assert record.gains["imitate"].share > 0.9
     assert record.gap < 0.05
     request = json.loads(header.metadata["transfer_lora.request"])
-    assert (request["method"], request["settings"]["runs"], request["settings"]["prompts"]) == ("auto", 2600, None)
+    assert (request["method"], request["settings"]["runs"], request["settings"]["prompts"]) == ("auto", 2600, "")
     sizes = [effect(original), effect(trained.path)]
     assert torch.allclose(sizes[1], sizes[0] / FOLLOWS, atol=0.15 * float(sizes[0].abs().max()) / FOLLOWS)
     assert "imitate has a gain of" in trained.warnings[-1]

@@ -79,7 +79,8 @@ def parameters() -> tuple[Parameter, ...]:
 
 # Labels for parameters whose own name says too little in a list of controls.
 _LABELS = {"below": "Modules below the threshold", "rank": "Output rank", "dtype": "Output precision"}
-_LABELS |= {"inserted": "Inserted blocks"}
+_LABELS |= {"inserted": "Inserted blocks", "runs": "Most runs", "noise_seed": "Noise seed"}
+_LABELS |= {"prompts": "Training prompts", "size": "Training size", "clip_skip": "Training Clip skip"}
 
 
 def label(parameter: Parameter) -> str:

@@ -38,8 +38,6 @@ def shown(parameter: Parameter | None, value: Any) -> Any:
     """The form in which the control shows ``value``."""
     if parameter is not None and parameter.kind == "choice" and value is None:
         return NOT_SET
-    if parameter is not None and parameter.kind == "text":
-        return value or ""
     return str(value) if parameter is not None and parameter.kind == "rank" else value
 
 
