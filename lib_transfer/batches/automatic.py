@@ -13,7 +13,8 @@ from lib_transfer.conversion.publish import TransferResult
 from lib_transfer.conversion.runtime import Runtime
 from lib_transfer.errors import MismatchError
 from lib_transfer.evaluation.choice import REUSE
-from lib_transfer.evaluation.loading import DiffusersModels
+from lib_transfer.evaluation.loading import DiffusersModels, need_packages
+from lib_transfer.evaluation.local import check_pair, check_size
 from lib_transfer.evaluation.result import Evaluation
 from lib_transfer.evaluation.verification import Question, Runner, Training, check_place, evaluate
 from lib_transfer.formats.sidecars import carry_sidecars, plan_sidecars
@@ -49,12 +50,16 @@ def automatic(job: Job, models: Runner | None, runtime: Runtime, progress: Progr
     if is_done(job.output, job.request):
         return TransferResult(job.output, "already done", None)
     check_place(job)
+    check_size(job.request.setting("size"))
+    if models is None:
+        need_packages()
     with TemporaryDirectory(prefix="transfer-lora-") as folder, _opened(job.files.source, runtime) as source:
         reuse = _reuse(job, Path(folder) / f"{REUSE}.safetensors", runtime, progress)
         with _opened(job.files.target, runtime) as target:
-            found = _evaluated(
-                job, reuse, (source, target), models or DiffusersModels(runtime.torch_device), runtime, progress
-            )
+            if models is None:
+                models = DiffusersModels(runtime.torch_device)
+                check_pair(models, source, target)
+            found = _evaluated(job, reuse, (source, target), models, runtime, progress)
             sidecars = () if found.written is None else _beside(job, found.written, target)
     if found.choice.name is None:
         return TransferResult(None, "nothing carried", None, (), (found.advice,))

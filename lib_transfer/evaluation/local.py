@@ -71,7 +71,7 @@ def verify(
     """
     runtime, progress = runtime or Runtime(), progress or Silent()
     need_packages()
-    _check_size(size)
+    check_size(size)
     _check_clip_skip(clip_skip)
     job = make_job(
         adapter,
@@ -86,7 +86,7 @@ def verify(
         of_source, of_target = (
             stack.enter_context(_opened(paths, runtime)) for paths in (job.files.source, job.files.target)
         )
-        _check_pair(models, of_source, of_target)
+        check_pair(models, of_source, of_target)
         made = [Path(path) for path in transferred] or [stack.enter_context(_transferred(job, runtime, progress))]
         question = Question(
             job.files.adapter, {path.name: path for path in made}, prompts, inputs, size, seed, clip_skip=clip_skip
@@ -106,7 +106,7 @@ def _opened(paths: Sequence[Path], runtime: Runtime) -> Iterator[Base]:
         yield base
 
 
-def _check_size(size: int) -> None:
+def check_size(size: int) -> None:
     """Raise unless pictures of this size can be made."""
     # Halved three times in the UNet, and once in the autoencoder for each of three levels.
     if size % 64:
@@ -119,7 +119,7 @@ def _check_clip_skip(clip_skip: int) -> None:
         raise RequestError(f"There is no Clip skip {clip_skip}.", hint=f"Choose one from 1 to {MOST_CLIP_SKIP}.")
 
 
-def _check_pair(models: DiffusersModels, source: Base, target: Base) -> None:
+def check_pair(models: DiffusersModels, source: Base, target: Base) -> None:
     """Raise unless the two can be compared here."""
     if models.latent_space(source) != models.latent_space(target):
         # Pictures go from one to the other then.
