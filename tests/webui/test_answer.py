@@ -173,6 +173,10 @@ def test_where_nothing_was_written() -> None:
     assert found == Answer("Not transferred: nothing was written.", ("The file ends early.", "Copy it again."))
     found = said(outcome("nothing carried"))
     assert found == Answer("Nothing of this LoRA can be carried to tuned, so nothing was written.")
+    # Running the models found that it can be carried, and does nothing there.
+    judged = "None transfers: the best, reuse, has a gain of 0.10."
+    found = said(outcome("nothing carried", message=judged))
+    assert found == Answer("It does not work on tuned, so nothing was written.", (judged,))
 
 
 PART = "Only a part of what the LoRA does on its own checkpoint comes through."

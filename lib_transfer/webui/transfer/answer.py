@@ -127,6 +127,8 @@ def _nothing(outcome: Outcome) -> Answer:
         return Answer(f"It fits: it was trained on {outcome.target} itself, so use it as it is.", (), own)
     if outcome.why == "loads as it is":
         return Answer("It loads as it is: nothing was written.", (), outcome.name.rpartition("/")[2])
+    if outcome.status == "nothing carried" and outcome.message:
+        return Answer(f"It does not work on {outcome.target}, so nothing was written.", reason)
     if outcome.status == "nothing carried":
         return Answer(f"Nothing of this LoRA can be carried to {outcome.target}, so nothing was written.", reason)
     if outcome.status == "failed":
