@@ -76,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
         raise error
     report = outcome.report
     lines = [] if report is None or outcome.status == "already done" else [report.to_text()]
+    if outcome.status == "nothing carried" and outcome.message:
+        lines += ["Nothing was written.", f"  {outcome.message}"]
     if outcome.path is not None:
         lines += ["", f"{'Already done' if outcome.status == 'already done' else 'Written'}: {outcome.path}"]
     if outcome.status == "already done" and outcome.accounts is not None:

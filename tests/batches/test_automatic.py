@@ -225,3 +225,11 @@ def test_the_command_line_says_the_cost_and_what_was_chosen(
     assert "known only afterwards" in capsys.readouterr().err
     assert main(["transfer", str(lora(loras, "third", 6)), *how, "--runs", "3"]) == 2
     assert "The setting runs cannot be '3'" in capsys.readouterr().err
+
+    # A target that follows no LoRA at all.
+    monkeypatch.setitem(globals(), "FOLLOWS", 0.0)
+    before = set(loras.iterdir())
+    deaf = lora(loras, "deaf", 7)
+    assert main(["transfer", str(deaf), *how]) == 2
+    assert "Nothing was written.\n  None transfers: the best, " in capsys.readouterr().out
+    assert set(loras.iterdir()) == {*before, deaf}
