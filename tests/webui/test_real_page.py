@@ -217,6 +217,8 @@ def test_the_automatic_method_comes_to_an_end(webui: WebUI, window: Window) -> N
     fill(tab, runs=2000, size=64)
     tab.part("cost").get_by_text("runs of the models").first.wait_for()
     before, began = webui.files(), time.monotonic()
+    # Thousands of runs of a whole model on a processor.
+    tab.page.set_default_timeout(3 * 3600 * 1000)
     said = tab.run("transfer")
     print(f"\nran for {time.monotonic() - began:.0f} s: {said}\n{tab.answers()}")
     keep(tab, f"{webui.target.stem}-automatic")
