@@ -58,7 +58,7 @@ class Silent:
         return False
 
 
-class Leavable:
+class Skippable:
     """A progress that is over, too, as soon as what it is for is left out.
 
     Args:

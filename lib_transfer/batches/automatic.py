@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,7 +16,7 @@ from lib_transfer.evaluation.local import check_pair, check_size
 from lib_transfer.evaluation.result import Evaluation
 from lib_transfer.evaluation.verification import Question, Runner, Training, check_place, evaluate
 from lib_transfer.formats.sidecars import carry_sidecars, plan_sidecars
-from lib_transfer.library.base import Base, open_base
+from lib_transfer.library.base import Base, open_hashed
 from lib_transfer.library.destination import Destination
 from lib_transfer.library.job import Job
 from lib_transfer.library.outputs import is_done
@@ -53,9 +51,9 @@ def automatic(job: Job, models: Runner | None, runtime: Runtime, progress: Progr
     check_size(job.request.setting("size"))
     if models is None:
         need_packages()
-    with TemporaryDirectory(prefix="transfer-lora-") as folder, _opened(job.files.source, runtime) as source:
+    with TemporaryDirectory(prefix="transfer-lora-") as folder, open_hashed(job.files.source, runtime.hashes) as source:
         reuse = _reuse(job, Path(folder) / f"{REUSE}.safetensors", runtime, progress)
-        with _opened(job.files.target, runtime) as target:
+        with open_hashed(job.files.target, runtime.hashes) as target:
             if models is None:
                 models = DiffusersModels(runtime.torch_device)
                 check_pair(models, source, target)
@@ -87,14 +85,6 @@ def _evaluated(
     )
     training = Training(job, request.setting("runs"), rank if isinstance(rank, int) else 0)
     return evaluate(question, *bases, models, progress, training=training, cache=runtime.cache)
-
-
-@contextmanager
-def _opened(paths: Sequence[Path], runtime: Runtime) -> Iterator[Base]:
-    first, *encoders = paths
-    digests = runtime.hashes.of(paths)
-    with open_base(first, digests[first], [(path, digests[path]) for path in encoders]) as base:
-        yield base
 
 
 def _reuse(job: Job, file: Path, runtime: Runtime, progress: Progress) -> Path | None:

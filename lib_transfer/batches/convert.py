@@ -20,7 +20,7 @@ from lib_transfer.library.decide import Convert
 from lib_transfer.library.destination import numbered
 from lib_transfer.library.job import Job
 from lib_transfer.library.request import TransferRequest
-from lib_transfer.progress import Leavable, Progress
+from lib_transfer.progress import Progress, Skippable
 
 LEFT_OUT = "Skipped; nothing was written."
 
@@ -114,9 +114,9 @@ def _automatic(
 ) -> Iterator[tuple[Job, Ending]]:
     """Transfer adapters by running both checkpoints, one after another; each may be left out meanwhile."""
     for job in jobs:
-        leavable = Leavable(progress, functools.partial(left_out, job))
+        skippable = Skippable(progress, functools.partial(left_out, job))
         try:
-            yield job, automatic(job, task.models, task.runtime, leavable)
+            yield job, automatic(job, task.models, task.runtime, skippable)
         except StorageError:
             raise
         except CancelledError:

@@ -86,8 +86,8 @@ def estimate(
     """What ``plan``, divided into ``tasks``, will take with so many ``workers``.
 
     Args:
-        speed: of this machine; measured where not given.
-        run_seconds: how long a run of a model takes, where the method runs models and that is known.
+        speed: the speed of this machine; measured where not given.
+        run_seconds: the time that a run of a model takes, where the method runs models and that is known.
     """
     if not tasks:
         return Estimate(0.0, 0, _free(plan))

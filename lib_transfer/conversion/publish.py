@@ -28,7 +28,7 @@ class TransferResult:
         status: ``written``; ``already done``: the output of an equal request was there; ``nothing carried``.
         report: the whole report; None when it was already done, whose summary is in the file's metadata.
         sidecars: files carried along, such as previews.
-        warnings: what went wrong and does the output no harm.
+        warnings: what went wrong and does the output no harm; where models were run, also what was chosen and why.
     """
 
     path: Path | None

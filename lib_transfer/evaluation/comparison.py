@@ -18,20 +18,17 @@ from torch import Tensor
 
 from lib_transfer.architecture.module import Module
 from lib_transfer.evaluation.choice import IMITATION, REUSE, choose, may_win
-from lib_transfer.evaluation.gain import Gain, damage, gain
-from lib_transfer.evaluation.gap import Strangeness, domain_gap, strangeness
 from lib_transfer.evaluation.imitation import COST, Imitation, imitate, looks
+from lib_transfer.evaluation.judge import Judge
 from lib_transfer.evaluation.kept import Kept, or_temporary
-from lib_transfer.evaluation.lessons import Course
-from lib_transfer.evaluation.losses import losses, predictions, probes
 from lib_transfer.evaluation.observation import Observation, Observer, Prompts
 from lib_transfer.evaluation.pictures import Own, own_kept, own_pictures
 from lib_transfer.evaluation.prompts import PLAIN
 from lib_transfer.evaluation.result import Evaluation
 from lib_transfer.evaluation.runs import Amounts, Runs, planned
-from lib_transfer.evaluation.student import Student, begun, jobs_of
+from lib_transfer.evaluation.student import Student, begun, stats_of_roles
+from lib_transfer.evaluation.teacher import Batches
 from lib_transfer.evaluation.thresholds import FAR
-from lib_transfer.models.inputs import Inputs
 from lib_transfer.models.model import Model
 from lib_transfer.progress import Progress
 from lib_transfer.storage.cache import Cache
@@ -195,10 +192,10 @@ class _Comparison:
         return self.setup.shared_out()
 
     @property
-    def course(self) -> Course | None:
+    def batches(self) -> Batches | None:
         """The training; None where there is none."""
         steps = self.runs.steps
-        return Course(self.prompts.taught, steps, self.setup.amounts.batch, self.setup.seed) if steps else None
+        return Batches(self.prompts.taught, steps, self.setup.amounts.batch, self.setup.seed) if steps else None
 
     def of_target(self) -> Kept:
         """What is kept of the target by itself."""
@@ -222,7 +219,7 @@ class _Comparison:
         """How the source is observed."""
         of_pair = self._kept("both", self.pair.source_id, self.pair.target_id)
         return Observer(
-            self.adapters.original, self.prompts, self.setup.amounts, self.setup.seed, self.course, self.pair.one_space,
+            self.adapters.original, self.prompts, self.setup.amounts, self.setup.seed, self.batches, self.pair.one_space,
             self.wanted, self.of_source(), of_pair, self.of_work(), self.progress,
         )  # fmt: skip
 
@@ -241,9 +238,9 @@ class _Comparison:
         saved += runs.source_sees * observer.of_pair.has("source's losses")
         saved += amounts.own * draws * observer.of_pair.has("target's losses")
         if observer.remembered() is not None:
-            saved += runs.held + runs.lessons + runs.teacher
+            saved += runs.held + runs.taught + runs.teacher
         else:
-            pictures = [("held", amounts.held), *([("taught", amounts.taught)] if self.course else [])]
+            pictures = [("held", amounts.held), *([("taught", amounts.taught)] if self.batches else [])]
             made = sum(kept.has(what, place) for what, number in pictures for place in range(number))
             saved += made * 2 * amounts.sampling
             taught = sum(kept.has("teacher", step) for step in range(runs.steps)) if self.pair.one_space else 0
@@ -280,13 +277,13 @@ class _Comparison:
 
     def judged(self, target: Model, target_own: Own, seen: Observation) -> Evaluation:
         """The evaluation of every adapter, and of the one that is trained, with the target in memory."""
-        judge = _Judge(target, self, target_own, seen)
+        judge = Judge(target, self.observer(), target_own, seen)
         gap = judge.gap()
         updates = dict(self.adapters.candidates)
         gains = {name: judge.gain(name, it) for name, it in updates.items()}
         notes: list[str] = []
         made = None
-        if self.course is not None and seen.taught is not None and self.wanted(gap):
+        if self.batches is not None and seen.taught is not None and self.wanted(gap):
             if self.insist or may_win(gains, gap):
                 made, notes = self._imitated(target, seen, judge)
             else:
@@ -297,14 +294,14 @@ class _Comparison:
             made = dataclasses.replace(made, gains=(*made.gains, gains[IMITATION].share))
         return Evaluation(gains, updates, gap, choose(gains, gap), tuple(notes), curve=made)
 
-    def _imitated(self, target: Model, seen: Observation, judge: _Judge) -> tuple[Imitation | None, list[str]]:
+    def _imitated(self, target: Model, seen: Observation, judge: Judge) -> tuple[Imitation | None, list[str]]:
         """The imitation, or why there is none."""
-        assert self.course is not None
+        assert self.batches is not None
         assert seen.taught is not None
         if not target.differentiable:
             return None, [f"{IMITATION} was left out: this program runs the model without gradients."]
-        jobs = jobs_of(self.adapters.original, self.pair.source_modules, self.setup.rank)
-        student = begun(jobs, self.pair.target_modules, target.places, self.adapters.reuse, self.setup.seed)
+        stats = stats_of_roles(self.adapters.original, self.pair.source_modules, self.setup.rank)
+        student = begun(stats, self.pair.target_modules, target.places, self.adapters.reuse, self.setup.seed)
         if not student.factors:
             return None, [f"{IMITATION} was left out: the target has no module that does what the LoRA's modules do."]
         clean = seen.taught.latents_of(target)
@@ -317,58 +314,13 @@ class _Comparison:
         small = f"{IMITATION} was left out: the GPU's memory is too small for it at this size of pictures."
         return made, [] if made is not None else [f"{small} Ask for a smaller size."]
 
-    def _trained(self, target: Model, student: Student, clean: Tensor, judge: _Judge) -> Imitation | None:
+    def _trained(self, target: Model, student: Student, clean: Tensor, judge: Judge) -> Imitation | None:
         """The trained adapter; None where the GPU's memory is too small."""
-        assert self.course is not None
+        assert self.batches is not None
         try:
             return imitate(
-                target, student, clean, self.course, self.of_work(), self.progress,
+                target, student, clean, self.batches, self.of_work(), self.progress,
                 teacher=self.pair.one_space, look=judge.share,
             )  # fmt: skip
         except torch.cuda.OutOfMemoryError:
             return None
-
-
-class _Judge:
-    """What the target says without an adapter, against which adapters are judged."""
-
-    def __init__(self, target: Model, comparison: _Comparison, own: Own, seen: Observation) -> None:
-        amounts, prompts, seed = comparison.setup.amounts, comparison.prompts, comparison.setup.seed
-        self._target, self._progress, self._seen, self._own = target, comparison.progress, seen, own
-        self._plain = probes(own.pictures.clean, prompts.own, amounts.own_draws, seed)
-        self._held = probes(seen.held.latents_of(target), prompts.held, amounts.held_draws, seed)
-        self._observer = comparison.observer()
-        self._without = losses(self._said(self._held, "target, without an adapter"), self._held.noise)
-
-    def gap(self) -> float:
-        """The domain gap."""
-        familiar = losses(self._own.predicted, self._plain.noise)
-        of_source = self._observer.own_probes(self._seen.own.pictures.clean)
-        to_itself = losses(self._seen.own.predicted, of_source.noise)
-        to_target = self._observer.of_pair.made("target's losses", make=self._strange)
-        between = Strangeness(
-            strangeness(float(self._seen.strange.mean()), float(familiar.mean())),
-            strangeness(float(to_target.mean()), float(to_itself.mean())),
-        )
-        return domain_gap(between, self._seen.learned)
-
-    def share(self, updates: Updates) -> float:
-        """The gain of an adapter as a share, with a run for every held-out input."""
-        return self._gain("imitation, held-out pictures", updates).share
-
-    def gain(self, name: str, updates: Updates) -> Gain:
-        """The gain of an adapter and its damage."""
-        found = self._gain(f"target, {name}", updates)
-        with_it = self._said(self._plain, f"target, {name}, without the trigger words", updates)
-        return dataclasses.replace(found, damage=damage(with_it, self._own.predicted, self._seen.movement))
-
-    def _gain(self, what: str, updates: Updates) -> Gain:
-        with_it = losses(self._said(self._held, what, updates), self._held.noise)
-        return gain(self._without, with_it, self._seen.learned)
-
-    def _strange(self) -> Tensor:
-        there = self._observer.own_probes(self._seen.own.pictures.latents_of(self._target))
-        return losses(self._said(there, "target, on the source's pictures"), there.noise)
-
-    def _said(self, inputs: Inputs, what: str, updates: Updates | None = None) -> Tensor:
-        return predictions(self._target, inputs, self._progress, what, updates)

@@ -13,28 +13,28 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Strangeness:
+class ExcessLoss:
     """How much worse each checkpoint knows the other's pictures than the other does, in denoising loss.
 
     Attributes:
-        source: of the target's pictures to the source, ``L(e_s; x_t) - L(e_t; x_t)``.
-        target: of the source's pictures to the target, ``L(e_t; x_s) - L(e_s; x_s)``; None where it is not known yet.
+        source: the loss of the source on the target's pictures beyond the target's own, ``L(e_s; x_t) - L(e_t; x_t)``.
+        target: that of the target on the source's pictures, ``L(e_t; x_s) - L(e_s; x_s)``; None if it is not known yet.
     """
 
     source: float
     target: float | None = None
 
 
-def strangeness(stranger: float, own: float) -> float:
+def excess_loss(other: float, own: float) -> float:
     """``L(e; x) - L(e'; x)``: by how much a model knows pictures ``x`` worse than the model ``e'`` that made them."""
-    return stranger - own
+    return other - own
 
 
-def domain_gap(between: Strangeness, learned: float) -> float:
+def domain_gap(between: ExcessLoss, learned: float) -> float:
     """The domain gap, never below 0; infinite where the LoRA gained nothing on its own checkpoint.
 
     Args:
-        between: how strange the pictures of each are to the other.
+        between: how much worse each checkpoint knows the other's pictures.
         learned: what the LoRA gains on its own checkpoint, ``L(e_s; y) - L(e_sL; y)``.
     """
     widest = max(between.source, between.source if between.target is None else between.target, 0.0)

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from lib_transfer.errors import NumericError
 from lib_transfer.evaluation.kept import Kept
-from lib_transfer.evaluation.lessons import Course, taught
 from lib_transfer.evaluation.student import Student
+from lib_transfer.evaluation.teacher import Batches, taught
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.models.apply import applied
 from lib_transfer.models.inputs import Inputs
@@ -137,7 +137,7 @@ def imitate(
     target: Model,
     student: Student,
     clean: Tensor,
-    course: Course,
+    batches: Batches,
     kept: Kept,
     progress: Progress,
     *,
@@ -150,7 +150,7 @@ def imitate(
         target: the model, which must be differentiable; its own weights get no gradients and stay as they are.
         student: the adapter to begin with.
         clean: the latents of all pictures, in the target's space ``(n, channels, height, width)``.
-        course: the steps.
+        batches: the steps.
         kept: where the source's predictions are, and where the state of the training is kept; a training that was stopped or
             killed goes on from there.
         progress: asked before every run whether to stop; it gets :data:`COST` steps for each run with gradients.
@@ -162,23 +162,23 @@ def imitate(
         NumericError: nothing but NaN or infinity came out of the target.
         StorageError: what the source predicted is not there any more.
     """
-    found = kept.get("state", course.steps)
+    found = kept.get("state", batches.steps)
     state = (None if found is None else State.of(found, student)) or State.new(student)
     rates = _rates(student)
     for value in state.values:
         value.requires_grad_()
-    while state.step < course.steps:
-        inputs = course.inputs(clean, state.step)
-        wanted = taught(course, kept, state.step) if teacher else inputs.noise
+    while state.step < batches.steps:
+        inputs = batches.inputs(clean, state.step)
+        wanted = taught(batches, kept, state.step) if teacher else inputs.noise
         gradients, loss = _gradients(target, student, state, inputs, wanted, progress)
         if clipped(gradients):
-            adam(state, gradients, [rate * cosine(state.step, course.steps) for rate in rates])
+            adam(state, gradients, [rate * cosine(state.step, batches.steps) for rate in rates])
         state.step += 1
         state.losses.append(loss)
-        if look is not None and state.step in looks(course.steps):
+        if look is not None and state.step in looks(batches.steps):
             state.gains.append(look(_now(student, state).whole()))
         if state.step % SAVE_EVERY == 0:
-            kept.put("state", course.steps, tensors=state.tensors())
+            kept.put("state", batches.steps, tensors=state.tensors())
     if not all(map(math.isfinite, state.losses[-1:])):
         raise NumericError(
             "The target gives NaN or infinity with gradients.",

@@ -16,7 +16,7 @@ from lib_transfer.evaluation.loading import DiffusersModels, need_packages
 from lib_transfer.evaluation.loading.autoencoder import need_autoencoder
 from lib_transfer.evaluation.result import Evaluation, Subject
 from lib_transfer.evaluation.verification import INPUTS, Question, evaluate
-from lib_transfer.library.base import Base, open_base
+from lib_transfer.library.base import Base, open_hashed
 from lib_transfer.library.destination import Destination
 from lib_transfer.library.job import Job, Model, make_job
 from lib_transfer.progress import Progress, Silent
@@ -84,7 +84,7 @@ def verify(
     models = DiffusersModels(runtime.torch_device)
     with ExitStack() as stack:
         of_source, of_target = (
-            stack.enter_context(_opened(paths, runtime)) for paths in (job.files.source, job.files.target)
+            stack.enter_context(open_hashed(paths, runtime.hashes)) for paths in (job.files.source, job.files.target)
         )
         check_pair(models, of_source, of_target)
         made = [Path(path) for path in transferred] or [stack.enter_context(_transferred(job, runtime, progress))]
@@ -96,14 +96,6 @@ def verify(
         assert request.source_sha256 is not None
         subject = Subject(request.adapter_sha256, request.source_sha256, request.target_sha256, architectures)
         return dataclasses.replace(found, subject=subject)
-
-
-@contextmanager
-def _opened(paths: Sequence[Path], runtime: Runtime) -> Iterator[Base]:
-    first, *encoders = paths
-    digests = runtime.hashes.of(paths)
-    with open_base(first, digests[first], [(path, digests[path]) for path in encoders]) as base:
-        yield base
 
 
 def check_size(size: int) -> None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib_transfer.evaluation.gap import Strangeness, domain_gap, strangeness
+from lib_transfer.evaluation.gap import ExcessLoss, domain_gap, excess_loss
 from lib_transfer.evaluation.kept import Kept
-from lib_transfer.evaluation.lessons import Course, teach
 from lib_transfer.evaluation.losses import losses, predictions, probes
 from lib_transfer.evaluation.pictures import Own, Pictures, own_kept, own_pictures, pictures, shown
 from lib_transfer.evaluation.runs import Amounts
+from lib_transfer.evaluation.teacher import Batches, teach
 from lib_transfer.models.inputs import Inputs
 from lib_transfer.models.model import Model
 from lib_transfer.progress import Progress
@@ -28,9 +28,9 @@ class Prompts:
     """The prompts of every picture.
 
     Attributes:
-        held: of the held-out pictures.
-        taught: of those that are trained on; the last of them are without the trigger words.
-        own: of those that each checkpoint makes without the LoRA.
+        held: the prompts of the held-out pictures.
+        taught: those of the pictures that are trained on; the last of them are without the trigger words.
+        own: those of the pictures that each checkpoint makes without the LoRA.
     """
 
     held: tuple[str, ...]
@@ -45,7 +45,7 @@ class Observation:
     Attributes:
         own: its own pictures.
         held: the held-out pictures, made with the LoRA.
-        strange: its losses on the target's own pictures ``(n,)``.
+        on_targets: its losses on the target's own pictures ``(n,)``.
         without, with_it: its losses on the held-out pictures ``(n,)``, without and with the LoRA.
         movement: the mean square of its movement on those, ``e_sL - e_s``.
         taught: the pictures that are trained on; None where nothing is to be trained.
@@ -53,7 +53,7 @@ class Observation:
 
     own: Own
     held: Pictures
-    strange: Tensor
+    on_targets: Tensor
     without: Tensor
     with_it: Tensor
     movement: float
@@ -74,7 +74,7 @@ class Observer:
         prompts: the prompts of every picture.
         amounts: how much of everything is made.
         seed: the seed of all noise.
-        course: the training that is to be taught; None where nothing is to be trained.
+        batches: the training that is to be taught; None where nothing is to be trained.
         one_space: whether the target has the same latents.
         wanted: whether the training is still wanted, as soon as the half of the domain gap that the source tells is known.
         of_source, of_pair: what is kept of the source by itself, and of both checkpoints without the LoRA.
@@ -86,7 +86,7 @@ class Observer:
     prompts: Prompts
     amounts: Amounts
     seed: int
-    course: Course | None
+    batches: Batches | None
     one_space: bool
     wanted: Callable[[float], bool]
     of_source: Kept
@@ -101,13 +101,13 @@ class Observer:
         if found is None or own is None:
             return None
         taught = Pictures.of(found, "taught") if "taught.clean" in found else None
-        steps = 0 if self.course is None or taught is None or not self.one_space else self.course.steps
+        steps = 0 if self.batches is None or taught is None or not self.one_space else self.batches.steps
         if not all(self.kept.has("teacher", step) for step in range(steps)):
             return None
         return Observation(
             own,
             Pictures.of(found, "held"),
-            found["strange"],
+            found["on targets"],
             found["without"],
             found["with"],
             float(found["movement"]),
@@ -122,20 +122,20 @@ class Observer:
             target_own: the target's own pictures.
         """
         own = self._own(source)
-        strange = self._strange(source, target_own)
+        on_targets = self._on_targets(source, target_own)
         held = self._pictures(source, self.prompts.held, "held")
         there = probes(held.clean, self.prompts.held, self.amounts.held_draws, self.seed)
         before = predictions(source, there, self.progress, "source, without the LoRA")
         after = predictions(source, there, self.progress, "source, with the LoRA", self.original)
         without, with_it = losses(before, there.noise), losses(after, there.noise)
         movement = float((after.double() - before.double()).square().mean())
-        half = domain_gap(self._half(strange, target_own), float((without - with_it).mean()))
+        half = domain_gap(self._half(on_targets, target_own), float((without - with_it).mean()))
         taught = None
-        if self.course is not None and self.wanted(half):
+        if self.batches is not None and self.wanted(half):
             taught = self._pictures(source, self.prompts.taught, "taught")
             if self.one_space:
-                teach(source, self.original, taught.clean, self.course, self.kept, self.progress)
-        found = Observation(own, held, strange, without, with_it, movement, taught)
+                teach(source, self.original, taught.clean, self.batches, self.kept, self.progress)
+        found = Observation(own, held, on_targets, without, with_it, movement, taught)
         self.kept.put("observed", tensors=_tensors(found))
         return found
 
@@ -148,16 +148,16 @@ class Observer:
             self.progress, decode=not self.one_space,
         )  # fmt: skip
 
-    def _strange(self, source: Model, target_own: Own) -> Tensor:
+    def _on_targets(self, source: Model, target_own: Own) -> Tensor:
         def made() -> Tensor:
             there = self.own_probes(target_own.pictures.latents_of(source))
             return losses(predictions(source, there, self.progress, "source, on the target's pictures"), there.noise)
 
         return self.of_pair.made("source's losses", make=made)
 
-    def _half(self, strange: Tensor, target_own: Own) -> Strangeness:
+    def _half(self, on_targets: Tensor, target_own: Own) -> ExcessLoss:
         familiar = losses(target_own.predicted, self.own_probes(target_own.pictures.clean).noise)
-        return Strangeness(strangeness(float(strange.mean()), float(familiar.mean())))
+        return ExcessLoss(excess_loss(float(on_targets.mean()), float(familiar.mean())))
 
     def own_probes(self, clean: Tensor) -> Inputs:
         """The probes of pictures that were made without the LoRA, in the latents of the model that is asked."""
@@ -174,7 +174,7 @@ def _tensors(found: Observation) -> dict[str, Tensor]:
     return {
         **found.held.tensors("held"),
         **({} if found.taught is None else found.taught.tensors("taught")),
-        "strange": found.strange,
+        "on targets": found.on_targets,
         "without": found.without,
         "with": found.with_it,
         "movement": torch.tensor([found.movement], dtype=torch.float64),

@@ -54,7 +54,7 @@ class Runs:
         target_own, source_own: what each checkpoint makes without the LoRA, and what it says of it.
         source_sees: what the source says of the target's pictures.
         held: the held-out pictures, and what the source says of them without and with the LoRA.
-        lessons: the pictures that are trained on.
+        taught: the pictures that are trained on.
         teacher: what the source predicts for the training; 0 in another latent space, where it means nothing.
         target_sees: what the target says of the source's pictures and of the held-out ones without an adapter.
         candidates: the same with each adapter, and the damage.
@@ -66,7 +66,7 @@ class Runs:
     source_own: int
     source_sees: int
     held: int
-    lessons: int
+    taught: int
     teacher: int
     target_sees: int
     candidates: int
@@ -77,7 +77,7 @@ class Runs:
     def all(self) -> int:
         """All runs."""
         return (
-            self.target_own + self.source_own + self.source_sees + self.held + self.lessons + self.teacher
+            self.target_own + self.source_own + self.source_sees + self.held + self.taught + self.teacher
             + self.target_sees + self.candidates + self.training
         )  # fmt: skip
 
@@ -104,9 +104,9 @@ def planned(amounts: Amounts, candidates: int, *, imitating: bool, one_space: bo
     own = sampling_runs(amounts.own, amounts.sampling) + probes_own
     held = sampling_runs(amounts.held, amounts.sampling) + 2 * probes_held
     judged = (candidates + imitating) * (probes_held + probes_own)
-    lessons = sampling_runs(amounts.taught, amounts.sampling) if imitating else 0
+    taught = sampling_runs(amounts.taught, amounts.sampling) if imitating else 0
     seen = probes_own + probes_held
-    without = Runs(own, own, probes_own, held, lessons, 0, seen, judged, 0, 0)
+    without = Runs(own, own, probes_own, held, taught, 0, seen, judged, 0, 0)
     if not imitating:
         return without
     looked = len(looks(MOST_STEPS)) * probes_held
@@ -114,7 +114,7 @@ def planned(amounts: Amounts, candidates: int, *, imitating: bool, one_space: bo
     steps = min(MOST_STEPS, max(0, (amounts.budget - without.all - looked) // each))
     teacher = steps * amounts.batch * one_space
     training = steps * amounts.batch * COST + len(looks(steps)) * probes_held
-    return Runs(own, own, probes_own, held, lessons, teacher, seen, judged, steps, training)
+    return Runs(own, own, probes_own, held, taught, teacher, seen, judged, steps, training)
 
 
 def expected_runs(held: int, transferred: int = 1, *, imitating: bool = False, budget: int = BUDGET) -> Runs:

@@ -1,4 +1,4 @@
-"""The factors that are trained on the target: on every module that does a job which the LoRA changes on its own checkpoint.
+"""The factors that are trained on the target: on every module with a role that the LoRA changes on its own checkpoint.
 
 All of them have one form, whatever the LoRA's was: ``up @ down`` with rows of norm 1 in ``down``. Those that reuse gives begin as
 the singular vectors and values of its update; the others as in Hu et al. 2021, with random rows and ``up`` zero.
@@ -30,7 +30,7 @@ Role = tuple[bool, str]
 
 
 @dataclass(frozen=True)
-class Job:
+class RoleStats:
     """What the LoRA is like on all modules of one role, on its own checkpoint.
 
     Attributes:
@@ -49,7 +49,7 @@ class Student:
     Attributes:
         fixed: what stays as reuse gives it: full differences, biases, modules that no gradients reach.
         factors: what is trained, by canonical name: float32 on the CPU.
-        sizes: what ``up`` of each is expected to be like; see :class:`Job`.
+        sizes: what ``up`` of each is expected to be like; see :class:`RoleStats`.
         reused: the names of those that begin with what reuse gives.
     """
 
@@ -89,7 +89,7 @@ _WORK = {
 }
 
 
-def jobs_of(original: Updates, modules: Iterable[Module], rank: int = 0) -> dict[Role, Job]:
+def stats_of_roles(original: Updates, modules: Iterable[Module], rank: int = 0) -> dict[Role, RoleStats]:
     """What the LoRA is like on each role that it changes.
 
     Args:
@@ -106,26 +106,30 @@ def jobs_of(original: Updates, modules: Iterable[Module], rank: int = 0) -> dict
         size = update.norm() / math.sqrt(module.shape[0] * own)
         found.setdefault(role_of(module), []).append((own, size))
     return {
-        role: Job(rank or max(own for own, _ in seen), fmean(size for _, size in seen)) for role, seen in found.items()
+        role: RoleStats(rank or max(own for own, _ in seen), fmean(size for _, size in seen))
+        for role, seen in found.items()
     }
 
 
-def by_work(jobs: Mapping[Role, Job]) -> dict[Role, Job]:
+def by_work(stats: Mapping[Role, RoleStats]) -> dict[Role, RoleStats]:
     """What the LoRA is like on each kind of work that it does."""
-    found: dict[Role, list[Job]] = {}
-    for role, job in jobs.items():
+    found: dict[Role, list[RoleStats]] = {}
+    for role, each in stats.items():
         if (work := work_of(role)) is not None:
-            found.setdefault(work, []).append(job)
-    return {work: Job(max(job.rank for job in seen), fmean(job.size for job in seen)) for work, seen in found.items()}
+            found.setdefault(work, []).append(each)
+    return {
+        work: RoleStats(max(each.rank for each in seen), fmean(each.size for each in seen))
+        for work, seen in found.items()
+    }
 
 
 def begun(
-    jobs: Mapping[Role, Job], modules: Iterable[Module], places: Mapping[str, Place], reuse: Updates, seed: int
+    stats: Mapping[Role, RoleStats], modules: Iterable[Module], places: Mapping[str, Place], reuse: Updates, seed: int
 ) -> Student:
     """The adapter that training begins with.
 
     Args:
-        jobs: see :func:`jobs_of`.
+        stats: see :func:`stats_of_roles`.
         modules: the target's modules.
         places: where they are in the running model; those that it has not, or that no gradients reach, are not trained.
         reuse: what reuse gives for the target; empty where modules do not correspond.
@@ -137,14 +141,14 @@ def begun(
     reused = set()
     modules = tuple(modules)
     # Of two architectures that name nothing alike, only the kinds of work correspond.
-    strange = not any(role_of(module) in jobs for module in modules if not role_of(module)[0])
-    kinds = by_work(jobs) if strange else {}
+    unlike = not any(role_of(module) in stats for module in modules if not role_of(module)[0])
+    kinds = by_work(stats) if unlike else {}
     for module in modules:
         role, place = role_of(module), places.get(module.name)
-        job = jobs.get(role) or kinds.get(work_of(role) or role)
-        if job is None or place is None or place.kind == "other" or module.output is None or module.output.rows:
+        wanted = stats.get(role) or kinds.get(work_of(role) or role)
+        if wanted is None or place is None or place.kind == "other" or module.output is None or module.output.rows:
             continue
-        rank = min(job.rank, *module.matrix_shape)
+        rank = min(wanted.rank, *module.matrix_shape)
         there = fixed.get(module.name)
         given = there.factors if there is not None and there.rank is not None else None
         if given is not None and there is not None:
@@ -155,7 +159,7 @@ def begun(
                 fixed[module.name] = Update(bias=there.bias)
         else:
             factors[module.name] = from_zero(module.matrix_shape, rank, module.name, seed)
-        sizes[module.name] = job.size
+        sizes[module.name] = wanted.size
     return Student(fixed, factors, sizes, frozenset(reused))
 
 

@@ -45,7 +45,7 @@ class Opener(Protocol):
 
 
 class Runner(Protocol):
-    """What runs the models: networks of this package, or a program that has its own."""
+    """What runs the models: the networks of diffusers, or a program that has its own."""
 
     def latent_space(self, base: Base) -> str:
         """The name of the autoencoder that a checkpoint works with.

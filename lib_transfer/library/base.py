@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,8 @@ from lib_transfer.errors import TransferError, UnsupportedError
 from lib_transfer.formats.checkpoint import Store, open_checkpoint
 from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.formats.stores.store import JoinedStore
+from lib_transfer.progress import SILENT, Progress
+from lib_transfer.storage.hashes import Hashes
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,23 @@ class Base:
     def identity(self, module: Module) -> str:
         """The SHA-256 of the file that a module's weight is read from."""
         return self.encoders.get(module.weight, self.sha256)
+
+
+def open_hashed(paths: Sequence[Path], hashes: Hashes, progress: Progress = SILENT) -> AbstractContextManager[Base]:
+    """The checkpoint ``paths[0]`` with text encoders in the other files, as :func:`open_base`.
+
+    Args:
+        paths: the files.
+        hashes: where their content hashes are remembered.
+        progress: is told the bytes that are read to hash those that are not known, and asked whether to stop.
+
+    Raises:
+        CancelledError: the person asked to stop.
+        BadFileError, StorageError, UnsupportedError: as :func:`open_base`.
+    """
+    digests = hashes.of(paths, progress)
+    first, *encoders = ((path, digests[path]) for path in paths)
+    return open_base(*first, encoders)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib_transfer.models.apply import Place
 from lib_transfer.models.inputs import Inputs
@@ -24,7 +24,6 @@ class Model(Protocol):
 
     Attributes:
         places: where the modules of the checkpoint are in the network, by canonical name; adapters are put on these.
-        blocks: the transformer blocks in forward order, by name: behind each of them the residual stream can be looked at.
         latent_space: the name of its autoencoder; models with equal names have the same latents.
         schedule: its noise schedule and what it predicts.
         shape: ``(channels, height, width)`` of its latents.
@@ -35,8 +34,6 @@ class Model(Protocol):
 
     @property
     def places(self) -> Mapping[str, Place]: ...
-    @property
-    def blocks(self) -> Mapping[str, nn.Module]: ...
     @property
     def latent_space(self) -> str: ...
     @property
@@ -83,7 +80,6 @@ class TorchModel:
         forward: the function ``(x_t, steps, prompts) -> prediction``; the schedule says what is predicted.
         schedule: its noise schedule.
         shape: ``(channels, height, width)`` of its latents.
-        blocks: its transformer blocks, in forward order.
         latent_space: the name of its autoencoder.
         encode, decode: the autoencoder; not needed between models of one latent space.
         differentiable, guidance, together: see :class:`Model`.
@@ -96,7 +92,6 @@ class TorchModel:
         schedule: Schedule,
         shape: tuple[int, int, int],
         *,
-        blocks: Mapping[str, nn.Module] | None = None,
         latent_space: str = "",
         encode: Callable[[Tensor], Tensor] | None = None,
         decode: Callable[[Tensor], Tensor] | None = None,
@@ -104,7 +99,7 @@ class TorchModel:
         guidance: float = GUIDANCE,
         together: int = 1,
     ) -> None:
-        self.places, self.blocks = places, blocks or {}
+        self.places = places
         self.schedule, self.shape, self.latent_space = schedule, shape, latent_space
         self.differentiable, self.guidance, self.together = differentiable, guidance, together
         self._forward, self._encode, self._decode = forward, encode, decode
@@ -121,7 +116,7 @@ class TorchModel:
         def closed(*_: object) -> Tensor:
             raise RuntimeError("This model was closed.")
 
-        self.places, self.blocks = {}, {}
+        self.places = {}
         self._forward = self._encode = self._decode = closed
 
     def encode(self, pictures: Tensor) -> Tensor:

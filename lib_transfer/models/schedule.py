@@ -33,7 +33,7 @@ class Schedule:
     Attributes:
         alphas_cumprod: ``a(t)^2`` at every step of the training; None for flows, where ``a = 1 - sigma`` and ``s = sigma``.
         prediction: what the network predicts.
-        shift: of a flow, how far the times are shifted to noise; see :func:`shifted`.
+        shift: how far the times of a flow are shifted to noise; see :func:`shifted`.
     """
 
     alphas_cumprod: Tensor | None

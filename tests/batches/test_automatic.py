@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import lib_transfer
 from lib_transfer.cli.main import main
@@ -27,8 +27,10 @@ from lib_transfer.library.base import Base
 from lib_transfer.models import Model, Schedule, TorchModel, places
 from lib_transfer.progress import Silent
 from tests import tiny
+from tests.evaluation import nets
 
 FOLLOWS = 0.4
+BLOCK = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0"
 
 
 class Painters:
@@ -48,26 +50,19 @@ class Painters:
 
 
 def painter(base: Base) -> Model:
-    layers: dict[str, nn.Module] = {}
-    for module in base.modules:
-        if module.name.startswith("model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1."):
-            layer = nn.Linear(module.shape[1], module.shape[0], bias=False)
-            layer.weight.data = base.checkpoint.read(module.weight, None, torch.float32)
-            layers[module.name] = layer
+    layers = nets.layers_of(base, lambda it: it.name.startswith(f"{BLOCK}.attn1."))
     schedule, follows = Schedule.stable_diffusion(), FOLLOWS if "damped" in base.path.name else 1.0
 
     def colour(prompt: str) -> Tensor:
         said = torch.zeros(4)
         for number, layer in enumerate(layers.values()):
-            assert isinstance(layer, nn.Linear)
             words = torch.ones(layer.in_features)
             words[::2] = float("styled" in prompt)
             said[number % 4] += (follows * layer(words) + (1 - follows) * (layer.weight @ words)).sum()
         return said[:, None, None]
 
     def forward(x: Tensor, steps: Tensor, prompts: tuple[str, ...]) -> Tensor:
-        a, s = schedule.mix(steps / 999)
-        return s * (x - a * torch.stack([colour(prompt) for prompt in prompts])) / (a * a * 0.25 + s * s)
+        return nets.noise_in(x, schedule.mix(steps / 999), torch.stack([colour(prompt) for prompt in prompts]))
 
     return TorchModel(places(layers), forward, schedule, (4, 2, 2), differentiable=True)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_transfer.architecture.module import Module, Name, Position
+from lib_transfer.library.base import Base
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.models import Inputs, Schedule, TorchModel, places
 from lib_transfer.models.model import Model
@@ -162,8 +163,7 @@ class Painter(nn.Module):
         return result[:, :, None, None]
 
     def forward(self, x: Tensor, steps: Tensor, prompts: Sequence[str]) -> Tensor:
-        a, s = self.schedule.mix(steps / 999)
-        return s * (x - a * self.colour(prompts)) / (a * a * 0.25 + s * s)
+        return noise_in(x, self.schedule.mix(steps / 999), self.colour(prompts))
 
     def model(self, shape: tuple[int, int, int] = SHAPE, space: str = "", **autoencoder: Any) -> TorchModel:
         linear = {name: module for name, module in self.named_modules() if isinstance(module, nn.Linear)}
@@ -176,3 +176,24 @@ class Painter(nn.Module):
         name = "blocks.0.attn1.to_v"
         up = torch.randn(self.blocks[0].attn1.to_v.out_features, 1, generator=torch.Generator().manual_seed(5))  # type: ignore[union-attr, arg-type]
         return {name: Update(factors=Factors(up, torch.tensor([[0.0, 0.0, 1.0]])), rank=1)}
+
+
+def layers_of(base: Base, chosen: Callable[[Module], bool]) -> dict[str, nn.Linear]:
+    """Layers with the weights of those modules of a checkpoint that are ``chosen``, by name."""
+    layers = {}
+    for it in filter(chosen, base.modules):
+        layers[it.name] = nn.Linear(it.shape[1], it.shape[0], bias=False)
+        layers[it.name].weight.data = base.checkpoint.read(it.weight, None, torch.float32)
+    return layers
+
+
+def noise_in(x: Tensor, mix: tuple[Tensor, Tensor], colour: Tensor) -> Tensor:
+    """The exact noise prediction for pictures that are normal, of deviation 0.5, around a colour.
+
+    Args:
+        x: the noised pictures.
+        mix: how much of the picture and of the noise is in them.
+        colour: the colour, broadcast to the shape of ``x``.
+    """
+    a, s = mix
+    return s * (x - a * colour) / (a * a * 0.25 + s * s)

@@ -156,7 +156,7 @@ def test_where_the_gap_is_large_reuse_is_kept_and_the_training_is_spared() -> No
     runs = runs_of(world.pair, world.reuse, SETUP, imitating=True)
     # Neither pictures for it nor what the source predicts of them.
     judged_less = FEW.held * FEW.held_draws + FEW.own * FEW.own_draws
-    assert progress.steps == runs.all - runs.lessons - runs.teacher - runs.training - judged_less
+    assert progress.steps == runs.all - runs.taught - runs.teacher - runs.training - judged_less
     assert "Cannot be judged" in found.text
 
 
@@ -207,7 +207,7 @@ def test_one_that_was_stopped_goes_on_where_it_was(tmp_path: Path, share: float,
     again, rest = World(near(0.1), ids=True), Counting()
     found = compare(again.pair, again.reuse, SETUP, rest, imitating=True, cache=cache, work="this")
     assert rest.steps == rest.total
-    # At most a picture, a step of lessons, some steps of the training, and what the target says of it is made again.
+    # At most a picture, a step of the teacher, some steps of the training, and what the target says of it is made again.
     lost = 2 * FEW.sampling + FEW.batch + 8 * 3 * FEW.batch + total.target_sees + total.candidates + total.held
     assert rest.steps <= total.all - stopped.steps + lost
     assert found.facts() == expected.facts()

@@ -11,7 +11,7 @@ from torch import Tensor
 from lib_transfer.errors import NumericError
 from lib_transfer.evaluation.choice import choose, may_win, wins
 from lib_transfer.evaluation.gain import Gain, damage, gain
-from lib_transfer.evaluation.gap import Strangeness, domain_gap, strangeness
+from lib_transfer.evaluation.gap import ExcessLoss, domain_gap, excess_loss
 from lib_transfer.evaluation.losses import finite, losses, predictions, probes
 from lib_transfer.models import applied
 from lib_transfer.models.model import predict
@@ -51,12 +51,12 @@ def test_gap_gain_and_damage_are_the_formulas() -> None:
         assert float(losses(said(who, on), inputs[on].noise).mean()) == pytest.approx(loss(who, on), rel=1e-6)
 
     learned = abs(loss("s", "y") - loss("s", "y", adapter=True))
-    between = Strangeness(
-        strangeness(loss("s", "x_t"), loss("t", "x_t")), strangeness(loss("t", "x_s"), loss("s", "x_s"))
+    between = ExcessLoss(
+        excess_loss(loss("s", "x_t"), loss("t", "x_t")), excess_loss(loss("t", "x_s"), loss("s", "x_s"))
     )
     expected = max(loss("s", "x_t") - loss("t", "x_t"), loss("t", "x_s") - loss("s", "x_s"), 0) / learned
     assert domain_gap(between, learned) == pytest.approx(expected)
-    assert domain_gap(Strangeness(between.source), learned) == pytest.approx(max(between.source, 0) / learned)
+    assert domain_gap(ExcessLoss(between.source), learned) == pytest.approx(max(between.source, 0) / learned)
 
     found = gain(losses(said("t", "y"), inputs["y"].noise), losses(said("t", "y", True), inputs["y"].noise), learned)
     assert found.share == pytest.approx((loss("t", "y") - loss("t", "y", adapter=True)) / learned, rel=1e-5)
@@ -69,9 +69,9 @@ def test_gap_gain_and_damage_are_the_formulas() -> None:
 
 
 def test_what_cannot_be_divided_by() -> None:
-    assert domain_gap(Strangeness(1.0, 2.0), 0.0) == math.inf
-    assert domain_gap(Strangeness(1.0, 2.0), -1.0) == math.inf
-    assert domain_gap(Strangeness(-1.0, -2.0), 1.0) == 0
+    assert domain_gap(ExcessLoss(1.0, 2.0), 0.0) == math.inf
+    assert domain_gap(ExcessLoss(1.0, 2.0), -1.0) == math.inf
+    assert domain_gap(ExcessLoss(-1.0, -2.0), 1.0) == 0
     assert gain(torch.ones(2), torch.zeros(2), 0.0).share == -math.inf
     assert gain(torch.ones(1), torch.zeros(1), 2.0) == Gain(0.5)
     assert damage(torch.ones(1), torch.zeros(1), 0.0) == math.inf

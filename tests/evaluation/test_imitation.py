@@ -17,8 +17,17 @@ from lib_transfer.errors import CancelledError, StorageError
 from lib_transfer.evaluation import imitation
 from lib_transfer.evaluation.imitation import COST, State, adam, cosine, imitate, looks
 from lib_transfer.evaluation.kept import Kept
-from lib_transfer.evaluation.lessons import Course, teach
-from lib_transfer.evaluation.student import Job, Student, begun, by_work, jobs_of, role_of, with_unit_rows, work_of
+from lib_transfer.evaluation.student import (
+    RoleStats,
+    Student,
+    begun,
+    by_work,
+    role_of,
+    stats_of_roles,
+    with_unit_rows,
+    work_of,
+)
+from lib_transfer.evaluation.teacher import Batches, teach
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.models import Model, applied
 from lib_transfer.models.model import predict
@@ -29,7 +38,7 @@ from tests.architecture.known import known
 from tests.evaluation import nets
 
 PROMPTS = ("red one", "blue two", "three")
-COURSE = Course(PROMPTS, 12, 4, 3)
+BATCHES = Batches(PROMPTS, 12, 4, 3)
 CLEAN = torch.randn((3, *nets.SHAPE), generator=torch.Generator().manual_seed(1))
 
 
@@ -53,17 +62,17 @@ def kept(folder: Path) -> Kept:
 def student(network: nn.Module, original: Updates, reuse: Updates | None = None) -> Student:
     modules = nets.modules(network)
     model = nets.model(network)
-    return begun(jobs_of(original, modules), modules, model.places, original if reuse is None else reuse, 0)
+    return begun(stats_of_roles(original, modules), modules, model.places, original if reuse is None else reuse, 0)
 
 
 def bits(network: nn.Module) -> list[bytes]:
     return [parameter.detach().numpy().tobytes() for parameter in network.parameters()]
 
 
-def taught(network: nn.Module, original: Updates, folder: Path, course: Course = COURSE) -> tuple[Model, Kept]:
+def taught(network: nn.Module, original: Updates, folder: Path, batches: Batches = BATCHES) -> tuple[Model, Kept]:
     """A model whose teacher is itself with a LoRA, and what it was taught."""
     model, shelf = nets.model(network), kept(folder)
-    teach(model, original, CLEAN, course, shelf, Silent())
+    teach(model, original, CLEAN, batches, shelf, Silent())
     return model, shelf
 
 
@@ -76,7 +85,7 @@ def test_the_gradients_are_those_of_differences(tmp_path: Path) -> None:
     original = nets.adapter(network)
     begin = student(network, original)
     state = State.new(begin)
-    inputs = COURSE.inputs(CLEAN, 0)
+    inputs = BATCHES.inputs(CLEAN, 0)
     wanted = torch.randn(inputs.clean.shape, generator=torch.Generator().manual_seed(2))
     pytest.MonkeyPatch().setattr(nets, "words", lambda prompt: nets_words(prompt).double())
     try:
@@ -134,15 +143,15 @@ def test_the_rate_is_a_cosine_and_gradients_are_clipped() -> None:
 
 
 def test_a_batch_has_a_time_in_every_part_and_every_picture_has_its_turn() -> None:
-    inputs = COURSE.inputs(CLEAN, 5)
+    inputs = BATCHES.inputs(CLEAN, 5)
     assert sorted((inputs.times * 4).long().tolist()) == [0, 1, 2, 3]
-    again = COURSE.inputs(CLEAN, 5)
+    again = BATCHES.inputs(CLEAN, 5)
     assert torch.equal(inputs.noise, again.noise)
-    assert not torch.equal(inputs.noise, COURSE.inputs(CLEAN, 6).noise)
-    every = [place for step in range(3) for place in COURSE.chosen(step)]
+    assert not torch.equal(inputs.noise, BATCHES.inputs(CLEAN, 6).noise)
+    every = [place for step in range(3) for place in BATCHES.chosen(step)]
     assert [sorted(every[begin : begin + 3]) for begin in range(0, 12, 3)] == [[0, 1, 2]] * 4
     # The noise of a step depends on its number alone, not on how many steps there are.
-    assert torch.equal(dataclasses.replace(COURSE, steps=99).inputs(CLEAN, 5).noise, inputs.noise)
+    assert torch.equal(dataclasses.replace(BATCHES, steps=99).inputs(CLEAN, 5).noise, inputs.noise)
 
 
 @pytest.mark.parametrize("reuse", [True, False])
@@ -150,16 +159,16 @@ def test_a_teacher_that_can_be_reached_is_reached(tmp_path: Path, *, reuse: bool
     """From a LoRA of a third of the strength, and from nothing; no weight of the model changes by a bit."""
     network = nets.Network(blocks=1)
     original = nets.adapter(network)
-    course = dataclasses.replace(COURSE, steps=120, batch=6)
-    model, shelf = taught(network, original, tmp_path, course)
+    batches = dataclasses.replace(BATCHES, steps=120, batch=6)
+    model, shelf = taught(network, original, tmp_path, batches)
     before, progress = bits(network), Stop(10**9)
     weak = {name: update.scaled(0.3) for name, update in original.items()}
     begin = student(network, original, weak if reuse else {})
     assert begin.reused == (frozenset(original) if reuse else frozenset())
-    found = imitate(model, begin, CLEAN, course, shelf, progress, look=lambda updates: float(len(updates)))
+    found = imitate(model, begin, CLEAN, batches, shelf, progress, look=lambda updates: float(len(updates)))
     assert bits(network) == before
     assert all(parameter.grad is None for parameter in network.parameters())
-    assert progress.steps == COST * course.runs
+    assert progress.steps == COST * batches.runs
     assert len(found.losses) == 120
     first, last = sum(found.losses[:10]) / 10, sum(found.losses[-10:]) / 10
     assert last < (0.05 if reuse else 0.2) * first
@@ -174,12 +183,12 @@ def test_another_latent_space_is_learned_from_the_noise(tmp_path: Path) -> None:
     model, original = painter.model(), painter.style()
     with applied(model.places, original):
         colour = painter.colour(["styled red", "styled blue"]).detach()
-    course = Course(("styled red", "styled blue") * 4, 60, 8, 0)
+    batches = Batches(("styled red", "styled blue") * 4, 60, 8, 0)
     chance = torch.Generator().manual_seed(0)
     pictures = colour.repeat(4, 1, *nets.SHAPE[1:]) + 0.5 * torch.randn((8, *nets.SHAPE), generator=chance)
     modules = nets.modules(painter)
-    begin = begun(jobs_of(original, modules), modules, model.places, {}, 0)
-    found = imitate(model, begin, pictures, course, kept(tmp_path), Silent(), teacher=False)
+    begin = begun(stats_of_roles(original, modules), modules, model.places, {}, 0)
+    found = imitate(model, begin, pictures, batches, kept(tmp_path), Silent(), teacher=False)
     was = float((painter.colour(["styled red", "styled blue"]) - colour).detach().norm())
     with applied(model.places, found.updates):
         now = float((painter.colour(["styled red", "styled blue"]) - colour).detach().norm())
@@ -197,17 +206,17 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     network = nets.Network(blocks=1)
     original = nets.adapter(network)
     model, shelf = taught(network, original, tmp_path / "one")
-    whole = imitate(model, student(network, original), CLEAN, COURSE, shelf, Silent())
+    whole = imitate(model, student(network, original), CLEAN, BATCHES, shelf, Silent())
     model, shelf = taught(network, original, tmp_path / "other")
     before = bits(network)
-    stop = Stop(COST * COURSE.batch * 10)
+    stop = Stop(COST * BATCHES.batch * 10)
     with pytest.raises(CancelledError):
-        imitate(model, student(network, original), CLEAN, COURSE, shelf, stop)
+        imitate(model, student(network, original), CLEAN, BATCHES, shelf, stop)
     assert bits(network) == before
     rest = Stop(10**9)
-    found = imitate(model, student(network, original), CLEAN, COURSE, shelf, rest)
+    found = imitate(model, student(network, original), CLEAN, BATCHES, shelf, rest)
     # Step 8 was kept; 9 and 10 are done again.
-    assert rest.steps == COST * COURSE.batch * (COURSE.steps - imitation.SAVE_EVERY)
+    assert rest.steps == COST * BATCHES.batch * (BATCHES.steps - imitation.SAVE_EVERY)
     assert same(found.updates, whole.updates)
     assert found.losses == whole.losses
 
@@ -218,7 +227,7 @@ KILLED = """
     from lib_transfer.evaluation.imitation import imitate
     from lib_transfer.progress import Silent
     from tests.evaluation import nets
-    from tests.evaluation.test_imitation import CLEAN, COURSE, student, taught
+    from tests.evaluation.test_imitation import CLEAN, BATCHES, student, taught
 
     network = nets.Network(blocks=1)
     original = nets.adapter(network)
@@ -227,12 +236,12 @@ KILLED = """
         steps = 0
         def step(self, what):
             self.steps += 1
-            if self.steps == 3 * COURSE.batch * 10:
+            if self.steps == 3 * BATCHES.batch * 10:
                 Path(sys.argv[2]).touch()
                 import time; time.sleep(600)
 
     model, shelf = taught(network, original, Path(sys.argv[1]))
-    imitate(model, student(network, original), CLEAN, COURSE, shelf, Slow())
+    imitate(model, student(network, original), CLEAN, BATCHES, shelf, Slow())
 """
 
 
@@ -240,7 +249,7 @@ def test_one_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     network = nets.Network(blocks=1)
     original = nets.adapter(network)
     model, shelf = taught(network, original, tmp_path / "one")
-    whole = imitate(model, student(network, original), CLEAN, COURSE, shelf, Silent())
+    whole = imitate(model, student(network, original), CLEAN, BATCHES, shelf, Silent())
     sign = tmp_path / "there"
     command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "other"), str(sign)]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
@@ -251,8 +260,8 @@ def test_one_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     process.wait()
     rest = Stop(10**9)
     shelf = kept(tmp_path / "other")
-    found = imitate(model, student(network, original), CLEAN, COURSE, shelf, rest)
-    assert rest.steps == COST * COURSE.batch * (COURSE.steps - imitation.SAVE_EVERY)
+    found = imitate(model, student(network, original), CLEAN, BATCHES, shelf, rest)
+    assert rest.steps == COST * BATCHES.batch * (BATCHES.steps - imitation.SAVE_EVERY)
     assert same(found.updates, whole.updates)
 
 
@@ -260,11 +269,11 @@ def test_what_was_kept_of_another_training_is_not_gone_on_with(tmp_path: Path) -
     network = nets.Network(blocks=1)
     original = nets.adapter(network)
     model, shelf = taught(network, original, tmp_path)
-    imitate(model, student(network, original), CLEAN, COURSE, shelf, Silent())
+    imitate(model, student(network, original), CLEAN, BATCHES, shelf, Silent())
     progress = Stop(10**9)
     fewer = nets.adapter(network, ("attn1.",))
-    imitate(model, student(network, fewer), CLEAN, COURSE, shelf, progress)
-    assert progress.steps == COST * COURSE.runs
+    imitate(model, student(network, fewer), CLEAN, BATCHES, shelf, progress)
+    assert progress.steps == COST * BATCHES.runs
 
 
 def test_lessons_that_are_gone_are_told(tmp_path: Path) -> None:
@@ -273,7 +282,7 @@ def test_lessons_that_are_gone_are_told(tmp_path: Path) -> None:
     model, shelf = taught(network, original, tmp_path)
     shelf.drop("teacher", 1)
     with pytest.raises(StorageError, match="could not be kept"):
-        imitate(model, student(network, original), CLEAN, COURSE, shelf, Silent())
+        imitate(model, student(network, original), CLEAN, BATCHES, shelf, Silent())
 
 
 def test_weights_stay_after_an_exception_in_the_program(tmp_path: Path) -> None:
@@ -289,7 +298,7 @@ def test_weights_stay_after_an_exception_in_the_program(tmp_path: Path) -> None:
 
     handle = network.last.register_forward_hook(broken)
     with pytest.raises(RuntimeError, match="of the program"):
-        imitate(model, student(network, original), CLEAN, COURSE, shelf, Silent())
+        imitate(model, student(network, original), CLEAN, BATCHES, shelf, Silent())
     handle.remove()
     assert bits(network) == before
     assert not any(module._forward_hooks for module in network.modules())
@@ -298,13 +307,13 @@ def test_weights_stay_after_an_exception_in_the_program(tmp_path: Path) -> None:
 def test_every_module_of_a_role_is_trained_at_the_loras_rank() -> None:
     network, larger = nets.Network(), nets.Network(width=16, blocks=5)
     original = nets.adapter(network, ("attn1.", "ff."))
-    jobs = jobs_of(original, nets.modules(network))
+    stats = stats_of_roles(original, nets.modules(network))
     modules = nets.modules(larger)
-    begin = begun(jobs, modules, nets.model(larger).places, {}, 0)
+    begin = begun(stats, modules, nets.model(larger).places, {}, 0)
     assert set(begin.factors) == {m.name for m in modules if m.position.role.startswith(("attn1.", "ff."))}
     assert {factors.rank for factors in begin.factors.values()} == {2}
     assert begin.whole() == {}
-    assert {job.rank for job in jobs_of(original, nets.modules(network), 3).values()} == {3}
+    assert {job.rank for job in stats_of_roles(original, nets.modules(network), 3).values()} == {3}
     # The size is that of `up` where `down` has rows of norm 1.
     module = next(m for m in nets.modules(network) if m.position.role == "attn1.to_q")
     same_role = [m for m in nets.modules(network) if m.position.role == "attn1.to_q"]
@@ -312,7 +321,7 @@ def test_every_module_of_a_role_is_trained_at_the_loras_rank() -> None:
     for each in same_role:
         u, s, _ = torch.linalg.svd(original[each.name].matrix().double())
         sizes.append(float((u[:, :2] * s[:2]).square().mean().sqrt()))
-    assert jobs[role_of(module)].size == pytest.approx(sum(sizes) / len(sizes), rel=1e-4)
+    assert stats[role_of(module)].size == pytest.approx(sum(sizes) / len(sizes), rel=1e-4)
 
 
 def test_what_reuse_gives_is_the_same_change_before_the_first_step() -> None:
@@ -322,7 +331,7 @@ def test_what_reuse_gives_is_the_same_change_before_the_first_step() -> None:
     biased = dataclasses.replace(original[name], bias=torch.ones(24))
     given = {**original, name: biased, dense: Update(weight=torch.randn(12, 24)), "last": Update(bias=torch.ones(4))}
     modules = nets.modules(network)
-    begin = begun(jobs_of(given, modules), modules, nets.model(network).places, given, 0)
+    begin = begun(stats_of_roles(given, modules), modules, nets.model(network).places, given, 0)
     whole = begin.whole()
     assert whole.keys() == given.keys()
     for each, update in given.items():
@@ -355,8 +364,8 @@ def test_several_inputs_at_once_give_what_one_after_the_other_gives(tmp_path: Pa
         model, shelf = nets.model(network), kept(tmp_path / f"{together} at once")
         model.together = together
         begin = student(network, original, {})
-        teach(model, original, CLEAN, COURSE, shelf, Silent())
-        made.append(imitate(model, begin, CLEAN, COURSE, shelf, Silent()))
+        teach(model, original, CLEAN, BATCHES, shelf, Silent())
+        made.append(imitate(model, begin, CLEAN, BATCHES, shelf, Silent()))
     one, several = made
     assert several.losses == pytest.approx(one.losses, rel=1e-4)
     for name, update in one.updates.items():
@@ -372,7 +381,7 @@ def test_architectures_that_name_nothing_alike_correspond_by_the_kind_of_work() 
     changed = [
         role for role in anima if role[1].startswith(("self_attn", "cross_attn", "mlp")) and "norm" not in role[1]
     ]
-    kinds = by_work({role: Job(8, 0.1) for role in changed})
+    kinds = by_work({role: RoleStats(8, 0.1) for role in changed})
     assert set(kinds) == {(False, "attention"), (False, "feed-forward")}
     found = {slot.position.role for slot in known("sd2").core.slots() if work_of((False, slot.position.role)) in kinds}
     attentions = {f"attn{n}.to_{it}" for n in (1, 2) for it in ("q", "k", "v", "out.0")}

@@ -145,15 +145,6 @@ def test_what_a_pruned_relative_lacks_does_nothing(of: str, tmp_path: Path) -> N
     same(said[1], said[0])
 
 
-def test_blocks_go_by_their_names(path: Path) -> None:
-    with open_base(path, "") as base, loading.loaded(base, CPU, 8) as model:
-        units = [m.name.removesuffix(".attn1.to_q") for m in base.modules if m.name.endswith("attn1.to_q")]
-        assert list(model.blocks) == units
-        for unit in units:
-            to_q = model.places[f"{unit}.attn1.to_q"].module
-            assert any(module is to_q for module in model.blocks[unit].modules())
-
-
 def test_an_update_of_any_module_does_what_merged_weights_do(
     name: str, path: Path, weights: tiny.Weights, tmp_path: Path
 ) -> None:
@@ -228,7 +219,7 @@ def test_a_model_is_gone_when_the_next_one_comes(files: tiny.Files) -> None:
     def built(base: Base) -> tuple[Model, weakref.ref[object]]:
         with loading.loaded(base, CPU, 8) as model:
             model.encode(torch.zeros(1, 3, 16, 16)) if has_autoencoder(base) else None
-            return model, weakref.ref(next(iter(model.blocks.values())))
+            return model, weakref.ref(next(iter(model.places.values())).module)
 
     with open_base(files["sd1-source"], "") as base:
         model, left = built(base)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib_transfer.evaluation.choice import REUSE
 from lib_transfer.evaluation.conditions import Conditions
@@ -20,6 +20,7 @@ from lib_transfer.evaluation.verification import Question, evaluate
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.models import Model, Schedule, TorchModel, places
 from tests import tiny
+from tests.evaluation import nets
 
 PROMPTS = ("a cat", "a dog that is long")
 
@@ -44,20 +45,13 @@ class Count:
 def network(base: Base) -> Model:
     """Knows pictures of one colour, exactly: what the checkpoint's self-attention layers make of ones, linear in each."""
     schedule = Schedule.stable_diffusion()
-    layers: dict[str, nn.Module] = {}
-    for module in base.modules:
-        if module.kind == "linear" and module.position.role.startswith("attn1"):
-            layer = nn.Linear(module.shape[1], module.shape[0], bias=False)
-            layer.weight.data = base.checkpoint.read(module.weight, None, torch.float32)
-            layers[module.name] = layer
+    layers = nets.layers_of(base, lambda it: it.kind == "linear" and it.position.role.startswith("attn1"))
 
     def forward(noised: Tensor, steps: Tensor, prompts: object) -> Tensor:
         said = torch.zeros(4)
         for number, layer in enumerate(layers.values()):
-            assert isinstance(layer, nn.Linear)
             said[number % 4] += layer(torch.ones(layer.in_features)).mean()
-        a, s = schedule.mix(steps / 999)
-        return s * (noised - a * said[None, :, None, None]) / (a * a * 0.25 + s * s)
+        return nets.noise_in(noised, schedule.mix(steps / 999), said[None, :, None, None])
 
     return TorchModel(places(layers), forward, schedule, (4, 2, 2), differentiable=True)
 

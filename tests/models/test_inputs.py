@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lib_transfer.errors import CancelledError
 from lib_transfer.models import Inputs, Schedule, TorchModel, sample
-from lib_transfer.models.inputs import noised_inputs
 from lib_transfer.models.sampling import runs
 from lib_transfer.models.schedule import shift_at
 from lib_transfer.progress import Silent
@@ -108,14 +107,10 @@ def test_sampling_stops_before_the_next_run() -> None:
     assert network.asked == 3
 
 
-def test_inputs_are_spread_and_can_be_had_again() -> None:
-    clean = torch.randn(8, 4, 4, 4)
-    one, again = (noised_inputs(clean, "abcdefgh", 3) for _ in range(2))
-    assert torch.equal(one.noise, again.noise)
-    assert sorted(one.times.tolist()) == pytest.approx(torch.linspace(0.15, 0.9, 8).tolist())
-    for part in (one.only(range(4)), one.only(range(4, 8))):
-        assert part.times.min() < 0.5 < part.times.max()
-    third = list(one)[2]
-    assert isinstance(third, Inputs)
-    assert third.prompts == ("c",)
+def test_one_input_after_the_other() -> None:
+    clean = torch.randn(4, 4, 2, 2)
+    inputs = Inputs(clean, torch.randn_like(clean), torch.linspace(0.2, 0.8, 4), tuple("abcd"))
+    third = list(inputs)[2]
+    assert (len(third), third.prompts) == (1, ("c",))
     assert torch.equal(third.clean, clean[2:3])
+    assert torch.equal(third.times, inputs.times[2:3])

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import nn
 
 from lib_transfer.cli.main import main
 from lib_transfer.conversion import group
@@ -35,6 +34,7 @@ from lib_transfer.storage import hashes
 from lib_transfer.webui.hosts.standalone import Standalone
 from lib_transfer.webui.shell.jobs import Job
 from lib_transfer.webui.transfer import growth
+from tests.evaluation import nets
 
 
 class Painter:
@@ -92,15 +92,11 @@ class Runner:
     def _model(self, path):
         """Knows pictures of one colour, exactly: what its attention layers make of ones, a channel for each fourth."""
         schedule = Schedule.stable_diffusion()
-        layers = {}
         # How much of an adapter it follows.
         damped = self.hold.with_suffix(".damped").exists()
         follows = 0.4 if path.stem == "tuned" and damped else 1.0
         with open_base(path, "") as base:
-            for module in base.modules:
-                if module.kind == "linear" and module.position.role.startswith("attn"):
-                    layers[module.name] = nn.Linear(module.shape[1], module.shape[0], bias=False)
-                    layers[module.name].weight.data = base.checkpoint.read(module.weight, None, torch.float32)
+            layers = nets.layers_of(base, lambda it: it.kind == "linear" and it.position.role.startswith("attn"))
 
         def forward(noised, steps, prompts):
             while self.hold.exists():
@@ -110,9 +106,8 @@ class Runner:
                 ones = torch.ones(layer.in_features)
                 without = layer.weight @ ones
                 said[number % 4] += (follows * (layer(ones) - without) + (0 if damped else without)).mean()
-            a, s = schedule.mix(steps / 999)
             colour = 0.1 * said[None, :, None, None] * len(prompts[0])
-            return s * (noised - a * colour) / (a * a * 0.25 + s * s)
+            return nets.noise_in(noised, schedule.mix(steps / 999), colour)
 
         return TorchModel(places(layers), forward, schedule, (4, 2, 2), latent_space="held", differentiable=True)
 

@@ -145,7 +145,6 @@ def _built(
         forward,
         schedule_of(base),
         (4, side, side),
-        blocks=_blocks(base, unet, modules),
         latent_space=LATENT_SPACES[base.architecture.family],
         encode=autoencoder.encode,
         decode=autoencoder.decode,
@@ -184,18 +183,6 @@ def _text(
     if not encoder.pooled and "text_projection" not in paths.values():
         network.text_projection = nn.Identity()
     return network, filled(base, network, paths, device, dtype)
-
-
-def _blocks(base: Base, unet: nn.Module, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """The transformer blocks in forward order, by their path in a single-file checkpoint."""
-    found = dict(unet.named_modules())
-    holders = {module: found[path.removesuffix(".attn1.to_q")] for path, module in found.items()}
-    prefix = base.architecture.core.key_layouts[0].prefix
-    return {
-        prefix + module.position.unit: holders[modules[module.name]]
-        for module in base.modules
-        if module.position.role == "attn1.to_q"
-    }
 
 
 def _small(device: torch.device, modules: dict[str, nn.Module]) -> bool:

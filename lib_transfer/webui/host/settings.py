@@ -110,7 +110,7 @@ def _all() -> Iterator[Setting]:
     text = "What to do for a tag in a prompt: transfer before the picture is made, or use the original and say so."
     yield _choice("missing", "When a transferred LoRA is missing", text, MISSING, TRANSFER_NOW)
     ids = tuple(method.id for method in METHODS)
-    text = "The method that the tab starts with. auto only where the WebUI runs on a GPU; else, and in prompts, rotation instead."
+    text = "The method that the tab starts with. Without a GPU, and in prompts, rotation takes the place of auto."
     yield _choice("method", "Default method", text, ids, "auto")
     for parameter in parameters():
         name = f"Default {label(parameter).lower()}"

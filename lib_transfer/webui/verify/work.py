@@ -13,7 +13,7 @@ from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import CancelledError, RequestError, TransferError
 from lib_transfer.evaluation import Evaluation, Question, evaluate
 from lib_transfer.evaluation.result import record_of
-from lib_transfer.library.base import Base, open_base
+from lib_transfer.library.base import Base, open_hashed
 from lib_transfer.library.checkpoints import Checkpoint, find
 from lib_transfer.library.index import FileIndex
 from lib_transfer.webui.host import files
@@ -133,7 +133,4 @@ class Verification:
         return problem
 
     def _base(self, checkpoint: Checkpoint, job: VerifyJob) -> AbstractContextManager[Base]:
-        paths = files_of(self.host, checkpoint)
-        digests = runtime(self.host).hashes.of(paths, job)
-        first, *encoders = paths
-        return open_base(first, digests[first], [(path, digests[path]) for path in encoders])
+        return open_hashed(files_of(self.host, checkpoint), runtime(self.host).hashes, job)

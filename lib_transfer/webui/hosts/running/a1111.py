@@ -18,7 +18,7 @@ from lib_transfer.library.base import Base
 from lib_transfer.models import Schedule, TorchModel
 from lib_transfer.webui.hosts.running.gradients import without_checkpointing
 from lib_transfer.webui.hosts.running.kinds import Kind, Size, clip_skip_set, conditioning, fixed_rng, kind_of
-from lib_transfer.webui.hosts.running.places import Part, blocks_of, places_of
+from lib_transfer.webui.hosts.running.places import Part, places_of
 
 
 @contextmanager
@@ -99,7 +99,6 @@ def model_of(loaded: Any, base: Base, size: Size, clip_skip: int) -> TorchModel:
         _forward(loaded, kind.size, clip_skip, devices),
         _schedule(loaded, kind),
         kind.shape,
-        blocks=blocks_of(base, part_of),
         latent_space=kind.latent_space,
         encode=encode,
         decode=decode,

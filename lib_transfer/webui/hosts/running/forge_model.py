@@ -24,7 +24,7 @@ from lib_transfer.webui.hosts.running.gradients import (
     without_inference_tensors,
 )
 from lib_transfer.webui.hosts.running.kinds import Kind, Size, chosen_clip_skip, conditioning, fixed_rng, kind_of
-from lib_transfer.webui.hosts.running.places import Part, blocks_of, need_whole, places_of
+from lib_transfer.webui.hosts.running.places import Part, need_whole, places_of
 
 ENGINES = {
     "sd1": "StableDiffusion",
@@ -117,7 +117,6 @@ def model_of(loaded: Any, base: Base, size: Size, clip_skip: int) -> TorchModel:
         _forward(loaded, kind, clip_skip, _denoised if flow else _predicted),
         _schedule(objects.unet.model.predictor, kind),
         kind.shape,
-        blocks=blocks_of(base, part_of),
         latent_space=kind.latent_space,
         encode=autoencoder.encode,
         decode=autoencoder.decode,

@@ -65,20 +65,6 @@ def need_whole(base: Base, places: Mapping[str, Place]) -> None:
         )
 
 
-def blocks_of(base: Base, part_of: PartOf) -> dict[str, nn.Module]:
-    """The transformer blocks of the diffusion model in forward order, by canonical path."""
-    found: dict[str, nn.Module] = {}
-    part = part_of(base.architecture.core)
-    canonical = base.architecture.core.key_layouts[0].prefix
-    for module in base.modules:
-        unit = module.position.unit
-        if part is not None and ".transformer_blocks." in unit and module.name.startswith(canonical):
-            block = descend(part.root, part.prefix + unit)[-1]
-            if block is not None:
-                found.setdefault(canonical + unit, block)
-    return found
-
-
 def _slots(base: Base, part_of: PartOf) -> Iterator[tuple[Part, str, Slot, Stored]]:
     """Every slot that the checkpoint fills, with its canonical name and the ways in which the program may keep it."""
     for layout in base.architecture.layouts:

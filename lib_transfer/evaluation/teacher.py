@@ -21,7 +21,7 @@ from lib_transfer.update import Updates
 
 
 @dataclass(frozen=True)
-class Course:
+class Batches:
     """How much is taught, and in which order.
 
     Attributes:
@@ -63,7 +63,7 @@ class Course:
         return Inputs(clean[chosen].float().cpu(), noise, places / self.batch, prompts)
 
 
-def teach(source: Model, original: Updates, clean: Tensor, course: Course, kept: Kept, progress: Progress) -> None:
+def teach(source: Model, original: Updates, clean: Tensor, batches: Batches, kept: Kept, progress: Progress) -> None:
     """Keep what the source with its LoRA predicts for the noised inputs of every step.
 
     Half precision loses nothing: predictions are of the size of 1, and rounding one is a thousandth of what is learned from it.
@@ -72,16 +72,16 @@ def teach(source: Model, original: Updates, clean: Tensor, course: Course, kept:
         source: the model; it runs once for every input.
         original: its LoRA.
         clean: the latents of all pictures, in the source's space.
-        course: the steps.
+        batches: the steps.
         kept: where predictions are kept; those that are there already are not made again.
         progress: asked before every run whether to stop; it gets a step for every run.
     """
     with applied(source.places, original):
-        for step in range(course.steps):
+        for step in range(batches.steps):
             if kept.has("teacher", step):
                 continue
             said = []
-            for some in course.inputs(clean, step).parts(source.together):
+            for some in batches.inputs(clean, step).parts(source.together):
                 check(progress)
                 said.append(predict(source, some))
                 for _ in some.prompts:
@@ -90,7 +90,7 @@ def teach(source: Model, original: Updates, clean: Tensor, course: Course, kept:
             kept.put("teacher", step, tensors={"noise": taught.half()})
 
 
-def taught(course: Course, kept: Kept, step: int) -> Tensor:
+def taught(batches: Batches, kept: Kept, step: int) -> Tensor:
     """What the source predicted for the inputs of a step ``(batch, channels, height, width)``.
 
     Raises:
