@@ -109,7 +109,6 @@ def adapters(body):
                 if module.name not in model.places
                 and (module.position.part, module.position.block) not in base.architecture.idle
             ],
-            "blocks": len(model.blocks),
             "difference": float((ours - theirs).norm()),
             "movement": parts,
             "same_weights": weights == after == digest(),

@@ -66,9 +66,6 @@ def test_every_module_of_a_checkpoint_is_found_and_an_adapter_does_something_the
         assert model.shape == (4, 6, 8)
         assert model.latent_space == "sd"
         assert set(model.places) == set(base.by_name)
-        first, *_, last = model.blocks
-        assert [end.split(".")[2:4] for end in (first, last)] == [["input_blocks", "1"], ["output_blocks", "11"]]
-        assert len(model.blocks) == 16
         for name, place in model.places.items():
             module = base.by_name[name]
             weight = getattr(place.module, place.weight)
