@@ -114,7 +114,11 @@ def test_both_models_are_run(files: tiny.Files, tmp_path: Path, runtime: lib_tra
         announce=cost.append,
     )
     # The target is the source; on made-up weights a LoRA may gain nothing, and then nothing can be told.
-    assert found.gains["reuse"].share == pytest.approx(1, abs=1e-3) or math.isinf(found.gap)
+    reuse, made = found.gains["reuse"], found.gains["rotation.safetensors"]
+    assert reuse.share == pytest.approx(1, abs=1e-3) or math.isinf(found.gap)
+    # On its own checkpoint nothing is turned, so both move it, and by as much.
+    assert reuse.damage is not None and reuse.damage > 0
+    assert made.damage == pytest.approx(reuse.damage, rel=1e-3)
     assert len(cost) == 1
 
 
