@@ -71,12 +71,18 @@ def updates_of(adapter: Adapter, base: Base) -> dict[str, Update]:
 def reused(updates: Updates, origin: Base, target: Base) -> dict[str, Update]:
     """Those of the updates whose modules are in the target too, in the same shape; may be none.
 
+    Diffusion models of different architectures share some names and shapes (Stable Diffusion 1 and XL 124 of them), which
+    mean nothing: between those, no module of the diffusion model is kept.
+
     Args:
         updates: the adapter, by modules of ``origin``.
         origin: the base that the adapter is for.
         target: the base that it is put on as it is.
     """
     there = {name: module.shape for name, module in target.by_name.items()}
+    if origin.architecture.family != target.architecture.family:
+        core = origin.architecture.core.part
+        updates = {name: it for name, it in updates.items() if origin.by_name[name].position.part != core}
     return {name: update for name, update in updates.items() if there.get(name) == origin.by_name[name].shape}
 
 

@@ -96,6 +96,17 @@ def test_plain_reuse_keeps_what_has_the_same_name_and_shape(tmp_path: Path) -> N
         assert TO_Q not in reused(changes, base, wider)
 
 
+def test_names_that_two_architectures_share_are_no_reuse(tmp_path: Path) -> None:
+    tiny.save(tmp_path / "sd1.safetensors", tiny.weights("sd1"), torch.float32)
+    tiny.save(tmp_path / "sdxl.safetensors", tiny.weights("sdxl"), torch.float32)
+    with open_base(tmp_path / "sd1.safetensors", "") as sd1, open_base(tmp_path / "sdxl.safetensors", "") as sdxl:
+        common = [n for n, m in sd1.by_name.items() if n in sdxl.by_name and m.shape == sdxl.by_name[n].shape]
+        changes = {name: Update(weight=torch.ones(sd1.by_name[name].shape)) for name in common}
+        assert common
+        assert reused(changes, sd1, sd1) == changes
+        assert reused(changes, sd1, sdxl) == {}
+
+
 def test_what_the_model_never_reads_is_left_alone(tmp_path: Path) -> None:
     tiny.save(tmp_path / "sd2.safetensors", tiny.weights("sd2"), torch.float32)
     names = [f"lora_te_text_model_encoder_layers_{layer}_mlp_fc1" for layer in (22, 23)]
