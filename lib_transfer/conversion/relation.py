@@ -19,7 +19,8 @@ from lib_transfer.conversion.decompositions import Wanted, decomposition
 from lib_transfer.conversion.weights import Weight
 from lib_transfer.library.base import Base
 from lib_transfer.linalg import subspace as linalg
-from lib_transfer.linalg.subspace import Decomposition, PrincipalVectors, Subspace
+from lib_transfer.linalg.decomposition import Decomposition
+from lib_transfer.linalg.subspace import PrincipalVectors, Subspace
 from lib_transfer.storage.cache import Cache, entry_key
 
 R = TypeVar("R")
@@ -78,10 +79,9 @@ class Relation:
 
     @cached_property
     def _decomposed(self) -> _Decomposed:
-        source = decomposition(self.source, self.wanted, self.cache, hopeful=self.wanted.modest(min(self.source.shape)))
+        source = decomposition(self.source, self.wanted, self.cache)
         capped = Wanted(None, min(self.wanted.of(source.singular_values), *self.target.shape))
-        alike = linalg.float32_rank(source.singular_values) >= (capped.rank or 0)
-        target = decomposition(self.target, capped, self.cache, hopeful=alike)
+        target = decomposition(self.target, capped, self.cache)
         return _Decomposed(source, target, capped.of(target.singular_values))
 
     @property
@@ -158,8 +158,7 @@ class Relation:
 
     @property
     def _pair_key(self) -> str:
-        source, target, rank = self._decomposed
-        return entry_key(self.source.key, source.precision, self.target.key, target.precision, rank)
+        return entry_key(self.source.key, self.target.key, self.rank)
 
     @cached_property
     def _overlaps(self) -> tuple[Tensor, Tensor]:

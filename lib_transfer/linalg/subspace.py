@@ -8,45 +8,12 @@ weight: ``V^T x = S^-1 U^T W x``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-Side = Literal["left", "right"]
-
-FLOAT32_RATIO = 6.0
-"""A Gram matrix in float32 serves the directions whose singular value is at least ``s_1 / FLOAT32_RATIO``.
-
-Forming ``W W^T`` squares the condition number: the directions ``i`` and ``j`` come out mixed by about
-``4 eps s_1^2 / (s_i s_j)`` (measured, ``eps = 6e-8``), which at this ratio is 1e-5, the orthonormality that the long side
-needs. The subspace's own error is there 20 to 100 times below what rounding the weight to fp16 once does to it
-(``tests/linalg/test_precision.py``). Below that, float64.
-"""
-
-SMALLEST_RATIO = 1e-3
-"""Directions below this fraction of the largest singular value are left out of every subspace.
-
-Rounding a weight to fp16 once moves them by a large part of a right angle; and below it, bases kept in float32 are no
-longer orthonormal to 1e-5 when they are applied through the weight."""
-
-
-@dataclass(frozen=True)
-class Decomposition:
-    """Singular values of a weight and the basis of its short side.
-
-    Attributes:
-        singular_values: ``(n,)`` float32, descending, ``n = min(out, in)``.
-        rows: ``(n, n)`` float32; row ``i`` is the ``i``-th singular vector of the short side. Signs: the entry of largest
-            magnitude is positive. When read for one ``k`` only the first rows may be here.
-        side: which side is the short one: ``left`` when ``out <= in``.
-        precision: the number format of the Gram matrix that they come from, float32 or float64.
-    """
-
-    singular_values: Tensor
-    rows: Tensor
-    side: Side
-    precision: torch.dtype
+from lib_transfer.linalg.decomposition import Decomposition
 
 
 class Basis(Protocol):
@@ -115,63 +82,6 @@ class PrincipalVectors:
     y: Tensor
     cosines: Tensor
     squared_sines: Tensor
-
-
-def short_side(shape: tuple[int, ...]) -> Side:
-    """Which side of a weight ``(out, in)`` has fewer dimensions; the left one when both are equal."""
-    return "left" if shape[0] <= shape[1] else "right"
-
-
-def gram(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """``W W^T`` or ``W^T W``, whichever is smaller, ``(n, n)`` in ``dtype``."""
-    w = weight.to(dtype)
-    return w @ w.T if short_side(weight.shape) == "left" else w.T @ w
-
-
-def decompose(weight: Tensor, dtype: torch.dtype) -> Decomposition:
-    """Singular values and short-side basis of ``weight`` ``(out, in)`` by the eigenvectors of its Gram matrix.
-
-    Args:
-        weight: the matrix, float32, finite.
-        dtype: the number format of the Gram matrix and its eigenvectors, float32 or float64; see :data:`FLOAT32_RATIO`.
-
-    Raises:
-        torch.linalg.LinAlgError: the eigensolver did not converge (not seen for finite weights).
-    """
-    eigenvalues, eigenvectors = torch.linalg.eigh(gram(weight, dtype))
-    singular_values = eigenvalues.flip(0).clamp_min(0).sqrt()
-    rows = eigenvectors.T.flip(0)
-    largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
-    rows = rows * torch.where(largest < 0, -1, 1)
-    return Decomposition(singular_values.float(), rows.float().contiguous(), short_side(weight.shape), dtype)
-
-
-def float32_rank(singular_values: Tensor) -> int:
-    """How many leading directions a Gram matrix in float32 gives well enough, see :data:`FLOAT32_RATIO`."""
-    return int((singular_values * FLOAT32_RATIO >= singular_values[:1]).sum())
-
-
-def numerical_rank(singular_values: Tensor) -> int:
-    """How many singular values are large enough to mean something, see :data:`SMALLEST_RATIO`."""
-    return int((singular_values > SMALLEST_RATIO * singular_values[:1]).sum())
-
-
-def energy_rank(singular_values: Tensor, fraction: float) -> int:
-    """The smallest ``k`` for which the first ``k`` squared singular values hold ``fraction`` of their total; 0 for zeros.
-
-    Args:
-        singular_values: ``(n,)``, descending.
-        fraction: the share of the total, at most 1.
-    """
-    energy = singular_values.double().square().cumsum(0)
-    if energy.numel() == 0 or energy[-1] == 0:
-        return 0
-    return int((energy < fraction * energy[-1]).sum()) + 1
-
-
-def rank_for_energy(singular_values: Tensor, fraction: float) -> int:
-    """:func:`energy_rank` of a weight, at most its :func:`numerical_rank`."""
-    return min(energy_rank(singular_values, fraction), numerical_rank(singular_values))
 
 
 def subspace(decomposition: Decomposition, weight: Tensor, rank: int) -> Subspace:

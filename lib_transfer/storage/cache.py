@@ -26,7 +26,7 @@ from torch import Tensor
 from lib_transfer.formats.publish import part_name, sweep
 from lib_transfer.storage.memory import FileMemory
 
-VERSION = 1
+VERSION = 2
 """Version of the mathematics behind the entries; a new one makes all old entries unknown."""
 
 KINDS = ("weights", "similarities", "principal", "pictures", "imitations")

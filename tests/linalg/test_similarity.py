@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lib_transfer.linalg import subspace as linalg
+from lib_transfer.linalg.decomposition import decompose
 
 from .weights import matrix, near, normal, orthonormal, spectrum, weight
 
@@ -22,7 +23,7 @@ def test_phi_from_weights_is_that_of_their_dense_singular_vectors(shape: tuple[i
     other = near(one, 0.5)
     k = 9
     dense = [torch.linalg.svd(w, full_matrices=False) for w in (one, other)]
-    pairs = [linalg.subspace(linalg.decompose(w.float(), torch.float64), w.float(), k) for w in (one, other)]
+    pairs = [linalg.subspace(decompose(w.float()), w.float(), k) for w in (one, other)]
     for side, index in (("left", 0), ("right", 2)):
         a, b = (d[index][:, :k] if index == 0 else d[index][:k].T for d in dense)
         want = float((a.T @ b).square().sum()) / k

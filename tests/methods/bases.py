@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lib_transfer.linalg import subspace as linalg
+from lib_transfer.linalg.decomposition import decompose
 from lib_transfer.linalg.factors import Factors
 from lib_transfer.methods import MethodInput
 
@@ -53,7 +54,7 @@ def update_of(shape: tuple[int, int], rank: int = RANK, seed: int = 5) -> Factor
 
 def decomposed(stored: Tensor, k: int) -> linalg.Subspace:
     flat = stored.float().reshape(stored.shape[0], -1)
-    return linalg.subspace(linalg.decompose(flat, torch.float64), flat, k)
+    return linalg.subspace(decompose(flat), flat, k)
 
 
 def problem(source: Tensor, target: Tensor, k: int, update: Factors | None = None) -> MethodInput:
