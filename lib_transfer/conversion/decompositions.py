@@ -9,6 +9,7 @@ from torch import Tensor
 from lib_transfer.conversion.weights import Weight
 from lib_transfer.linalg import decomposition as linalg
 from lib_transfer.linalg.decomposition import Decomposition
+from lib_transfer.linalg.subspace import rows_needed
 from lib_transfer.storage.cache import Cache
 
 
@@ -28,7 +29,7 @@ class Wanted:
 
 
 def decomposition(weight: Weight, wanted: Wanted, cache: Cache) -> Decomposition:
-    """The decomposition of a weight with at least the rows that the wanted rank needs.
+    """The decomposition of a weight with at least the rows that the subspace of the wanted rank is made from.
 
     Args:
         weight: the weight to decompose; read only where the cache does not know it.
@@ -40,8 +41,8 @@ def decomposition(weight: Weight, wanted: Wanted, cache: Cache) -> Decomposition
     """
     known = cache.get("weights", weight.key, only="singular_values")
     if known is not None:
-        rank = wanted.of(known["singular_values"])
-        entry = cache.get("weights", weight.key, rows={"rows": rank})
+        needed = rows_needed(wanted.of(known["singular_values"]), min(weight.shape))
+        entry = cache.get("weights", weight.key, rows={"rows": needed})
         if entry is not None:
             values, rows = (entry[name].to(weight.device) for name in ("singular_values", "rows"))
             return Decomposition(values, rows, linalg.short_side(weight.shape))

@@ -153,7 +153,7 @@ def _joined(w: Tensor, head: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
     vectors = torch.ormqr(*reflectors, torch.cat([vectors.new_zeros(h, vectors.shape[1]), vectors]))
     values, vectors = _separated(rest, values, vectors, smallest**2 * large[:1])
     coupling = (top @ rest.T) @ vectors
-    head, vectors = _uncoupled(head, vectors, coupling, large, values)
+    head, vectors = _turned(head, vectors, _angles(coupling, large, values))
     return torch.cat([large, values]), torch.cat([head, _orthogonal(vectors, head)], dim=1)
 
 
@@ -169,20 +169,27 @@ def _separated(w: Tensor, values: Tensor, vectors: Tensor, smallest: Tensor) -> 
     if large == len(values) or bool(values[:1] <= RANGE**2 * smallest):
         return values, vectors
     strong, weak = vectors[:, :large], vectors[:, large:]
-    coupling = strong.T @ (w @ (weak.T @ w).T)
-    strong, weak = _uncoupled(strong, weak, coupling, values[:large], values[large:])
-    small = weak.T @ w
-    rest, turn = _separated(small, *_eigen(_gram(small)), smallest)
-    weak = _orthogonal(weak @ turn, strong)
-    return torch.cat([values[:large], rest]), torch.cat([strong, weak], dim=1)
+    rows = weak.T @ w
+    coupling = strong.T @ (w @ rows.T)
+    angles = _angles(coupling, values[:large], values[large:])
+    both = angles.T @ coupling
+    gram = _gram(rows) - both - both.T + angles.T @ (values[:large, None] * angles)  # after they are turned
+    strong, weak = _turned(strong, weak, angles)
+    rest, turn = _eigen(gram)
+    rest, weak = _separated(w, rest, weak @ turn, smallest)
+    return torch.cat([values[:large], rest]), torch.cat([strong, _orthogonal(weak, strong)], dim=1)
 
 
-def _uncoupled(strong: Tensor, weak: Tensor, coupling: Tensor, large: Tensor, small: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn directions ``strong`` and ``weak`` into one another so that ``coupling = strong^T W W^T weak`` is zero after it.
+def _angles(coupling: Tensor, large: Tensor, small: Tensor) -> Tensor:
+    """By how much to turn strong into weak directions, so that ``coupling = strong^T W W^T weak`` is zero after it.
 
     To first order, as in Jacobi's method; where eigenvalues nearly agree, their directions are left as they are mixed.
     """
-    angles = coupling / torch.maximum(large[:, None] - small, large[:, None] / 2)
+    return coupling / torch.maximum(large[:, None] - small, large[:, None] / 2)
+
+
+def _turned(strong: Tensor, weak: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions that are turned into one another by these small angles."""
     return strong + weak @ angles.T, weak - strong @ angles
 
 

@@ -8,6 +8,7 @@ weight: ``V^T x = S^-1 U^T W x``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -60,11 +61,18 @@ class AppliedBasis:
 
 @dataclass(frozen=True)
 class Subspace:
-    """The ``k`` dominant left and right singular directions of one weight."""
+    """The ``k`` dominant left and right singular directions of one weight.
+
+    Attributes:
+        left, right: their bases.
+        rank: ``k``.
+        rest: the basis of the short side's other directions, where they are fewer than ``k``; else None.
+    """
 
     left: Basis
     right: Basis
     rank: int
+    rest: StoredBasis | None = None
 
 
 @dataclass(frozen=True)
@@ -84,13 +92,50 @@ class PrincipalVectors:
     squared_sines: Tensor
 
 
+def rows_needed(rank: int, dimension: int) -> int:
+    """How many rows of a decomposition the subspace of this rank is made from: all, where the rest is smaller than it."""
+    return rank if 2 * rank <= dimension else dimension
+
+
 def subspace(decomposition: Decomposition, weight: Tensor, rank: int) -> Subspace:
     """Bases of the first ``rank`` left and right singular directions of ``weight`` ``(out, in)`` float32."""
     rows = decomposition.rows[:rank]
     stored = StoredBasis(rows)
+    rest = None if 2 * rank <= min(weight.shape) else StoredBasis(decomposition.rows[rank:])
     long = weight.T if decomposition.side == "left" else weight
     applied = AppliedBasis(long, rows, decomposition.singular_values[:rank])
-    return Subspace(stored, applied, rank) if decomposition.side == "left" else Subspace(applied, stored, rank)
+    left, right = (stored, applied) if decomposition.side == "left" else (applied, stored)
+    return Subspace(left, right, rank, rest)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How two subspaces of one space lie to each other, told by their bases or by those of their complements.
+
+    Attributes:
+        source, target: bases ``B_s`` and ``B_t``, of the subspaces or of their complements.
+        missing: how many directions the subspaces have more than these.
+    """
+
+    source: Basis
+    target: Basis
+    missing: int = 0
+
+    @cached_property
+    def product(self) -> Tensor:
+        """``B_s^T B_t``."""
+        return basis_rows(self.source) @ basis_rows(self.target).T
+
+
+def overlaps(source: Subspace, target: Subspace) -> tuple[Overlap, Overlap]:
+    """The overlap of the left and of the right subspaces of two weights of one shape."""
+
+    def of(one: Basis, other: Basis) -> Overlap:
+        if source.rest is None or target.rest is None or not isinstance(one, StoredBasis):
+            return Overlap(one, other)
+        return Overlap(source.rest, target.rest, source.rank - source.rest.rows.shape[0])
+
+    return of(source.left, target.left), of(source.right, target.right)
 
 
 def basis_rows(basis: Basis) -> Tensor:
@@ -103,19 +148,16 @@ def basis_rows(basis: Basis) -> Tensor:
     return rows / lengths
 
 
-def overlap(source: Basis, target: Basis) -> Tensor:
-    """``B_s^T B_t`` ``(k_s, k_t)`` of two bases of one space."""
-    overlaps: Tensor = basis_rows(source) @ basis_rows(target).T
-    return overlaps
+def similarity(overlap: Overlap) -> float:
+    """``phi = ||U_s^T U_t||_F^2 / k`` of two subspaces of rank ``k`` (LoRA-X eq. 6, ProLoRA eq. 5), in 0 to 1.
 
-
-def similarity(overlaps: Tensor) -> float:
-    """``phi = ||B_s^T B_t||_F^2 / k`` of two subspaces of rank ``k`` (LoRA-X eq. 6, ProLoRA eq. 5), in 0 to 1.
+    The squared norm exceeds that of the complements by the difference of their ranks.
 
     Args:
-        overlaps: ``B_s^T B_t`` ``(k, k)``, with ``k`` at least 1.
+        overlap: that of subspaces of at least one direction.
     """
-    return min(float(overlaps.double().square().sum()) / overlaps.shape[0], 1.0)
+    squares = float(overlap.product.double().square().sum()) + overlap.missing
+    return min(squares / (overlap.product.shape[0] + overlap.missing), 1.0)
 
 
 def chance_corrected(similarity: float, rank: int, dimension: int) -> float:

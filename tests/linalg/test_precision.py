@@ -98,12 +98,12 @@ def test_without_a_gap_the_energy_is_captured_though_the_subspace_is_anyones() -
         assert float((basis.T @ w).square().sum()) == pytest.approx(float(found[:16].square().sum()), rel=1e-5)
 
 
-@pytest.mark.parametrize("part", ["_separated", "_uncoupled"])
+@pytest.mark.parametrize("part", ["_separated", "_turned"])
 def test_one_gram_matrix_alone_would_not_do(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the bounds do not hold for some weight: what is tested here is the tests above."""
     without = {
         "_separated": lambda w, values, vectors, smallest: (values, vectors),
-        "_uncoupled": lambda strong, weak, *rest: (strong, weak),
+        "_turned": lambda strong, weak, angles: (strong, weak),
     }
     monkeypatch.setattr(decomposition_module, part, without[part])
     with pytest.raises(AssertionError):

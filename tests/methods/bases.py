@@ -11,6 +11,7 @@ from torch import Tensor
 from lib_transfer.linalg import subspace as linalg
 from lib_transfer.linalg.decomposition import decompose
 from lib_transfer.linalg.factors import Factors
+from lib_transfer.linalg.rotation import Turn
 from lib_transfer.methods import MethodInput
 
 from ..linalg.weights import direct_rotation, matrix, near, normal, spectrum, weight
@@ -64,8 +65,7 @@ def problem(source: Tensor, target: Tensor, k: int, update: Factors | None = Non
     made = MethodInput(update or update_of(shape), of_source, of_target)
     if source.shape != target.shape:
         return made
-    left = linalg.principal_vectors(linalg.overlap(of_source.left, of_target.left))
-    right = linalg.principal_vectors(linalg.overlap(of_source.right, of_target.right))
+    left, right = (Turn(o, linalg.principal_vectors(o.product)) for o in linalg.overlaps(of_source, of_target))
     return replace(made, left=left, right=right)
 
 
