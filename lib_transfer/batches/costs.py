@@ -22,7 +22,7 @@ SAMPLE = 12
 """Adapters whose modules are looked at to tell of many; the rest are taken to be like these, by their size."""
 
 PER_ELEMENT = 32
-"""Bytes of memory per element of the weight at work: two weights in float32, one of them in float64 too, two bases."""
+"""Bytes of memory per element of the weight at work, all of it in float32: two weights, two bases, what they are made from."""
 
 HEADER = 4096
 """Bytes that an output says more of itself than its parent does."""

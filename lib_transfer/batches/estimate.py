@@ -114,7 +114,7 @@ def estimate(
 
 def measured() -> Speed:
     """The speed of this machine, from a few milliseconds of work of both kinds."""
-    square, thin = torch.randn(PROBE, PROBE, dtype=torch.float64), torch.randn(1280, 16)
+    square, thin = torch.randn(PROBE, PROBE), torch.randn(1280, 16)
     wide = torch.randn(1280, 1280)
     symmetric = square @ square.T
     with one_thread_each(), torch.inference_mode():

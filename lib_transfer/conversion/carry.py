@@ -252,7 +252,7 @@ def _transfer(
         return (
             ("copied", f"{reason}: as it is", given) if settings.below == "copy" else ("below threshold", reason, None)
         )
-    left, right = relation.principal if "principal vectors" in method.needs else (None, None)
+    left, right = relation.turns if "rotations" in method.needs else (None, None)
     reason = f"by {method.id}" + (", to the block it is most like" if pair.how == "aligned" else "")
     return "transferred", reason, method.transfer(MethodInput(given, *relation.subspaces, left, right))
 

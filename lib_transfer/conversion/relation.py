@@ -19,10 +19,15 @@ from lib_transfer.conversion.decompositions import Wanted, decomposition
 from lib_transfer.conversion.weights import Weight
 from lib_transfer.library.base import Base
 from lib_transfer.linalg import subspace as linalg
-from lib_transfer.linalg.subspace import Decomposition, PrincipalVectors, Subspace
+from lib_transfer.linalg.decomposition import Decomposition
+from lib_transfer.linalg.rotation import Turn
+from lib_transfer.linalg.subspace import Overlap, PrincipalVectors, Subspace
 from lib_transfer.storage.cache import Cache, entry_key
 
 R = TypeVar("R")
+
+_SIDES = ("left", "right")
+_PRINCIPAL = tuple(field.name for field in dataclasses.fields(PrincipalVectors))
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,9 @@ class Relation:
 
     @cached_property
     def _decomposed(self) -> _Decomposed:
-        source = decomposition(self.source, self.wanted, self.cache, hopeful=self.wanted.modest(min(self.source.shape)))
+        source = decomposition(self.source, self.wanted, self.cache)
         capped = Wanted(None, min(self.wanted.of(source.singular_values), *self.target.shape))
-        alike = linalg.float32_rank(source.singular_values) >= (capped.rank or 0)
-        target = decomposition(self.target, capped, self.cache, hopeful=alike)
+        target = decomposition(self.target, capped, self.cache)
         return _Decomposed(source, target, capped.of(target.singular_values))
 
     @property
@@ -128,23 +132,21 @@ class Relation:
         )
 
     @cached_property
-    def principal(self) -> tuple[PrincipalVectors, PrincipalVectors]:
-        """Principal vectors of the left and of the right subspaces; only for weights of one shape."""
+    def turns(self) -> tuple[Turn, Turn]:
+        """The direct rotations of the left and of the right subspaces; only for weights of one shape."""
         entry = self.cache.get("principal", self._pair_key)
         if entry is not None:
             t = {name: tensor.to(self.source.device) for name, tensor in entry.items()}
-            left, right = (
-                PrincipalVectors(t[f"{s}.x"], t[f"{s}.y"], t[f"{s}.cosines"], t[f"{s}.squared_sines"])
-                for s in ("left", "right")
-            )
-            return left, right
-        left, right = map(linalg.principal_vectors, self._overlaps)
-        tensors = {
-            f"{side}.{name}": getattr(vectors, name)
-            for side, vectors in (("left", left), ("right", right))
-            for name in ("x", "y", "cosines", "squared_sines")
-        }
-        self.cache.put("principal", self._pair_key, tensors)
+            principal = [PrincipalVectors(*(t[f"{side}.{name}"] for name in _PRINCIPAL)) for side in _SIDES]
+        else:
+            principal = [linalg.principal_vectors(overlap.product) for overlap in self._overlaps]
+            tensors = {
+                f"{side}.{name}": getattr(vectors, name)
+                for side, vectors in zip(_SIDES, principal, strict=True)
+                for name in _PRINCIPAL
+            }
+            self.cache.put("principal", self._pair_key, tensors)
+        left, right = map(Turn, self._overlaps, principal)
         return left, right
 
     def _similarities(self) -> tuple[float, float]:
@@ -158,14 +160,12 @@ class Relation:
 
     @property
     def _pair_key(self) -> str:
-        source, target, rank = self._decomposed
-        return entry_key(self.source.key, source.precision, self.target.key, target.precision, rank)
+        return entry_key(self.source.key, self.target.key, self.rank)
 
     @cached_property
-    def _overlaps(self) -> tuple[Tensor, Tensor]:
-        """``U_s^T U_t`` and ``V_s^T V_t`` of this rank."""
-        source, target = self.subspaces
-        return linalg.overlap(source.left, target.left), linalg.overlap(source.right, target.right)
+    def _overlaps(self) -> tuple[Overlap, Overlap]:
+        """The overlap of the left and of the right subspaces."""
+        return linalg.overlaps(*self.subspaces)
 
 
 @dataclass(frozen=True)

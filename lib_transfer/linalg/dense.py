@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lib_transfer.linalg.decomposition import decompose, energy_rank
 from lib_transfer.linalg.factors import Factors, thin_svd
-from lib_transfer.linalg.subspace import decompose, energy_rank
 
 ROUNDING = 1e-6
 """Singular values below this fraction of the largest one are rounding, not part of an update kept in float32."""
@@ -16,8 +16,7 @@ class Spectrum:
     """A matrix ``D`` ``(out, in)``, decomposed so that its best approximation of every rank can be had.
 
     A dense one is decomposed by the eigenvectors ``U`` of the Gram matrix of its shorter side: ``U_r (U_r^T D)``, or
-    ``(D V_r) V_r^T``. Nothing is divided by singular values, so what is kept is exact to the rounding of the basis. The Gram
-    matrix is in float64, because small singular values count when everything is to be kept.
+    ``(D V_r) V_r^T``. Nothing is divided by singular values, so what is kept is exact to the rounding of the basis.
 
     Args:
         given: the matrix, or factors of it; float32, finite.
@@ -31,7 +30,7 @@ class Spectrum:
             u, self.singular_values, vh = thin_svd(given)
             self._left, self._right = u, self.singular_values[:, None] * vh
             return
-        decomposition = decompose(given, torch.float64)
+        decomposition = decompose(given, ROUNDING)
         self.singular_values, rows = decomposition.singular_values, decomposition.rows
         left = decomposition.side == "left"
         self._left, self._right = (rows.T, rows @ given) if left else (given @ rows.T, rows)

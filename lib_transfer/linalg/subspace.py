@@ -8,45 +8,13 @@ weight: ``V^T x = S^-1 U^T W x``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-Side = Literal["left", "right"]
-
-FLOAT32_RATIO = 6.0
-"""A Gram matrix in float32 serves the directions whose singular value is at least ``s_1 / FLOAT32_RATIO``.
-
-Forming ``W W^T`` squares the condition number: the directions ``i`` and ``j`` come out mixed by about
-``4 eps s_1^2 / (s_i s_j)`` (measured, ``eps = 6e-8``), which at this ratio is 1e-5, the orthonormality that the long side
-needs. The subspace's own error is there 20 to 100 times below what rounding the weight to fp16 once does to it
-(``tests/linalg/test_precision.py``). Below that, float64.
-"""
-
-SMALLEST_RATIO = 1e-3
-"""Directions below this fraction of the largest singular value are left out of every subspace.
-
-Rounding a weight to fp16 once moves them by a large part of a right angle; and below it, bases kept in float32 are no
-longer orthonormal to 1e-5 when they are applied through the weight."""
-
-
-@dataclass(frozen=True)
-class Decomposition:
-    """Singular values of a weight and the basis of its short side.
-
-    Attributes:
-        singular_values: ``(n,)`` float32, descending, ``n = min(out, in)``.
-        rows: ``(n, n)`` float32; row ``i`` is the ``i``-th singular vector of the short side. Signs: the entry of largest
-            magnitude is positive. When read for one ``k`` only the first rows may be here.
-        side: which side is the short one: ``left`` when ``out <= in``.
-        precision: the number format of the Gram matrix that they come from, float32 or float64.
-    """
-
-    singular_values: Tensor
-    rows: Tensor
-    side: Side
-    precision: torch.dtype
+from lib_transfer.linalg.decomposition import Decomposition
 
 
 class Basis(Protocol):
@@ -93,11 +61,18 @@ class AppliedBasis:
 
 @dataclass(frozen=True)
 class Subspace:
-    """The ``k`` dominant left and right singular directions of one weight."""
+    """The ``k`` dominant left and right singular directions of one weight.
+
+    Attributes:
+        left, right: their bases.
+        rank: ``k``.
+        rest: the basis of the short side's other directions, where they are fewer than ``k``; else None.
+    """
 
     left: Basis
     right: Basis
     rank: int
+    rest: StoredBasis | None = None
 
 
 @dataclass(frozen=True)
@@ -117,70 +92,50 @@ class PrincipalVectors:
     squared_sines: Tensor
 
 
-def short_side(shape: tuple[int, ...]) -> Side:
-    """Which side of a weight ``(out, in)`` has fewer dimensions; the left one when both are equal."""
-    return "left" if shape[0] <= shape[1] else "right"
-
-
-def gram(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """``W W^T`` or ``W^T W``, whichever is smaller, ``(n, n)`` in ``dtype``."""
-    w = weight.to(dtype)
-    return w @ w.T if short_side(weight.shape) == "left" else w.T @ w
-
-
-def decompose(weight: Tensor, dtype: torch.dtype) -> Decomposition:
-    """Singular values and short-side basis of ``weight`` ``(out, in)`` by the eigenvectors of its Gram matrix.
-
-    Args:
-        weight: the matrix, float32, finite.
-        dtype: the number format of the Gram matrix and its eigenvectors, float32 or float64; see :data:`FLOAT32_RATIO`.
-
-    Raises:
-        torch.linalg.LinAlgError: the eigensolver did not converge (not seen for finite weights).
-    """
-    eigenvalues, eigenvectors = torch.linalg.eigh(gram(weight, dtype))
-    singular_values = eigenvalues.flip(0).clamp_min(0).sqrt()
-    rows = eigenvectors.T.flip(0)
-    largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
-    rows = rows * torch.where(largest < 0, -1, 1)
-    return Decomposition(singular_values.float(), rows.float().contiguous(), short_side(weight.shape), dtype)
-
-
-def float32_rank(singular_values: Tensor) -> int:
-    """How many leading directions a Gram matrix in float32 gives well enough, see :data:`FLOAT32_RATIO`."""
-    return int((singular_values * FLOAT32_RATIO >= singular_values[:1]).sum())
-
-
-def numerical_rank(singular_values: Tensor) -> int:
-    """How many singular values are large enough to mean something, see :data:`SMALLEST_RATIO`."""
-    return int((singular_values > SMALLEST_RATIO * singular_values[:1]).sum())
-
-
-def energy_rank(singular_values: Tensor, fraction: float) -> int:
-    """The smallest ``k`` for which the first ``k`` squared singular values hold ``fraction`` of their total; 0 for zeros.
-
-    Args:
-        singular_values: ``(n,)``, descending.
-        fraction: the share of the total, at most 1.
-    """
-    energy = singular_values.double().square().cumsum(0)
-    if energy.numel() == 0 or energy[-1] == 0:
-        return 0
-    return int((energy < fraction * energy[-1]).sum()) + 1
-
-
-def rank_for_energy(singular_values: Tensor, fraction: float) -> int:
-    """:func:`energy_rank` of a weight, at most its :func:`numerical_rank`."""
-    return min(energy_rank(singular_values, fraction), numerical_rank(singular_values))
+def rows_needed(rank: int, dimension: int) -> int:
+    """How many rows of a decomposition the subspace of this rank is made from: all, where the rest is smaller than it."""
+    return rank if 2 * rank <= dimension else dimension
 
 
 def subspace(decomposition: Decomposition, weight: Tensor, rank: int) -> Subspace:
     """Bases of the first ``rank`` left and right singular directions of ``weight`` ``(out, in)`` float32."""
     rows = decomposition.rows[:rank]
     stored = StoredBasis(rows)
+    rest = None if 2 * rank <= min(weight.shape) else StoredBasis(decomposition.rows[rank:])
     long = weight.T if decomposition.side == "left" else weight
     applied = AppliedBasis(long, rows, decomposition.singular_values[:rank])
-    return Subspace(stored, applied, rank) if decomposition.side == "left" else Subspace(applied, stored, rank)
+    left, right = (stored, applied) if decomposition.side == "left" else (applied, stored)
+    return Subspace(left, right, rank, rest)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How two subspaces of one space lie to each other, told by their bases or by those of their complements.
+
+    Attributes:
+        source, target: bases ``B_s`` and ``B_t``, of the subspaces or of their complements.
+        missing: how many directions the subspaces have more than these.
+    """
+
+    source: Basis
+    target: Basis
+    missing: int = 0
+
+    @cached_property
+    def product(self) -> Tensor:
+        """``B_s^T B_t``."""
+        return basis_rows(self.source) @ basis_rows(self.target).T
+
+
+def overlaps(source: Subspace, target: Subspace) -> tuple[Overlap, Overlap]:
+    """The overlap of the left and of the right subspaces of two weights of one shape."""
+
+    def of(one: Basis, other: Basis) -> Overlap:
+        if source.rest is None or target.rest is None or not isinstance(one, StoredBasis):
+            return Overlap(one, other)
+        return Overlap(source.rest, target.rest, source.rank - source.rest.rows.shape[0])
+
+    return of(source.left, target.left), of(source.right, target.right)
 
 
 def basis_rows(basis: Basis) -> Tensor:
@@ -193,19 +148,16 @@ def basis_rows(basis: Basis) -> Tensor:
     return rows / lengths
 
 
-def overlap(source: Basis, target: Basis) -> Tensor:
-    """``B_s^T B_t`` ``(k_s, k_t)`` of two bases of one space."""
-    overlaps: Tensor = basis_rows(source) @ basis_rows(target).T
-    return overlaps
+def similarity(overlap: Overlap) -> float:
+    """``phi = ||U_s^T U_t||_F^2 / k`` of two subspaces of rank ``k`` (LoRA-X eq. 6, ProLoRA eq. 5), in 0 to 1.
 
-
-def similarity(overlaps: Tensor) -> float:
-    """``phi = ||B_s^T B_t||_F^2 / k`` of two subspaces of rank ``k`` (LoRA-X eq. 6, ProLoRA eq. 5), in 0 to 1.
+    The squared norm exceeds that of the complements by the difference of their ranks.
 
     Args:
-        overlaps: ``B_s^T B_t`` ``(k, k)``, with ``k`` at least 1.
+        overlap: that of subspaces of at least one direction.
     """
-    return min(float(overlaps.double().square().sum()) / overlaps.shape[0], 1.0)
+    squares = float(overlap.product.double().square().sum()) + overlap.missing
+    return min(squares / (overlap.product.shape[0] + overlap.missing), 1.0)
 
 
 def chance_corrected(similarity: float, rank: int, dimension: int) -> float:

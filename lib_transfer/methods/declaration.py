@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from lib_transfer.linalg.factors import Factors
-    from lib_transfer.linalg.subspace import PrincipalVectors, Subspace
+    from lib_transfer.linalg.rotation import Turn
+    from lib_transfer.linalg.subspace import Subspace
 
 Value = str | int | float | bool | None
-Need = Literal["source weight", "target weight", "subspaces", "principal vectors"]
+Need = Literal["source weight", "target weight", "subspaces", "rotations"]
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class MethodInput:
     Attributes:
         update: the adapter's update of the source module as thin factors, float32, strength 1.
         source, target: the subspaces of both weights, where the method needs them.
-        left, right: principal vectors between them, where the method needs them and the dimensions agree.
+        left, right: the rotations between them, where the method needs them and the dimensions agree.
     """
 
     update: Factors
     source: Subspace | None = None
     target: Subspace | None = None
-    left: PrincipalVectors | None = None
-    right: PrincipalVectors | None = None
+    left: Turn | None = None
+    right: Turn | None = None
 
     def subspaces(self) -> tuple[Subspace, Subspace]:
         """Both subspaces; for methods that declare the need of them."""

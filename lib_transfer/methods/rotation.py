@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
 def transfer(given: MethodInput) -> Factors:
     """``R_U D R_V^T``, ``R`` the direct rotation of each side (:func:`lib_transfer.linalg.rotation.rotate`)."""
-    source, target = given.subspaces()
     assert given.left is not None
     assert given.right is not None
     up, down = given.update
     return linalg.factors.Factors(
-        linalg.rotation.rotate(up, source.left, target.left, given.left),
-        linalg.rotation.rotate(down.T, source.right, target.right, given.right).T,
+        linalg.rotation.rotate(up, given.left),
+        linalg.rotation.rotate(down.T, given.right).T,
     )
 
 
@@ -32,7 +31,7 @@ METHOD = Method(
     paper="this project, with the direct rotation of Davis and Kahan 1970",
     summary="Turns each update by the smallest rotation that carries the source's subspaces onto the target's; nothing is lost.",
     formula="R_U D R_V^T",
-    needs=frozenset({"source weight", "target weight", "subspaces", "principal vectors"}),
+    needs=frozenset({"source weight", "target weight", "subspaces", "rotations"}),
     kinds=LINEAR_AND_CONVOLUTION,
     parameters=SUBSPACE_PARAMETERS,
     transfer=transfer,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import zlib
@@ -26,7 +27,7 @@ from torch import Tensor
 from lib_transfer.formats.publish import part_name, sweep
 from lib_transfer.storage.memory import FileMemory
 
-VERSION = 1
+VERSION = 2
 """Version of the mathematics behind the entries; a new one makes all old entries unknown."""
 
 KINDS = ("weights", "similarities", "principal", "pictures", "imitations")
@@ -230,7 +231,7 @@ def _checks(tensor: Tensor) -> Tensor:
     The sum starts at a number that stands for the dtype and is not 0: zeros that a crash left in the place of data and of
     checksums do not pass for an entry.
     """
-    flat = tensor.reshape(tensor.shape[0], -1)
+    flat = tensor.reshape(tensor.shape[0], math.prod(tensor.shape[1:]))
     wide = flat.shape[1] * flat.element_size() % 8 == 0 and flat.shape[1] > 0
     sums = flat.view(torch.int64 if wide else torch.int32).sum(dim=1, dtype=torch.int64)
     return sums + zlib.crc32(str(tensor.dtype).encode())

@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import adapters, speed
+from tests.benchmarks import adapters, files, speed
 
 
 def main() -> None:
@@ -19,13 +19,15 @@ def main() -> None:
     parser.add_argument(
         "--blocks", type=int, metavar="N", help="of a transformer only N blocks of each kind, scaled up"
     )
-    parser.add_argument("--spectrum", choices=("steep", "gentle"), default="steep")
+    parser.add_argument("--spectrum", choices=tuple(files.SPECTRA), default="steep")
     parser.add_argument("--no-recipe", action="store_true", help="leave the slow comparison out")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "transfer-lora-benchmarks")
     parser.add_argument("--memory", action="store_true", help="measure memory alone")
     parser.add_argument("--adapter", choices=adapters.KINDS, default="lora", help="what --memory transfers")
     parser.add_argument("--method", default="rotation", help="of --memory")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth module, for a quicker look")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="the medians of how many measurements")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the mathematics is done")
     parser.add_argument("--prompt", type=int, metavar="LORAS", help="measure prompt time alone, with so many LoRAs")
     parser.add_argument("--batch", type=int, metavar="LORAS", help="measure a batch alone, of so many LoRAs (50)")
     parser.add_argument("--gigabytes", type=float, default=2.0, metavar="GB", help="memory limit of the batch")
@@ -56,7 +58,16 @@ def main() -> None:
             options.blocks,
         )
         return
-    speed.run(options.dir, options.architecture, options.spectrum, not options.no_recipe, options.every, options.blocks)
+    speed.run(
+        options.dir,
+        options.architecture,
+        options.spectrum,
+        not options.no_recipe,
+        options.every,
+        options.blocks,
+        options.rounds,
+        options.device,
+    )
 
 
 if __name__ == "__main__":

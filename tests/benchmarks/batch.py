@@ -212,7 +212,7 @@ def _in_memory(name: str, bases: list[Base], cache: Cache, adapters: list[Any]) 
     module = bases[0].by_adapter_name[name][0].module
     relate = Relations(bases[0], bases[1], Wanted(0.99, None), cache, torch.device("cpu"))
     relation = relate(module, bases[1].by_name[module.name])
-    shared = (*relation.subspaces, *relation.principal)
+    shared = (*relation.subspaces, *relation.turns)
     factors = [groups[name].update().factors for groups in adapters]
     return [MethodInput(pair, *shared) for pair in factors if pair is not None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +17,39 @@ from lib_transfer.architecture.module import Module
 from tests.benchmarks import adapters
 
 DRIFT = 0.1
+
+
+def _decaying(rate: float, standing_out: float, n: int) -> Tensor:
+    place = torch.arange(n) / n
+    return torch.exp(-rate * place) * (1 + standing_out * torch.exp(-place * n / 4))
+
+
+def _trained(n: int, longer: int) -> Tensor:
+    """The shape of trained layers: a bulk as random numbers have it, and a power law of a few directions above it.
+
+    Martin and Mahoney 2021, "Implicit self-regularization in deep neural networks", JMLR 22(165), arXiv 1810.01075: the
+    bulk is that of Marchenko and Pastur 1967, and in well-trained layers there is a heavy tail above its edge; its density
+    ``rho(lambda) ~ lambda^-a`` has exponents ``a`` of 2 to 4. Here ``a`` is 3, which makes the ``i``-th largest eigenvalue
+    fall as ``i^(-1 / (a - 1))``, for a twentieth of the directions.
+    """
+    edges = [1 - math.sqrt(n / longer), 1 + math.sqrt(n / longer)]
+    squares = torch.linspace(edges[0] ** 2, edges[1] ** 2, 20001, dtype=torch.float64)[1:-1]
+    density = ((squares - edges[0] ** 2) * (edges[1] ** 2 - squares)).sqrt() / squares
+    place = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    held = density.cumsum(0) / density.sum()
+    bulk = squares[torch.searchsorted(held, 1 - place).clamp_max(len(squares) - 1)]
+    tail = max(1, n // 20)
+    order = torch.arange(1, tail + 1, dtype=torch.float64)
+    bulk[:tail] = torch.maximum(bulk[:tail], edges[1] ** 2 * (order / tail) ** -0.5)
+    return bulk.sqrt().float()
+
+
+SPECTRA: dict[str, Callable[[int, int], Tensor]] = {
+    "gentle": lambda n, longer: _decaying(2, 0, n),
+    "steep": lambda n, longer: _decaying(3, 4, n),
+    "trained": _trained,
+}
+"""The singular values of weights by what is said of them, from the number of them and the longer side."""
 
 BLOCK = re.compile(r"(?<!llm_adapter\.)\b(?:\w+_)?blocks\.(\d+)\.")
 """The number of a transformer's block in a key; those of Anima's adapter are no blocks of it."""
@@ -111,10 +144,7 @@ def _weights(shapes: dict[str, tuple[int, ...]], spectrum: str, generator: torch
             continue
         out, into = shape[0], math.prod(shape[1:])
         n = min(out, into)
-        place = torch.arange(n) / n
-        spike = 0 if spectrum == "gentle" else 4  # "steep": the first few directions stand out
-        values = torch.exp(-(2 if spectrum == "gentle" else 3) * place) * (1 + spike * torch.exp(-place * n / 4))
-        weight = (columns(out, n) * values) @ columns(into, n).T
+        weight = (columns(out, n) * SPECTRA[spectrum](n, max(out, into))) @ columns(into, n).T
         yield (weight * (0.02 / weight.square().mean().sqrt())).reshape(shape).half()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
@@ -42,57 +44,80 @@ def memory(
     subprocess.run([sys.executable, "-m", "tests.benchmarks.speed", *arguments], check=True)
 
 
-def run(folder: Path, name: str, spectrum: str, with_recipe: bool, every: int, blocks: int | None = None) -> None:
-    """Measure and print; of some blocks of a transformer, what all of its blocks would take."""
+def run(
+    folder: Path,
+    name: str,
+    spectrum: str,
+    with_recipe: bool,
+    every: int,
+    blocks: int | None = None,
+    rounds: int = 3,
+    device: str = "cpu",
+) -> None:
+    """Measure turn and turn about, and print medians; of some blocks of a transformer, what all of its blocks would take."""
     source, target, adapter = files.make(folder, name, spectrum, every, blocks=blocks)
     cache, out = folder / "cache", folder / "out"
-    for path in (cache, out):
-        shutil.rmtree(path, ignore_errors=True)
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     with open_checkpoint(source) as checkpoint:
         chosen = files.covered(modules(files.architecture(name), checkpoint.shapes))[::every]
     covered = sum(2 * m.matrix_shape[0] * m.matrix_shape[1] for m in chosen) * 2
-    threads = torch.get_num_threads()
-    print(
-        f"{_model(name, blocks)}, {spectrum} spectra, {len(chosen)} modules, rank {adapters.RANK}, {threads} threads, "
-        f"torch {torch.__version__}"
-    )
+    print(f"{_model(name, blocks)}, {spectrum} spectra, {len(chosen)} modules, rank {adapters.RANK}; {machine(device)}")
 
-    def ours(method: str, rest: str) -> float:
+    def ours(method: str, *, cold: bool = False) -> None:
         for path in out.glob("*.safetensors"):
             path.unlink()
-        return _time(f"ours, {method}, {rest}", lambda: _ours(source, target, adapter, cache, out, method))
+        if cold:
+            shutil.rmtree(cache, ignore_errors=True)
+        _ours(source, target, adapter, cache, out, method, device)
 
-    cold = ours("rotation", "cold (hashing included)")
-    warm = min(ours("rotation", "warm") for _ in range(3))
+    kinds: dict[str, Callable[[], None]] = {
+        "cold rotation, hashing included": lambda: ours("rotation", cold=True),
+        "warm rotation": lambda: ours("rotation"),
+        "warm prolora": lambda: ours("prolora"),
+        "reading and writing alone": lambda: _read_and_write(source, target, adapter, cache, out, chosen),
+    }
+    if with_recipe:
+        kinds["the obvious recipe"] = lambda: recipe.transfer(
+            source, target, adapter, out / "recipe.safetensors", chosen
+        )
+    each: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(rounds):
+        for kind, work in kinds.items():
+            each[kind].append(_time(kind, work))
+    cold, warm, prolora, io, *base = (statistics.median(times) for times in each.values())
     _print_cache(cache, covered)
-    prolora = min(ours("prolora", "warm") for _ in range(3))
-    io = min(
-        _time("reading and writing alone", lambda: _read_and_write(source, target, adapter, cache, out, chosen))
-        for _ in range(3)
-    )
-    print(f"warm rotation / reading and writing: {warm / io:.2f} (at most 3); warm prolora / it: {prolora / io:.2f}")
+    print(f"medians of {rounds}: cold {cold:.2f} s, warm {warm:.2f} s, reading and writing {io:.2f} s")
+    print(f"warm rotation / reading and writing: {warm / io:.2f} (at most 1.5); warm prolora / it: {prolora / io:.2f}")
     if blocks is not None:
         whole = files.covered(modules(files.architecture(name), files.shapes(name)))
         times = sum(math.prod(m.shape) for m in whole) / sum(math.prod(m.shape) for m in chosen)
         print(
             f"all blocks have {times:.1f} times as many weights: cold {cold * times:.0f} s, warm {warm * times:.1f} s"
         )
-    if with_recipe:
-        base = _time(
-            "the obvious recipe", lambda: recipe.transfer(source, target, adapter, out / "recipe.safetensors", chosen)
-        )
-        print(f"recipe / cold: {base / cold:.2f} (at least 3); recipe / warm: {base / warm:.1f} (at least 40)")
-    if every == 1:
+    for recipes in base:
+        print(f"recipe / cold: {recipes / cold:.2f} (at least 8); recipe / warm: {recipes / warm:.1f} (at least 40)")
+    if every == 1 and device == "cpu":
         memory(folder, name, spectrum, blocks=blocks)
+
+
+def machine(device: str) -> str:
+    """The processor, or the GPU that computes, and the version of torch."""
+    if device != "cpu":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (
+        f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
 
 
 def _model(name: str, blocks: int | None) -> str:
     return name if blocks is None else f"{name} of {blocks} block{'s' * (blocks != 1)} of each kind"
 
 
-def _ours(source: Path, target: Path, adapter: Path, cache: Path, out: Path, method: str) -> None:
-    runtime = lib_transfer.Runtime(device="cpu", cache_folder=cache, cache_limit=10**12)
+def _ours(source: Path, target: Path, adapter: Path, cache: Path, out: Path, method: str, device: str = "cpu") -> None:
+    runtime = lib_transfer.Runtime(device=device, cache_folder=cache, cache_limit=10**12)
     request = lib_transfer.request(adapter, source=source, target=target, method=method, runtime=runtime)
     result = lib_transfer.transfer(request, lib_transfer.Destination(folder=out), runtime=runtime)
     assert result.status == "written"

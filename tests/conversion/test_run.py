@@ -22,7 +22,7 @@ from lib_transfer.conversion import group as group_module
 from lib_transfer.conversion.decompositions import Wanted
 from lib_transfer.conversion.similarity import compare
 from lib_transfer.errors import BadFileError, CancelledError, NotEnoughMemoryError, NumericError
-from lib_transfer.linalg import subspace as linalg
+from lib_transfer.linalg import decomposition as linalg
 from lib_transfer.progress import Silent
 
 from .. import tiny
@@ -133,7 +133,7 @@ def test_the_same_bytes_cold_warm_half_warm_and_with_any_number_of_workers(
 
 
 def test_other_requests_before_it_do_not_change_the_bytes(made: World, tmp_path: Path) -> None:
-    """Which precision was tried, and what is in the cache of it, depends on them; the result must not."""
+    """What is in the cache depends on them; the result must not."""
     out = tmp_path / "out"
     wanted = [request_of(made, tmp_path / "h", **s) for s in ({"energy": 0.9}, {"energy": 0.99}, {"subspace_rank": 1})]
     alone = [bytes_of(r, tmp_path / f"cache{i}", out) for i, r in enumerate(wanted)]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lib_transfer.linalg import subspace as linalg
 from lib_transfer.linalg.factors import Factors, thin_svd
-from lib_transfer.linalg.rotation import rotate
-from lib_transfer.linalg.subspace import StoredBasis
+from lib_transfer.linalg.rotation import Turn, rotate
+from lib_transfer.linalg.subspace import Overlap, StoredBasis
 
 from .weights import direct_rotation, normal, orthonormal, relative, sine
 
@@ -29,7 +29,8 @@ def turned(basis: Tensor, angle: float, seed: int) -> Tensor:
 def through(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     """``x`` rotated from span(a) to span(b) as the methods do it, in float32."""
     source, target = StoredBasis(a.T.float().contiguous()), StoredBasis(b.T.float().contiguous())
-    return rotate(x.float(), source, target, linalg.principal_vectors(linalg.overlap(source, target)))
+    overlap = Overlap(source, target)
+    return rotate(x.float(), Turn(overlap, linalg.principal_vectors(overlap.product)))
 
 
 def dense(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
@@ -56,6 +57,14 @@ def test_far_subspaces_too(k: int, seed: int) -> None:
     a, b = orthonormal(DIMENSION, k, seed), orthonormal(DIMENSION, k, seed + 100)
     x = normal(DIMENSION, 4, seed=9)
     assert relative(through(a, b, x), dense(a, b, x)) < 1e-5
+
+
+@pytest.mark.parametrize("k", [31, 50, 59, 60])
+def test_the_rotation_of_the_complements_is_the_same(k: int) -> None:
+    whole = orthonormal(DIMENSION, DIMENSION, seed=5)
+    other = torch.linalg.qr(whole + 0.05 * normal(DIMENSION, DIMENSION, seed=6))[0]
+    x = normal(DIMENSION, 4, seed=9)
+    assert relative(through(whole[:, k:], other[:, k:], x), dense(whole[:, :k], other[:, :k], x)) < 1e-5
 
 
 def test_the_span_is_carried_onto_the_span_and_the_rest_onto_the_rest() -> None:

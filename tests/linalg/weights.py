@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lib_transfer.linalg.subspace import Basis
 
-SPECTRA = ("gentle", "steep", "power", "root", "spike")
+SPECTRA = ("gentle", "steep", "power", "root", "spike", "layer", "cluster", "graded", "deficient", "two spikes")
 
 
 def spectrum(kind: str, n: int) -> Tensor:
@@ -20,6 +20,13 @@ def spectrum(kind: str, n: int) -> Tensor:
         "power": 1 / (1 + i),
         "root": 1 / (1 + i).sqrt(),
         "spike": torch.exp(-i / n) + 39 * (i == 0),
+        # A few directions above those of random numbers, as trained layers have them (Martin and Mahoney 2021).
+        "layer": torch.sqrt(1 - ((i + 0.5) / n) ** 2) + 7 * torch.exp(-i / 3),
+        # Directions of nearly one size, and then a gap.
+        "cluster": torch.where(i < n // 2, 1 - 1e-3 * i / n, 0.05 * torch.exp(-i / n)),
+        "graded": 10 ** (-6 * i / n),
+        "deficient": torch.exp(-2 * i / n) * (i <= n // 3),
+        "two spikes": torch.exp(-i / n) + 300 * (i == 0) + 30 * (i == 1),
     }[kind]
 
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from lib_transfer.linalg import subspace as linalg
+from lib_transfer.linalg.decomposition import decompose
 from lib_transfer.linalg.factors import Factors
+from lib_transfer.linalg.rotation import Turn
 from lib_transfer.methods import MethodInput
 
 from ..linalg.weights import direct_rotation, matrix, near, normal, spectrum, weight
@@ -53,7 +55,7 @@ def update_of(shape: tuple[int, int], rank: int = RANK, seed: int = 5) -> Factor
 
 def decomposed(stored: Tensor, k: int) -> linalg.Subspace:
     flat = stored.float().reshape(stored.shape[0], -1)
-    return linalg.subspace(linalg.decompose(flat, torch.float64), flat, k)
+    return linalg.subspace(decompose(flat), flat, k)
 
 
 def problem(source: Tensor, target: Tensor, k: int, update: Factors | None = None) -> MethodInput:
@@ -63,8 +65,7 @@ def problem(source: Tensor, target: Tensor, k: int, update: Factors | None = Non
     made = MethodInput(update or update_of(shape), of_source, of_target)
     if source.shape != target.shape:
         return made
-    left = linalg.principal_vectors(linalg.overlap(of_source.left, of_target.left))
-    right = linalg.principal_vectors(linalg.overlap(of_source.right, of_target.right))
+    left, right = (Turn(o, linalg.principal_vectors(o.product)) for o in linalg.overlaps(of_source, of_target))
     return replace(made, left=left, right=right)
 
 
