@@ -17,14 +17,6 @@ Above it all graded fine-tunes lost by imitation, 5 to 89 points, and gains of 1
 all of 40 adapters that were said to be reproduced scored 82 or more.
 """
 
-SHARE = 1.0
-"""The share of the domain gap by which the gain of an adapter has to be above that of reuse for it to be kept.
-
-A target that turns into the source wins up to the whole gap on the source's pictures. All that imitation seemed to win in the
-graded fine-tunes was of this kind, at most .9 of the gap (.91 with pictures of more guidance), and the true score was lower. On a
-pruned relative it truly wins 6 to 13 points in all three styles; the rule sees one of them, which is the price of doing no harm.
-"""
-
 MEASURABLE = 0.02
 """The part of the source's gain that reuse has to leave for anything to be trained: less is within the error of the gain."""
 

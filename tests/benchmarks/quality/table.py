@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
 from lib_transfer.evaluation.choice import IMITATION, REUSE
-from lib_transfer.evaluation.gain import Gain
 from lib_transfer.evaluation.runs import BUDGET
 from lib_transfer.evaluation.thresholds import FAR
 from tests.benchmarks.quality.adapters import INSERTED, PROLORA, ROTATION
 from tests.benchmarks.quality.imitating import CURVE
-from tests.benchmarks.quality.judging import BEST, ORDINARY, RETRAINED, Case, with_runs
+from tests.benchmarks.quality.judging import BEST, ONE_DOMAIN, ORDINARY, RETRAINED, Case, with_runs
 
 AUTO = "auto"
 COLUMNS = (PROLORA, ROTATION, REUSE, BEST, ORDINARY, IMITATION, AUTO)
@@ -19,7 +18,6 @@ COLUMNS = (PROLORA, ROTATION, REUSE, BEST, ORDINARY, IMITATION, AUTO)
 HARMLESS, GOOD, WORST = -2.0, 90.0, 75.0
 """Goals: auto beside reuse; its mean and its worst where both bases draw the same pictures."""
 
-ONE_DOMAIN = ("pruned", "deep", "unrelated", "unrelated, other latents")
 MOST_OF_NOTHING, LEAST_OF_ALL = 30.0, 70.0
 """Scores that something may have at most of which it is said that it does not transfer, and at least that it reproduces."""
 
@@ -52,7 +50,7 @@ def graded(cases: Sequence[Case]) -> str:
     """A row for each case where reuse is possible, by its gap: what imitation seems to win over reuse, and what it does."""
     rows = []
     for case in sorted((case for case in cases if REUSE in case.measured), key=lambda case: case.gap):
-        seems = case.gains[IMITATION][0] - case.gains[REUSE][0]
+        seems = case.gains[IMITATION].share - case.gains[REUSE].share
         wins = case.measured[IMITATION].score - case.measured[REUSE].score
         values = [case.measured[REUSE].score, case.measured[IMITATION].score, wins]
         cells = [f"{case.gap:.3f}", *(f"{value:.0f}" for value in values), f"{seems:.3f}", f"{seems / case.gap:.2f}"]
@@ -130,7 +128,7 @@ def score(case: Case, name: str) -> float | None:
 def _judged(cases: Iterable[Case]) -> list[tuple[str, float]]:
     """Verdict and score of every transferred adapter, where the gap is not too large for a verdict."""
     return [
-        (Gain(*gain).verdict, case.measured[name].score)
+        (gain.verdict, case.measured[name].score)
         for case in cases
         if case.gap <= FAR
         for name, gain in case.gains.items()
