@@ -22,6 +22,8 @@ from tests.benchmarks.quality.training import Workshop, recipe_of
 
 SOURCE = "base"
 BEST, RETRAINED, ORDINARY = "reuse, best strength", "retrained", "ordinary training"
+OTHER, RANDOM = "another style's LoRA", "random LoRA"
+"""What cannot be a reproduction, so that a verdict can be seen to say so."""
 
 STRENGTHS = (0.6, 0.8, 1.0, 1.2, 1.4)
 """Of these, the baseline is told which is best by the truth, which nobody knows who has no pictures."""
@@ -104,16 +106,32 @@ class Judge:
         if not kept.exists():
             evaluation, runs = self._evaluated(candidates, 1.0, teacher=True)
             self._write(IMITATION, evaluation)
-            gains = {name: asdict(gain) for name, gain in evaluation.gains.items()}
-            kept.write_text(json.dumps({"gap": evaluation.gap, "gains": gains, "runs": runs}, indent=1))
+            facts = {"gap": evaluation.gap, "gains": _facts(evaluation), "runs": runs}
+            kept.write_text(json.dumps(facts, indent=1))
         known = json.loads(kept.read_text())
-        measured = {name: self.measured(name, changes) for name, changes in {**candidates, **self._trained()}.items()}
-        gains = {name: _gain(facts) for name, facts in known["gains"].items()}
+        every = {**candidates, **self._trained(), **self.controls()}
+        measured = {name: self.measured(name, changes) for name, changes in every.items()}
+        gains = {name: _gain(facts) for name, facts in {**known["gains"], **self._gains_of_controls()}.items()}
         return Case(self.shop.seed, self.pair, self.style, known["gap"], gains, measured, known["runs"])
 
     def candidates(self) -> dict[str, Changes]:
         """The adapters that take no training on the target, and the one that was trained there with its own pictures."""
         return {**self._transferred(), RETRAINED: self.retrained}
+
+    def controls(self) -> dict[str, Changes]:
+        """Adapters of the target that do something else: a LoRA of another style that was trained there, and a random one."""
+        styles = tuple(pictures.STYLES)
+        other = self.shop.lora(self.pair, styles[(styles.index(self.style) + 1) % len(styles)])
+        random = adapters.randomised(self.retrained, self.shop.generator(f"random LoRA {self.pair} {self.style}"))
+        return {OTHER: adapters.read(other, self.target), RANDOM: random}
+
+    def _gains_of_controls(self) -> dict[str, Any]:
+        kept = self.folder / "controls.json"
+        if not kept.exists():
+            evaluation, _ = self._evaluated(self.controls(), 1.0, teacher=True, imitating=False)
+            kept.write_text(json.dumps(_facts(evaluation), indent=1))
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
 
     def measured(self, name: str, changes: Updates) -> Measured:
         """What an adapter is worth, from its file where it has one."""
@@ -202,24 +220,40 @@ class Judge:
                 found[name] = self.trained(name)
         return found
 
-    def _evaluated(self, candidates: Mapping[str, Changes], share: float, *, teacher: bool) -> tuple[Evaluation, int]:
+    def _evaluated(
+        self, candidates: Mapping[str, Changes], share: float, *, teacher: bool, imitating: bool = True
+    ) -> tuple[Evaluation, int]:
         budget = round(share * (BUDGET if self.shop.effort == 1.0 else QUICK_BUDGET))
         return evaluated(
-            self.source, self.target, self.original, candidates, self.style, self.shop.seed, budget, teacher=teacher
-        )
+            self.source, self.target, self.original, candidates, self.style, self.shop.seed, budget,
+            teacher=teacher, imitating=imitating,
+        )  # fmt: skip
 
     def _write(self, name: str, evaluation: Evaluation) -> None:
         if IMITATION in evaluation.updates:
             adapters.write(self.file(name), evaluation.updates[IMITATION], self.target)
 
+    @cached_property
+    def _without(self) -> float:
+        """The loss without an adapter."""
+        return self._loss({})
+
+    @cached_property
+    def _worth(self) -> float:
+        """What the retrained LoRA gains."""
+        return self._without - self._loss(self.retrained)
+
+    @cached_property
+    def _all_of_it(self) -> float:
+        """How much of the style the retrained LoRA's pictures show."""
+        return self._sampled(self.retrained)
+
     def _measured(self, changes: Updates) -> Measured:
-        without, retrained = self._loss({}), self._loss(self.retrained)
-        worth = without - retrained
         chance = self.shop.generator(f"untriggered {self.style}")
         return Measured(
-            100 * (without - self._loss(changes)) / worth,
-            100 * self._sampled(changes) / self._sampled(self.retrained),
-            100 * measures.moved(self.target, changes, self.domain, chance) / worth,
+            100 * (self._without - self._loss(changes)) / self._worth,
+            100 * self._sampled(changes) / self._all_of_it,
+            100 * measures.moved(self.target, changes, self.domain, chance) / self._worth,
         )
 
     def _loss(self, changes: Updates) -> float:
@@ -237,6 +271,10 @@ def with_runs(kind: str, share: float) -> str:
     return kind if share == 1.0 else f"{kind}, {round(share * BUDGET)} runs"
 
 
+def _facts(evaluation: Evaluation) -> dict[str, Any]:
+    return {name: asdict(gain) for name, gain in evaluation.gains.items()}
+
+
 def _gain(facts: Mapping[str, Any]) -> Gain:
     """What ``asdict`` made JSON of."""
     lead = facts["lead"]
@@ -244,4 +282,4 @@ def _gain(facts: Mapping[str, Any]) -> Gain:
 
 
 def _stem(name: str) -> str:
-    return name.replace(", ", "-").replace(" ", "-")
+    return name.replace(", ", "-").replace(" ", "-").replace("'", "")

@@ -47,15 +47,17 @@ def sides(cases: Sequence[Case]) -> str:
 
 
 def graded(cases: Sequence[Case]) -> str:
-    """A row for each case where reuse is possible, by its gap: what imitation seems to win over reuse, and what it does."""
+    """A row for each case where reuse is possible, by its gap: how far imitation is ahead, as it seems and by the truth."""
     rows = []
     for case in sorted((case for case in cases if REUSE in case.measured), key=lambda case: case.gap):
-        seems = case.gains[IMITATION].share - case.gains[REUSE].share
-        wins = case.measured[IMITATION].score - case.measured[REUSE].score
-        values = [case.measured[REUSE].score, case.measured[IMITATION].score, wins]
-        cells = [f"{case.gap:.3f}", *(f"{value:.0f}" for value in values), f"{seems:.3f}", f"{seems / case.gap:.2f}"]
+        of_reuse, of_it = case.gains[REUSE], case.gains[IMITATION]
+        assert of_it.lead is not None and of_it.look is not None and of_reuse.look is not None
+        scored = [case.measured[name].score for name in (REUSE, IMITATION)]
+        cells = [f"{case.gap:.3f}", *(f"{value:.0f}" for value in scored), f"{scored[1] - scored[0]:+.0f}"]
+        cells += [f"{of_it.share - of_reuse.share:+.3f}", f"{of_it.look - of_reuse.look:+.3f}"]
+        cells += [f"{of_it.lead.value:+.3f} ± {of_it.lead.error:.3f}", case.chosen or "nothing"]
         rows.append([f"{case.pair}, {case.style}, seed {case.seed}", *cells])
-    return _table(["case", "gap", "reuse", "imitation", "difference", "in gain", "of the gap"], rows)
+    return _table(["case", "gap", "reuse", "imitation", "difference", "in gain", "in look", "lead", "kept"], rows)
 
 
 def inserted(cases: Sequence[Case]) -> str:
