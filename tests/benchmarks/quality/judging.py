@@ -32,7 +32,7 @@ QUICK_BUDGET = 1500
 """The number of runs where hardly anything is trained."""
 
 ONE_DOMAIN = ("pruned", "deep", "unrelated", "unrelated, other latents")
-"""The targets that draw the same pictures as the base: ordinary training is compared on them."""
+"""The targets that draw the same pictures as the base: other ways than reuse and imitation are compared on them alone."""
 
 CURVE_PAIRS, CURVE_STYLE = ("pruned", "unrelated"), "stripes"
 """The pairs and the style that the curve of score against runs is drawn for."""
@@ -63,6 +63,8 @@ class Case:
         gains: what the product says of every adapter.
         measured: what every adapter is worth by the truth.
         runs: how many runs of a model the product took for everything.
+        delta: how much of the style pictures made by Delta Sampling show, in percent of the retrained LoRA's; None where
+            that is not compared.
     """
 
     seed: int
@@ -72,6 +74,7 @@ class Case:
     gains: Mapping[str, Gain]
     measured: Mapping[str, Measured]
     runs: int
+    delta: float | None = None
 
     @property
     def chosen(self) -> str | None:
@@ -112,7 +115,7 @@ class Judge:
         every = {**candidates, **self._trained(), **self.controls()}
         measured = {name: self.measured(name, changes) for name, changes in every.items()}
         gains = {name: _gain(facts) for name, facts in {**known["gains"], **self._gains_of_controls()}.items()}
-        return Case(self.shop.seed, self.pair, self.style, known["gap"], gains, measured, known["runs"])
+        return Case(self.shop.seed, self.pair, self.style, known["gap"], gains, measured, known["runs"], self.delta())
 
     def candidates(self) -> dict[str, Changes]:
         """The adapters that take no training on the target, and the one that was trained there with its own pictures."""
@@ -120,15 +123,19 @@ class Judge:
 
     def controls(self) -> dict[str, Changes]:
         """Adapters of the target that do something else: a LoRA of another style that was trained there, and a random one."""
+        if self.pair not in ONE_DOMAIN:
+            return {}
         styles = tuple(pictures.STYLES)
         other = self.shop.lora(self.pair, styles[(styles.index(self.style) + 1) % len(styles)])
         random = adapters.randomised(self.retrained, self.shop.generator(f"random LoRA {self.pair} {self.style}"))
         return {OTHER: adapters.read(other, self.target), RANDOM: random}
 
     def _gains_of_controls(self) -> dict[str, Any]:
-        kept = self.folder / "controls.json"
+        controls, kept = self.controls(), self.folder / "controls.json"
+        if not controls:
+            return {}
         if not kept.exists():
-            evaluation, _ = self._evaluated(self.controls(), 1.0, teacher=True, imitating=False)
+            evaluation, _ = self._evaluated(controls, 1.0, teacher=True, imitating=False)
             kept.write_text(json.dumps(_facts(evaluation), indent=1))
         found: dict[str, Any] = json.loads(kept.read_text())
         return found
@@ -139,6 +146,18 @@ class Judge:
         if not kept.exists():
             kept.write_text(json.dumps(asdict(self._measured(changes)), indent=1))
         return Measured(**json.loads(kept.read_text()))
+
+    def delta(self) -> float | None:
+        """See :attr:`Case.delta`."""
+        if self.pair not in ONE_DOMAIN or self.source.autoencoder.name != self.target.autoencoder.name:
+            return None
+        kept = self.folder / "delta-sampling.json"
+        if not kept.exists():
+            prompts, seed = self._asked()
+            made = measures.delta_samples(self.target, self.source, self.original, prompts, seed + 1)
+            kept.write_text(json.dumps(100 * measures.styled(made, self.domain, self.style, seed) / self._all_of_it))
+        found: float = json.loads(kept.read_text())
+        return found
 
     @cached_property
     def folder(self) -> Path:
@@ -261,9 +280,14 @@ class Judge:
         return measures.loss(self.target, changes, self.domain, self.style, chance)
 
     def _sampled(self, changes: Updates) -> float:
-        seed = self.shop.seed + 7
-        made = measures.samples(self.target, changes, pictures.prompts(measures.SAMPLES, seed, self.style), seed + 1)
+        prompts, seed = self._asked()
+        made = measures.samples(self.target, changes, prompts, seed + 1)
         return measures.styled(made, self.domain, self.style, seed)
+
+    def _asked(self) -> tuple[tuple[str, ...], int]:
+        """The prompts of the pictures that the style is looked for in, and the seed that they come from."""
+        seed = self.shop.seed + 7
+        return pictures.prompts(measures.SAMPLES, seed, self.style), seed
 
 
 def with_runs(kind: str, share: float) -> str:

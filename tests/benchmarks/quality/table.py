@@ -36,14 +36,15 @@ def sides(cases: Sequence[Case]) -> str:
     """The same of what the score does not show: the style in samples, and the damage, in percent of the retrained LoRA's."""
     rows = []
     for pair in _pairs(cases):
-        of_pair = [case.measured for case in cases if case.pair == pair]
-        cells = []
+        here = [case for case in cases if case.pair == pair]
+        of_pair = [case.measured for case in here]
+        cells = [_spread([case.delta for case in here if case.delta is not None])]
         for name in (REUSE, ORDINARY, IMITATION, RETRAINED):
             known = [measured[name] for measured in of_pair if name in measured]
             cells += [_spread([it.sampled for it in known]), _spread([it.damage for it in known])]
         rows.append([pair, *cells])
     names = [f"{name}: {what}" for name in (REUSE, ORDINARY, IMITATION, RETRAINED) for what in ("samples", "damage")]
-    return _table(["target", *names], rows)
+    return _table(["target", "Delta Sampling: samples", *names], rows)
 
 
 def graded(cases: Sequence[Case]) -> str:
