@@ -1,12 +1,13 @@
-"""Which adapter is kept: another one than reuse where it gains more than a share of the domain gap can cost."""
+"""Which adapter is kept: another one than reuse where it is ahead by more than the source's look."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lib_transfer.evaluation.gain import Gain
-from lib_transfer.evaluation.thresholds import FAR, MEASURABLE, SHARE, TRANSFERS
+from lib_transfer.evaluation.thresholds import FAR, MEASURABLE, TRANSFERS
 
 REUSE = "reuse"
 """The name of the original as it is, on the target."""
@@ -30,54 +31,55 @@ class Choice:
     judged: bool = True
 
 
-def choose(gains: Mapping[str, Gain], gap: float, reuse: str | None = REUSE) -> Choice:
+def choose(gains: Mapping[str, Gain], gap: float) -> Choice:
     """The adapter to keep.
 
     Args:
         gains: the gain of every adapter on held-out pictures, by name; at least one.
         gap: the domain gap; infinite where the original gains nothing on its own checkpoint.
-        reuse: the name of the one that is the original as it is. It need not be among them.
     """
-    reused = gains.get(reuse) if reuse is not None else None
+    reuse = gains.get(REUSE)
     if gap > FAR:
-        return _unjudged(gains, gap, reuse if reused is not None else None)
-    best = max(gains, key=lambda name: gains[name].share)
-    kept = best
-    if reuse is not None and reused is not None and best != reuse and not wins(gains[best], reused, gap):
-        kept = reuse
-    share = gains[kept].share
+        return _unjudged(gains, gap)
+    kept = max(gains, key=lambda name: _ahead(gains[name])) if reuse is not None else max(gains, key=_share_in(gains))
+    best, share = max(gains, key=_share_in(gains)), gains[kept].share
     if share < TRANSFERS:
         return Choice(None, f"None transfers: the best, {best}, has a gain of {gains[best].share:.2f}.")
-    if reused is None or reuse is None:
+    if reuse is None:
         return Choice(kept, f"{kept} has the best gain, {share:.2f}; reuse is not possible.")
-    if best == reuse:
-        return Choice(reuse, f"Reuse has the best gain, {share:.2f}.")
-    of_best = f"{gains[best].share:.2f}"
-    if kept == reuse:
-        more = f"{SHARE * gap:.2g}, the share of the domain gap that it may cost"
-        return Choice(reuse, f"Reuse is kept ({share:.2f}): {best} ({of_best}) does not gain more by {more}.")
-    return Choice(best, f"{best} has a gain of {of_best}; reuse has {reused.share:.2f}.")
+    if kept != REUSE:
+        return Choice(kept, f"{kept} has a gain of {share:.2f}; reuse has {reuse.share:.2f}.")
+    if best == REUSE:
+        return Choice(REUSE, f"Reuse has the best gain, {share:.2f}.")
+    of_best = f"{best} ({gains[best].share:.2f})"
+    more = "does not gain more by anything but the look of the source's pictures"
+    return Choice(REUSE, f"Reuse is kept ({share:.2f}): {of_best} {more}.")
 
 
-def may_win(gains: Mapping[str, Gain], gap: float) -> bool:
-    """Whether an imitation could be kept at all: reuse leaves more than the share of the gap that it would have to win."""
-    reused = gains.get(REUSE)
-    return reused is None or 1 - reused.share > max(SHARE * gap, MEASURABLE)
+def may_win(gains: Mapping[str, Gain]) -> bool:
+    """Whether an imitation could be kept at all: reuse leaves more than the gain can tell."""
+    return REUSE not in gains or 1 - gains[REUSE].share > MEASURABLE
 
 
-def wins(one: Gain, reuse: Gain, gap: float) -> bool:
-    """Whether an adapter gains more over reuse than it may cost: :data:`.SHARE` of the domain gap."""
-    return one.share - reuse.share > SHARE * max(gap, 0.0)
+def _ahead(one: Gain) -> float:
+    """How far an adapter is ahead of reuse, where that is certain; 0 for reuse itself, and less for what is not ahead."""
+    if one.lead is None:
+        return 0.0
+    return one.lead.value if one.lead.certain else -math.inf
 
 
-def _unjudged(gains: Mapping[str, Gain], gap: float, reuse: str | None) -> Choice:
+def _share_in(gains: Mapping[str, Gain]) -> Callable[[str], float]:
+    return lambda name: gains[name].share
+
+
+def _unjudged(gains: Mapping[str, Gain], gap: float) -> Choice:
     """The choice where a gain on the source's pictures says nothing of the target's own."""
     why = f"The checkpoints draw different pictures (domain gap {gap:.1f})"
     if gap == float("inf"):
         why = "With these prompts the LoRA gains nothing on its own checkpoint, so nothing can be told; name its trigger words"
-    if reuse is not None:
+    if REUSE in gains:
         told = "reuse keeps the target's look; nothing better is known. Compare pictures."
-        return Choice(reuse, f"{why}; {told}", judged=False)
+        return Choice(REUSE, f"{why}; {told}", judged=False)
     if IMITATION in gains:
         price = (
             "reuse is not possible. What is trained brings the look of the source's pictures along. Compare pictures."

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lib_transfer.architecture.module import Module
 from lib_transfer.evaluation.choice import IMITATION, REUSE, choose, may_win
+from lib_transfer.evaluation.gain import gain
 from lib_transfer.evaluation.imitation import COST, Imitation, imitate, looks
 from lib_transfer.evaluation.judge import Judge
 from lib_transfer.evaluation.kept import Kept, or_temporary
@@ -280,17 +281,19 @@ class _Comparison:
         judge = Judge(target, self.observer(), target_own, seen)
         gap = judge.gap()
         updates = dict(self.adapters.candidates)
-        gains = {name: judge.gain(name, it) for name, it in updates.items()}
+        effects = {name: judge.effect(name, it) for name, it in updates.items()}
+        reuse = effects.get(REUSE)
+        gains = {name: gain(it, None if name == REUSE else reuse) for name, it in effects.items()}
         notes: list[str] = []
         made = None
         if self.batches is not None and seen.taught is not None and self.wanted(gap):
-            if self.insist or may_win(gains, gap):
+            if self.insist or may_win(gains):
                 made, notes = self._imitated(target, seen, judge)
             else:
-                notes = [f"{IMITATION} was left out: what reuse leaves is less than an imitation could cost."]
+                notes = [f"{IMITATION} was left out: reuse leaves nothing that could be measured."]
         if made is not None:
             updates[IMITATION] = made.updates
-            gains[IMITATION] = judge.gain(IMITATION, made.updates)
+            gains[IMITATION] = gain(judge.effect(IMITATION, made.updates), reuse)
             made = dataclasses.replace(made, gains=(*made.gains, gains[IMITATION].share))
         return Evaluation(gains, updates, gap, choose(gains, gap), tuple(notes), curve=made)
 

@@ -8,7 +8,18 @@ predictions move where the LoRA is not asked for.
 
     damage(A) = |e_t^A - e_t|^2 / |e_sL - e_s|^2
 
-on the target's own pictures without the trigger words, against the source's movement on ``y``.
+on the target's own pictures ``x_t`` without the trigger words, against the source's movement on ``y``.
+
+An adapter that turns the target into the source gains on ``y`` too, since ``y`` has the source's look. How far it does so shows
+on the pictures that both checkpoints make without the LoRA, ``x_s`` and ``x_t``: it learns the look of the one and forgets that
+of the other, which costs as much on the target's own pictures in the style.
+
+    look(A) = { [ L(e_t; x_s) - L(e_t^A; x_s) ] + [ L(e_t^A; x_t) - L(e_t; x_t) ] } / [ L(e_s; y) - L(e_sL; y) ]
+
+What an adapter does to both alike, as every LoRA does that is not quite silent without its trigger words, is no part of this. So
+an adapter is ahead of reuse R by
+
+    lead(A) = [ G(A) - look(A) ] - [ G(R) - look(R) ].
 """
 
 from __future__ import annotations
@@ -17,11 +28,45 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lib_transfer.evaluation.thresholds import REPRODUCES, TRANSFERS
 
 Verdict = Literal["reproduces", "partly", "does not transfer"]
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How far an adapter is ahead of reuse.
+
+    Attributes:
+        value: in the unit of the gain, without what it owes to the source's look.
+        error: the standard error of it over the inputs.
+    """
+
+    value: float
+    error: float
+
+    @property
+    def certain(self) -> bool:
+        """Whether it is ahead by more than the standard error."""
+        return self.value > self.error
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """What an adapter does to the losses of the target, each as a share of what the original gains on its own checkpoint.
+
+    Attributes:
+        gains: by how much every held-out input is known better ``(n,)``.
+        looks: of every input made without the LoRA, by how much the source's is known better and the target's worse ``(m,)``.
+        damage: see :func:`damage`.
+    """
+
+    gains: Tensor
+    looks: Tensor
+    damage: float
 
 
 @dataclass(frozen=True)
@@ -33,11 +78,16 @@ class Gain:
         error: the standard error of it over the held-out inputs; 0 where there is one input.
         damage: how far it moves the target without the trigger words, in squares of the source's movement; None where that
             was not measured.
+        look: how far it moves the target from its own look to the source's, in the unit of the gain; None where that was not
+            measured.
+        lead: how far it is ahead of reuse; None for reuse itself, and where reuse is impossible.
     """
 
     share: float
     error: float = 0.0
     damage: float | None = None
+    look: float | None = None
+    lead: Lead | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -68,19 +118,41 @@ class Gain:
         return f"gain {self.share:.2f} ± {self.error:.2f}{damage}"
 
 
-def gain(without: Tensor, with_it: Tensor, learned: float) -> Gain:
-    """The gain of an adapter.
+def shares(before: Tensor, after: Tensor, learned: float) -> Tensor:
+    """By how much every input is known better, as a share of what the original gains on its own checkpoint ``(n,)``.
 
     Args:
-        without, with_it: the target's losses on held-out inputs ``(n,)`` without and with the adapter.
-        learned: what the original gains on its own checkpoint, ``L(e_s; y) - L(e_sL; y)``; where that is not above 0, there is
-            nothing that could be reproduced.
+        before, after: losses ``(n,)``.
+        learned: ``L(e_s; y) - L(e_sL; y)``; where that is not above 0, there is nothing that could be reproduced.
     """
-    if learned <= 0:
-        return Gain(-math.inf)
-    each = (without - with_it) / learned
-    error = float(each.std() / math.sqrt(len(each))) if len(each) > 1 else 0.0
-    return Gain(float(each.mean()), error)
+    return (before - after) / learned if learned > 0 else torch.full_like(before, -math.inf)
+
+
+def gain(effect: Effect, reuse: Effect | None = None) -> Gain:
+    """What an adapter is worth.
+
+    Args:
+        effect: of the adapter.
+        reuse: the effect of reuse; None for reuse itself, and where it is impossible.
+    """
+    ahead = None if reuse is None else lead(effect, reuse)
+    return Gain(mean(effect.gains), standard_error(effect.gains), effect.damage, mean(effect.looks), ahead)
+
+
+def lead(effect: Effect, reuse: Effect) -> Lead:
+    """How far an adapter is ahead of reuse; both were asked about the same inputs, so their errors are those of differences."""
+    gains, looks = effect.gains - reuse.gains, effect.looks - reuse.looks
+    return Lead(mean(gains) - mean(looks), math.hypot(standard_error(gains), standard_error(looks)))
+
+
+def mean(each: Tensor) -> float:
+    """The mean."""
+    return float(each.mean())
+
+
+def standard_error(each: Tensor) -> float:
+    """The standard error of the mean of ``(n,)``; 0 where there is one, or where they are not finite."""
+    return float(each.std() / math.sqrt(len(each))) if len(each) > 1 and bool(each.isfinite().all()) else 0.0
 
 
 def damage(with_it: Tensor, without: Tensor, movement: float) -> float:

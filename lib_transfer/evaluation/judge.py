@@ -1,12 +1,10 @@
-"""What the target has to say: the domain gap, and the gain and the damage of every adapter on it."""
+"""What the target has to say: the domain gap, and what every adapter does to its losses."""
 
 from __future__ import annotations
 
-import dataclasses
-
 from torch import Tensor
 
-from lib_transfer.evaluation.gain import Gain, damage, gain
+from lib_transfer.evaluation.gain import Effect, damage, mean, shares
 from lib_transfer.evaluation.gap import ExcessLoss, domain_gap, excess_loss
 from lib_transfer.evaluation.losses import losses, predictions, probes
 from lib_transfer.evaluation.observation import Observation, Observer
@@ -33,36 +31,40 @@ class Judge:
         self._held = probes(seen.held.latents_of(target), prompts.held, amounts.held_draws, seed)
         self._observer = observer
         self._without = losses(self._said(self._held, "target, without an adapter"), self._held.noise)
+        self._sources = observer.own_probes(seen.own.pictures.latents_of(target))
+        self._of_sources = observer.of_pair.made("target's losses", make=self._on_sources)
 
     def gap(self) -> float:
         """The domain gap."""
         familiar = losses(self._own.predicted, self._plain.noise)
         of_source = self._observer.own_probes(self._seen.own.pictures.clean)
         to_itself = losses(self._seen.own.predicted, of_source.noise)
-        to_target = self._observer.of_pair.made("target's losses", make=self._on_sources)
         between = ExcessLoss(
             excess_loss(float(self._seen.on_targets.mean()), float(familiar.mean())),
-            excess_loss(float(to_target.mean()), float(to_itself.mean())),
+            excess_loss(float(self._of_sources.mean()), float(to_itself.mean())),
         )
         return domain_gap(between, self._seen.learned)
 
     def share(self, updates: Updates) -> float:
         """The gain of an adapter as a share, with a run for every held-out input."""
-        return self._gain("imitation, held-out pictures", updates).share
+        return mean(self._gains("imitation, held-out pictures", updates))
 
-    def gain(self, name: str, updates: Updates) -> Gain:
-        """The gain of an adapter and its damage."""
-        found = self._gain(f"target, {name}", updates)
-        with_it = self._said(self._plain, f"target, {name}, without the trigger words", updates)
-        return dataclasses.replace(found, damage=damage(with_it, self._own.predicted, self._seen.movement))
+    def effect(self, name: str, updates: Updates) -> Effect:
+        """What an adapter does to the target's losses, and its damage."""
+        untriggered, learned = f"target, {name}, without the trigger words", self._seen.learned
+        gains = self._gains(f"target, {name}", updates)
+        on_own = self._said(self._plain, untriggered, updates)
+        on_sources = self._said(self._sources, untriggered, updates)
+        learns = shares(self._of_sources, losses(on_sources, self._sources.noise), learned)
+        knows = shares(losses(self._own.predicted, self._plain.noise), losses(on_own, self._plain.noise), learned)
+        return Effect(gains, learns - knows, damage(on_own, self._own.predicted, self._seen.movement))
 
-    def _gain(self, what: str, updates: Updates) -> Gain:
+    def _gains(self, what: str, updates: Updates) -> Tensor:
         with_it = losses(self._said(self._held, what, updates), self._held.noise)
-        return gain(self._without, with_it, self._seen.learned)
+        return shares(self._without, with_it, self._seen.learned)
 
     def _on_sources(self) -> Tensor:
-        there = self._observer.own_probes(self._seen.own.pictures.latents_of(self._target))
-        return losses(self._said(there, "target, on the source's pictures"), there.noise)
+        return losses(self._said(self._sources, "target, on the source's pictures"), self._sources.noise)
 
     def _said(self, inputs: Inputs, what: str, updates: Updates | None = None) -> Tensor:
         return predictions(self._target, inputs, self._progress, what, updates)

@@ -46,6 +46,7 @@ class Record:
         conditions: what it holds for; None where an older version did not note it.
         gap: the domain gap of the checkpoints (:mod:`lib_transfer.evaluation.gap`).
         training: the training of an imitation (:meth:`.Imitation.facts`); None for none.
+        best: the name of the adapter to keep; None where none of them transfers.
     """
 
     gains: Mapping[str, Gain]
@@ -53,6 +54,7 @@ class Record:
     conditions: Conditions | None = None
     gap: float = 0.0
     training: Curves | None = None
+    best: str | None = None
 
     @property
     def judged(self) -> bool:
@@ -108,6 +110,7 @@ def record_in(facts: Mapping[str, Any]) -> Record | None:
         conditions,
         math.inf if facts.get("gap") is None else _or_nan(facts["gap"]),
         _curves(facts.get("training")),
+        next((name for name in sound if name == facts.get("best")), None),
     )
 
 

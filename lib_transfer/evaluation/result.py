@@ -79,7 +79,10 @@ class Evaluation:
             name: {
                 "gain": _number(gain.share),
                 "error": _number(gain.error),
-                "damage": None if gain.damage is None else _number(gain.damage),
+                "damage": _number(gain.damage),
+                "look": _number(gain.look),
+                "lead": None if gain.lead is None else _number(gain.lead.value),
+                "lead_error": None if gain.lead is None else _number(gain.lead.error),
                 "verdict": gain.verdict if self.choice.judged else UNJUDGED,
             }
             for name, gain in self.gains.items()
@@ -130,5 +133,5 @@ def record_of(found: Evaluation) -> Record:
     return record
 
 
-def _number(value: float) -> float | None:
-    return float(f"{value:.5g}") if math.isfinite(value) else None
+def _number(value: float | None) -> float | None:
+    return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None

@@ -57,7 +57,7 @@ class Runs:
         taught: the pictures that are trained on.
         teacher: what the source predicts for the training; 0 in another latent space, where it means nothing.
         target_sees: what the target says of the source's pictures and of the held-out ones without an adapter.
-        candidates: the same with each adapter, and the damage.
+        candidates: the same with each adapter, and what it says of its own pictures.
         steps: the steps of the training; 0 for none.
         training: the training itself, and what is looked at meanwhile.
     """
@@ -103,7 +103,7 @@ def planned(amounts: Amounts, candidates: int, *, imitating: bool, one_space: bo
     probes_own, probes_held = amounts.own * amounts.own_draws, amounts.held * amounts.held_draws
     own = sampling_runs(amounts.own, amounts.sampling) + probes_own
     held = sampling_runs(amounts.held, amounts.sampling) + 2 * probes_held
-    judged = (candidates + imitating) * (probes_held + probes_own)
+    judged = (candidates + imitating) * (probes_held + 2 * probes_own)
     taught = sampling_runs(amounts.taught, amounts.sampling) if imitating else 0
     seen = probes_own + probes_held
     without = Runs(own, own, probes_own, held, taught, 0, seen, judged, 0, 0)

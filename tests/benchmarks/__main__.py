@@ -14,6 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=speed.__doc__)
     parser.add_argument("part", nargs="?", choices=("quality",), help="whether transferred LoRAs work; else how fast")
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help="of the quality's models; several for as many")
+    parser.add_argument("--pairs", nargs="+", default=[], metavar="NAME", help="of quality: only these targets")
     parser.add_argument("--quick", action="store_true", help="of quality: hardly train, to see that everything runs")
     parser.add_argument("--architecture", choices=("sd1", "sdxl", "anima", "flux-dev"), default="sd1")
     parser.add_argument(
@@ -35,7 +36,7 @@ def main() -> None:
     if options.part == "quality":
         from tests.benchmarks.quality.run import run  # needs diffusers
 
-        run(options.dir / "quality", options.seed, quick=options.quick)
+        run(options.dir / "quality", options.seed, options.pairs, quick=options.quick)
         return
     if options.batch is not None:
         from tests.benchmarks import batch

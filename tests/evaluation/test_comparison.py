@@ -14,8 +14,10 @@ from lib_transfer.errors import CancelledError, MismatchError, NumericError
 from lib_transfer.evaluation import Adapters, Amounts, Evaluation, Pair, Setup, compare
 from lib_transfer.evaluation.comparison import forget, runs_of
 from lib_transfer.evaluation.runs import planned
+from lib_transfer.evaluation.thresholds import FAR
 from lib_transfer.progress import Silent
 from lib_transfer.storage.cache import Cache
+from lib_transfer.update import Update
 from tests.evaluation import nets
 
 FEW = Amounts(held=4, held_draws=2, own=2, own_draws=4, taught=6, plain=2, batch=4, sampling=4, budget=2000)
@@ -96,6 +98,35 @@ def test_reuse_on_the_same_model_gains_everything() -> None:
     assert bits(world) == before
 
 
+def test_the_look_of_the_source_is_not_taken_for_the_style() -> None:
+    """What turns the target into the source gains by the gap on its pictures, has twice the gap as its look, and is behind."""
+    world, by = World(near(0.6)), 0.6
+    # Without guidance, so that pictures have the colours that the models know.
+    source, target = (nets.opens(painter.model(guidance=1.0)) for painter in (world.source, world.target))
+    pair = dataclasses.replace(world.pair, source=source, target=target)
+    setup = dataclasses.replace(SETUP, amounts=dataclasses.replace(FEW, held=64, own=32))
+    back = Update(bias=torch.full((nets.SHAPE[0],), -by))
+    adapters = Adapters(world.style, {"turned": {**world.style, "blocks.0.ff.net": back}, "reuse": world.style})
+    found = compare(pair, adapters, setup, Silent())
+    turned, reuse = found.gains["turned"], found.gains["reuse"]
+    assert 0.05 < found.gap < FAR
+    assert turned.share - reuse.share == pytest.approx(found.gap, rel=0.2)
+    assert reuse.look == pytest.approx(0, abs=1e-9)
+    assert turned.look == pytest.approx(2 * found.gap, rel=0.2)
+    assert turned.lead is not None and turned.lead.value < -turned.lead.error
+    assert found.choice.name == "reuse"
+
+
+def test_more_of_the_style_is_ahead_by_what_it_gains() -> None:
+    world = World(near(0.6))
+    half = {name: update.scaled(0.5) for name, update in world.style.items()}
+    found = compare(world.pair, Adapters(world.style, {"whole": world.style, "reuse": half}), SETUP, Silent())
+    whole, reuse = found.gains["whole"], found.gains["reuse"]
+    assert whole.lead is not None and whole.lead.certain
+    assert whole.lead.value == pytest.approx(whole.share - reuse.share, abs=1e-9)
+    assert found.choice.name == "whole"
+
+
 def other_model() -> nets.Painter:
     """A painter of the same colours from other layers, on which reuse is wrong."""
     painter, wide = nets.Painter(0), nets.Painter(7, width=9)
@@ -155,7 +186,7 @@ def test_where_the_gap_is_large_reuse_is_kept_and_the_training_is_spared() -> No
     assert "nothing better is known. Compare pictures." in found.choice.reason
     runs = runs_of(world.pair, world.reuse, SETUP, imitating=True)
     # Neither pictures for it nor what the source predicts of them.
-    judged_less = FEW.held * FEW.held_draws + FEW.own * FEW.own_draws
+    judged_less = FEW.held * FEW.held_draws + 2 * FEW.own * FEW.own_draws
     assert progress.steps == runs.all - runs.taught - runs.teacher - runs.training - judged_less
     assert "Cannot be judged" in found.text
 

@@ -54,10 +54,10 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
 ) -> None:
     tab, copy = transferred(window, server, "checked", 30)
     cost = tab.part("verify_cost")
-    cost.get_by_text("At most 816 runs of the models; a time estimate follows").wait_for()
+    cost.get_by_text("At most 848 runs of the models; a time estimate follows").wait_for()
     tab.part("verify_inputs").locator("input").fill("2")
     tab.part("verify_inputs").locator("input").blur()
-    cost.get_by_text("At most 516 runs of the models;").wait_for()
+    cost.get_by_text("At most 548 runs of the models;").wait_for()
     before, loaded = server.files(), len(server.loaded)
     tab.part("verify_prompts").locator("textarea").fill("a cat\na longer prompt")
     tab.begin("verify")

@@ -13,7 +13,7 @@ from typing import Any
 
 from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.conversion.report import NEARLY_ALL
-from lib_transfer.evaluation.choice import IMITATION, REUSE, choose
+from lib_transfer.evaluation.choice import IMITATION, REUSE
 from lib_transfer.evaluation.gain import Gain
 from lib_transfer.evaluation.record import Record
 from lib_transfer.evaluation.thresholds import REPRODUCES, TRANSFERS
@@ -150,7 +150,7 @@ def _converted(outcome: Outcome, use: str) -> Answer:
 def _measured(record: Record, own: str, there: tuple[str, ...]) -> Answer:
     """The answer of a verification of the LoRA ``own``; ``there`` is what else belongs to it."""
     gains = record.gains
-    best = choose(gains, record.gap).name
+    best = record.best
     mine = own if own in gains else next((name for name in gains if name != REUSE), REUSE)
     sentence, *more = _judged(record, mine, better=best == mine != REUSE)
     return Answer(sentence, (*more, *there), own)
@@ -159,7 +159,7 @@ def _measured(record: Record, own: str, there: tuple[str, ...]) -> Answer:
 def _chosen(record: Record) -> tuple[str, ...]:
     """What running the models came to where that was the method: the better of reuse and an imitation was written."""
     gains = record.gains
-    name = choose(gains, record.gap).name
+    name = record.best
     if name == IMITATION and record.judged:
         return _judged(record, IMITATION, better=REUSE in gains)
     if name == IMITATION:

@@ -14,6 +14,7 @@ import lib_transfer
 from lib_transfer.formats.adapter_file import open_adapter
 from lib_transfer.formats.lora_tensors import lora_tensors
 from lib_transfer.formats.writer import write_adapter
+from lib_transfer.linalg.factors import Factors
 from lib_transfer.update import Update, Updates
 from tests.benchmarks.quality.family import Base
 
@@ -55,6 +56,16 @@ def read(path: Path, base: Base) -> Changes:
         for name, group in adapter.groups.items():
             changes[named[name].name] = dataclasses.replace(group.update(), bias=None)
     return changes
+
+
+def randomised(changes: Updates, generator: torch.Generator) -> Changes:
+    """Random factors in place of all: updates of the same rank and norm on the same modules."""
+    made = {}
+    for name, change in changes.items():
+        assert change.factors is not None
+        drawn = Update(factors=Factors(*(torch.randn(factor.shape, generator=generator) for factor in change.factors)))
+        made[name] = drawn.scaled(change.norm() / drawn.norm())
+    return made
 
 
 def write(path: Path, changes: Updates, base: Base) -> None:

@@ -173,7 +173,6 @@ class Base(nn.Module):
             self,
             self.schedule,
             (latents.CHANNELS, SIDE, SIDE),
-            blocks={unit: self.network.get_submodule(path) for unit, path in _blocks(found).items()},
             latent_space=self.autoencoder.name,
             encode=self.autoencoder.encode,
             decode=self.autoencoder.decode,
@@ -192,13 +191,3 @@ def origins_of(blocks: int) -> tuple[Origin, ...]:
     found = origins([EXPANSION], BLOCKS, blocks)
     assert found is not None
     return found
-
-
-def _blocks(found: Mapping[str, tuple[Module, nn.Module]]) -> dict[str, str]:
-    """The transformer blocks in forward order: canonical path and the network's own."""
-    firsts = ("self_attn.q_proj", "attn1.to_q")
-    of_blocks = sorted((m for m, _ in found.values() if m.position.role in firsts), key=lambda m: m.position.depth)
-    return {
-        m.name.removesuffix(f".{m.position.role}"): m.weight.removesuffix(f".{m.position.role}.weight")
-        for m in of_blocks
-    }

@@ -49,7 +49,7 @@ def samples(shop: Workshop, case: Case) -> dict[str, Tensor]:
     """Pictures ``(3, 3, 16, 16)`` of one pair and style by column; all from the same noise and prompts."""
     judge = Judge(shop, case.pair, case.style)
     prompts = pictures.prompts(SHOWN, 7, case.style)
-    trained = {name: judge.trained(name) for name in (ORDINARY, IMITATION)}
+    trained = {name: judge.trained(name) for name in (ORDINARY, IMITATION) if judge.file(name).exists()}
     shown = {NONE: {}, **judge.candidates(), **trained}
     made = {name: measures.samples(judge.target, shown[name], prompts, 8) for name in COLUMNS if name in shown}
     return {ORIGINAL: measures.samples(judge.source, judge.original, prompts, 8), **made}

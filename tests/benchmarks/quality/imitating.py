@@ -22,9 +22,9 @@ CURVE = (0.25, 0.5, 1.0, 2.0)
 
 def evaluated(
     source: Base, target: Base, original: Updates, candidates: Mapping[str, Updates], style: str, seed: int, budget: int,
-    *, teacher: bool = True,
+    *, teacher: bool = True, imitating: bool = True,
 ) -> tuple[Evaluation, int]:  # fmt: skip
-    """What the product finds out about adapters, with one that it trains, and how many runs of a model that takes.
+    """What the product finds out about adapters and one that it may train, and how many runs of a model that takes.
 
     Args:
         source, target: the bases.
@@ -34,6 +34,7 @@ def evaluated(
         seed: of all noise.
         budget: how many runs it may take.
         teacher: whether the source's predictions are imitated; else the same pictures are trained on as people do it.
+        imitating: whether anything is trained at all.
     """
     one_space = teacher and source.autoencoder.name == target.autoencoder.name
     pair = Pair(
@@ -46,8 +47,8 @@ def evaluated(
     prompts = pictures.prompts(64, seed + 100, style)
     setup = Setup(prompts, pictures.untriggered(prompts), amounts(budget), seed=seed + 200)
     adapters = Adapters(original, candidates)
-    runs = runs_of(pair, adapters, setup, imitating=True)
-    return compare(pair, adapters, setup, Silent(), imitating=True, insist=True), runs.all
+    runs = runs_of(pair, adapters, setup, imitating=imitating)
+    return compare(pair, adapters, setup, Silent(), imitating=imitating, insist=True), runs.all
 
 
 def amounts(budget: int) -> Amounts:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from lib_transfer.models import applied
+from lib_transfer.models import Model, applied
 from lib_transfer.models.sampling import FIRST, LAST
 from lib_transfer.update import Updates
 from tests.benchmarks.quality import pictures
@@ -20,6 +20,9 @@ HELD_OUT = 256
 SAMPLES = 32
 STEPS, GUIDANCE = 20, 3.0
 """Pictures that are made with an adapter, and how."""
+
+DELTA = 0.5
+"""The strength of Delta Sampling, its paper's."""
 
 
 @torch.no_grad()
@@ -63,18 +66,41 @@ def styled(made: Tensor, domain: str, style: str, seed: int) -> float:
 
 @torch.no_grad()
 def samples(base: Base, changes: Updates, prompts: Sequence[str], seed: int) -> Tensor:
-    """Pictures ``(n, 3, 16, 16)`` by DDIM (Song et al. 2021, equation 12) with guidance, all prompts at once."""
+    """Pictures ``(n, 3, 16, 16)`` with an adapter, all prompts at once."""
     model = base.running()
-    empty = tuple("" for _ in prompts)
     with applied(model.places, changes):
-        x = torch.randn((len(prompts), *model.shape), generator=torch.Generator().manual_seed(seed))
-        for now, then in itertools.pairwise(torch.linspace(FIRST, LAST, STEPS + 1)):
-            (a, s), (a_then, s_then) = model.schedule.mix(now[None]), model.schedule.mix(then[None])
-            times = now.expand(2 * len(prompts))
-            told, untold = model.noise(torch.cat([x, x]), times, (*prompts, *empty)).chunk(2)
-            noise = untold + GUIDANCE * (told - untold)
-            clean = (x - s * noise) / a
-            x = a_then * clean + s_then * noise
+        return _denoised(model, model.noise, prompts, seed)
+
+
+@torch.no_grad()
+def delta_samples(target: Base, source: Base, original: Updates, prompts: Sequence[str], seed: int) -> Tensor:
+    """Pictures of the target without an adapter, moved at every step as the LoRA moves its own base.
+
+    Delta Sampling (arXiv 2512.03056): ``e_t + 0.5 (e_sL - e_s)``; three models run at every step of every picture.
+    """
+    ours, theirs = target.running(), source.running()
+
+    def noise(noised: Tensor, times: Tensor, said: Sequence[str]) -> Tensor:
+        before = theirs.noise(noised, times, said)
+        with applied(theirs.places, original):
+            after = theirs.noise(noised, times, said)
+        return ours.noise(noised, times, said) + DELTA * (after - before)
+
+    return _denoised(ours, noise, prompts, seed)
+
+
+def _denoised(
+    model: Model, noise_in: Callable[[Tensor, Tensor, Sequence[str]], Tensor], prompts: Sequence[str], seed: int
+) -> Tensor:
+    """Pictures by DDIM (Song et al. 2021, equation 12) with guidance."""
+    empty = tuple("" for _ in prompts)
+    x = torch.randn((len(prompts), *model.shape), generator=torch.Generator().manual_seed(seed))
+    for now, then in itertools.pairwise(torch.linspace(FIRST, LAST, STEPS + 1)):
+        (a, s), (a_then, s_then) = model.schedule.mix(now[None]), model.schedule.mix(then[None])
+        told, untold = noise_in(torch.cat([x, x]), now.expand(2 * len(prompts)), (*prompts, *empty)).chunk(2)
+        noise = untold + GUIDANCE * (told - untold)
+        clean = (x - s * noise) / a
+        x = a_then * clean + s_then * noise
     return model.decode(clean).clamp(-1, 1)
 
 

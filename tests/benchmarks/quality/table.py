@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
 from lib_transfer.evaluation.choice import IMITATION, REUSE
-from lib_transfer.evaluation.gain import Gain
 from lib_transfer.evaluation.runs import BUDGET
 from lib_transfer.evaluation.thresholds import FAR
 from tests.benchmarks.quality.adapters import INSERTED, PROLORA, ROTATION
 from tests.benchmarks.quality.imitating import CURVE
-from tests.benchmarks.quality.judging import BEST, ORDINARY, RETRAINED, Case, with_runs
+from tests.benchmarks.quality.judging import BEST, ONE_DOMAIN, ORDINARY, RETRAINED, Case, with_runs
 
 AUTO = "auto"
 COLUMNS = (PROLORA, ROTATION, REUSE, BEST, ORDINARY, IMITATION, AUTO)
@@ -19,7 +18,6 @@ COLUMNS = (PROLORA, ROTATION, REUSE, BEST, ORDINARY, IMITATION, AUTO)
 HARMLESS, GOOD, WORST = -2.0, 90.0, 75.0
 """Goals: auto beside reuse; its mean and its worst where both bases draw the same pictures."""
 
-ONE_DOMAIN = ("pruned", "deep", "unrelated", "unrelated, other latents")
 MOST_OF_NOTHING, LEAST_OF_ALL = 30.0, 70.0
 """Scores that something may have at most of which it is said that it does not transfer, and at least that it reproduces."""
 
@@ -38,26 +36,29 @@ def sides(cases: Sequence[Case]) -> str:
     """The same of what the score does not show: the style in samples, and the damage, in percent of the retrained LoRA's."""
     rows = []
     for pair in _pairs(cases):
-        of_pair = [case.measured for case in cases if case.pair == pair]
-        cells = []
+        here = [case for case in cases if case.pair == pair]
+        of_pair = [case.measured for case in here]
+        cells = [_spread([case.delta for case in here if case.delta is not None])]
         for name in (REUSE, ORDINARY, IMITATION, RETRAINED):
             known = [measured[name] for measured in of_pair if name in measured]
             cells += [_spread([it.sampled for it in known]), _spread([it.damage for it in known])]
         rows.append([pair, *cells])
     names = [f"{name}: {what}" for name in (REUSE, ORDINARY, IMITATION, RETRAINED) for what in ("samples", "damage")]
-    return _table(["target", *names], rows)
+    return _table(["target", "Delta Sampling: samples", *names], rows)
 
 
 def graded(cases: Sequence[Case]) -> str:
-    """A row for each case where reuse is possible, by its gap: what imitation seems to win over reuse, and what it does."""
+    """A row for each case where reuse is possible, by its gap: how far imitation is ahead, as it seems and by the truth."""
     rows = []
     for case in sorted((case for case in cases if REUSE in case.measured), key=lambda case: case.gap):
-        seems = case.gains[IMITATION][0] - case.gains[REUSE][0]
-        wins = case.measured[IMITATION].score - case.measured[REUSE].score
-        values = [case.measured[REUSE].score, case.measured[IMITATION].score, wins]
-        cells = [f"{case.gap:.3f}", *(f"{value:.0f}" for value in values), f"{seems:.3f}", f"{seems / case.gap:.2f}"]
+        of_reuse, of_it = case.gains[REUSE], case.gains[IMITATION]
+        assert of_it.lead is not None and of_it.look is not None and of_reuse.look is not None
+        scored = [case.measured[name].score for name in (REUSE, IMITATION)]
+        cells = [f"{case.gap:.3f}", *(f"{value:.0f}" for value in scored), f"{scored[1] - scored[0]:+.0f}"]
+        cells += [f"{of_it.share - of_reuse.share:+.3f}", f"{of_it.look - of_reuse.look:+.3f}"]
+        cells += [f"{of_it.lead.value:+.3f} ± {of_it.lead.error:.3f}", case.chosen or "nothing"]
         rows.append([f"{case.pair}, {case.style}, seed {case.seed}", *cells])
-    return _table(["case", "gap", "reuse", "imitation", "difference", "in gain", "of the gap"], rows)
+    return _table(["case", "gap", "reuse", "imitation", "difference", "in gain", "in look", "lead", "kept"], rows)
 
 
 def inserted(cases: Sequence[Case]) -> str:
@@ -130,7 +131,7 @@ def score(case: Case, name: str) -> float | None:
 def _judged(cases: Iterable[Case]) -> list[tuple[str, float]]:
     """Verdict and score of every transferred adapter, where the gap is not too large for a verdict."""
     return [
-        (Gain(*gain).verdict, case.measured[name].score)
+        (gain.verdict, case.measured[name].score)
         for case in cases
         if case.gap <= FAR
         for name, gain in case.gains.items()
