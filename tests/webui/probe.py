@@ -58,7 +58,8 @@ def digest():
     """SHA-256 of every weight of the loaded model."""
     model, found = sd_models.model_data.sd_model, hashlib.sha256()
     if hasattr(model, "forge_objects"):
-        parts = [model.forge_objects.unet.model, model.forge_objects.clip.cond_stage_model]
+        # The times beside it follow the last picture's shift, which a model that was loaded anew has not seen.
+        parts = [model.forge_objects.unet.model.diffusion_model, model.forge_objects.clip.cond_stage_model]
     else:
         parts = [model]
     for part in parts:
@@ -74,6 +75,11 @@ def loaded_loras(*names):
     # Forge Neo takes no dimensions.
     more = [[None] * len(names)] if len(inspect.signature(load).parameters) > 3 else []
     load(list(names), ones, ones, *more)
+
+
+def is_seen_by_gradients(name):
+    """Whether a module is of the diffusion model: Forge runs text encoders, and Anima's adapter with them, without gradients."""
+    return name.startswith("model.diffusion_model.") and ".llm_adapter." not in name
 
 
 def adapters(body):
@@ -102,7 +108,7 @@ def adapters(body):
         latents = model.encode(pictures)
         said = {
             "changes": len(changes),
-            "text": sum("text_model" in name or "resblocks" in name for name in changes),
+            "text": sum(not is_seen_by_gradients(name) for name in changes),
             "lacking": [
                 module.name
                 for module in base.modules
@@ -113,7 +119,7 @@ def adapters(body):
             "movement": parts,
             "same_weights": weights == after == digest(),
             "same_prediction": torch.equal(plain, back),
-            "latents": [list(latents.shape), bool(torch.equal(latents, model.encode(pictures)))],
+            "latents": [list(latents.shape) == [1, *model.shape], bool(torch.equal(latents, model.encode(pictures)))],
             "pictures": list(model.decode(latents).shape),
         }
     return {**said, "before": before, "after": state()}
@@ -125,12 +131,8 @@ def gradients(body):
     before = state()
     with call_queue.queue_lock, open_base(path, "") as base, borrowed(SIZE) as open_model, open_model(base, 1) as model:
         with open_adapter(lora) as adapter:
-            # Forge runs text encoders without gradients.
-            changes = {
-                name: change
-                for name, change in updates_of(adapter, base).items()
-                if name.startswith("model.diffusion_model.") and change.factors is not None
-            }
+            found = updates_of(adapter, base)
+            changes = {n: change for n, change in found.items() if is_seen_by_gradients(n) and change.factors is not None}
         weights, claimed = digest(), model.differentiable
         # Of some families it is not said, so that it can be looked at here.
         model.differentiable = True

@@ -17,13 +17,13 @@ from tests.webui.test_batch import Batch
 def _of_diffusers(path: Path, metadata: dict[str, str] | None = None) -> dict[str, torch.Tensor]:
     """The LoRA at ``path`` under names that A1111 does not know; the names that it had go into the result."""
     given = {key: tensor.clone() for key, tensor in load_file(path).items()}
-    renamed = {"base_model.model." + _dotted(key): tensor for key, tensor in given.items()}
+    renamed = {"base_model.model." + dotted(key): tensor for key, tensor in given.items()}
     # Without metadata it may be for Stable Diffusion 2 as well; the active checkpoint decides.
     save_file(renamed, path, metadata)
     return given
 
 
-def _dotted(key: str) -> str:
+def dotted(key: str) -> str:
     """``lora_unet_down_blocks_0_attentions_0_..._attn1_to_q.alpha`` as diffusers' path."""
     name, _, suffix = key.removeprefix("lora_unet_").partition(".")
     words = ("down_blocks", "up_blocks", "mid_block", "transformer_blocks", "to_q", "to_k", "to_v", "to_out")
