@@ -200,7 +200,7 @@ def relatives(folder: Path) -> tuple[Path, Path]:
     """
     known: dict[str, Path] = {}
     for path in sorted(folder.rglob("*.safetensors")):
-        title = _architecture_of(path).title
+        title = architecture_of(path).title
         if title in known:
             return known[title], path
         known[title] = path
@@ -237,20 +237,20 @@ def lora_for(checkpoint: Path, path: Path, *, first: int = 0, every: int = 9, si
     metadata = {
         "ss_sd_model_name": checkpoint.name,
         "ss_new_sd_model_hash": sha256(checkpoint),
-        "ss_base_model_version": _architecture_of(checkpoint).base_model_version,
+        "ss_base_model_version": architecture_of(checkpoint).base_model_version,
         "ss_output_name": path.stem,
     }
     path.parent.mkdir(exist_ok=True)
     save_file({key: t.contiguous() for key, t in tensors.items()}, path, metadata)
 
 
-def _architecture_of(checkpoint: Path) -> Architecture:
+def architecture_of(checkpoint: Path) -> Architecture:
     return recognise(_shapes(checkpoint))
 
 
 def modules_of(checkpoint: Path) -> list[Module]:
     """Those that the programs load a LoRA on."""
-    found = modules(_architecture_of(checkpoint), _shapes(checkpoint))
+    found = modules(architecture_of(checkpoint), _shapes(checkpoint))
     return [module for module in found if module.output_name]
 
 
