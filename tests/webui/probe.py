@@ -132,7 +132,9 @@ def gradients(body):
     with call_queue.queue_lock, open_base(path, "") as base, borrowed(SIZE) as open_model, open_model(base, 1) as model:
         with open_adapter(lora) as adapter:
             found = updates_of(adapter, base)
-            changes = {n: change for n, change in found.items() if is_seen_by_gradients(n) and change.factors is not None}
+            changes = {
+                n: change for n, change in found.items() if is_seen_by_gradients(n) and change.factors is not None
+            }
         weights, claimed = digest(), model.differentiable
         # Of some families it is not said, so that it can be looked at here.
         model.differentiable = True

@@ -200,7 +200,7 @@ def relatives(folder: Path) -> tuple[Path, Path]:
     """
     known: dict[str, Path] = {}
     for path in sorted(folder.rglob("*.safetensors")):
-        title = _architecture_of(path).title
+        title = architecture_of(path).title
         if title in known:
             return known[title], path
         known[title] = path
@@ -213,10 +213,13 @@ sha256 = functools.cache(file_sha256)
 def wide_lora_for(checkpoint: Path, path: Path) -> None:
     """A LoRA with modules of every kind: linear layers, convolutions and normalisations of UNet and text encoders."""
     tensors = {}
-    for number, module in enumerate(_modules_of(checkpoint)):
+    biased = {key.removesuffix(".bias") for key in _shapes(checkpoint) if key.endswith(".bias")}
+    for number, module in enumerate(modules_of(checkpoint)):
         name = str(module.output_name)
         if module.kind == "norm" and number % 3 == 0:
-            tensors |= {f"{name}.{part}_norm": 0.05 * torch.ones(module.shape) for part in "wb"}
+            # Forge Neo refuses a LoRA of which more than a quarter changes what the model does not have.
+            parts = "wb" if module.name in biased else "w"
+            tensors |= {f"{name}.{part}_norm": 0.05 * torch.ones(module.shape) for part in parts}
         # Whole attentions: some programs load their parts only together.
         elif module.kind in ("linear", "convolution") and ("self_attn" in module.position.role or number % 3 == 0):
             tensors |= tiny.factors(name, module.shape, 4, seed=number, size=0.02)
@@ -226,7 +229,7 @@ def wide_lora_for(checkpoint: Path, path: Path) -> None:
 
 def lora_for(checkpoint: Path, path: Path, *, first: int = 0, every: int = 9, size: float = 0.1) -> None:
     """A strong LoRA on a few modules of ``checkpoint``, which names it as what it was trained on."""
-    found = [module for module in _modules_of(checkpoint) if module.kind == "linear"]
+    found = [module for module in modules_of(checkpoint) if module.kind == "linear"]
     chosen = [m for m in found if m.position.role.startswith(("attn2", "self_attn"))][first::every]
     tensors = {}
     for number, module in enumerate(chosen):
@@ -234,20 +237,20 @@ def lora_for(checkpoint: Path, path: Path, *, first: int = 0, every: int = 9, si
     metadata = {
         "ss_sd_model_name": checkpoint.name,
         "ss_new_sd_model_hash": sha256(checkpoint),
-        "ss_base_model_version": _architecture_of(checkpoint).base_model_version,
+        "ss_base_model_version": architecture_of(checkpoint).base_model_version,
         "ss_output_name": path.stem,
     }
     path.parent.mkdir(exist_ok=True)
     save_file({key: t.contiguous() for key, t in tensors.items()}, path, metadata)
 
 
-def _architecture_of(checkpoint: Path) -> Architecture:
+def architecture_of(checkpoint: Path) -> Architecture:
     return recognise(_shapes(checkpoint))
 
 
-def _modules_of(checkpoint: Path) -> list[Module]:
+def modules_of(checkpoint: Path) -> list[Module]:
     """Those that the programs load a LoRA on."""
-    found = modules(_architecture_of(checkpoint), _shapes(checkpoint))
+    found = modules(architecture_of(checkpoint), _shapes(checkpoint))
     return [module for module in found if module.output_name]
 
 

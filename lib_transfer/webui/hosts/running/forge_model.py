@@ -58,7 +58,16 @@ ENCODERS = {
 DIFFERENTIABLE = ("sd1", "sd2", "sdxl")
 """The families whose gradients were compared with differences of predictions, in the real programs."""
 
-DIFFERENTIABLE_IN_NEO = ("anima", "flux-dev", "flux-schnell", "z-image", "lumina-2", "wan-14b", "wan-1.3b")
+DIFFERENTIABLE_IN_NEO = (
+    "anima",
+    "ernie-image",
+    "flux-dev",
+    "flux-schnell",
+    "lumina-2",
+    "wan-1.3b",
+    "wan-14b",
+    "z-image",
+)
 """The architectures of which that was done in Forge Neo, whose networks of them are its own."""
 
 SKIPPING = ("sd1", "sd2", "sdxl", "sd3-medium", "sd3.5-medium", "sd3.5-large")
