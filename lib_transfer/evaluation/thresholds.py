@@ -16,6 +16,6 @@ REPRODUCES = 0.75
 TRANSFERS = 0.25
 """From these gains on an adapter is said to reproduce the original, and to transfer in part; below, not to transfer.
 
-Of what was said to reproduce nothing scored below 77, of what was said not to transfer nothing above 11: random LoRAs and most of
+Of what was said to reproduce nothing scored below 77, of what was said not to transfer nothing above 26: random LoRAs and most of
 another style (seeds 0 and 1). What is said to transfer in part scores 46 to 96: a weaker target cannot gain what the source does.
 """
