@@ -105,8 +105,8 @@ def test_halves_and_copies_are_told_from_each_other(tmp_path: Path) -> None:
     assert found.gains[REUSE].share == pytest.approx(1, abs=1e-5)
     assert found.choice.name == REUSE
     assert runner.opened == ["target", "source", "target"]
-    assert said == ["184 runs of the models; a time estimate follows after the first run."]
-    assert len(progress.steps) == progress.total == 184
+    assert said == ["216 runs of the models; a time estimate follows after the first run."]
+    assert len(progress.steps) == progress.total == 216
 
 
 @pytest.mark.parametrize(("size", "pixels"), [(0, 512), (256, 256)])
@@ -157,11 +157,11 @@ def test_clip_skip_is_what_was_asked_for_else_the_loras_own_else_the_runners(
 
 
 def test_the_cost_is_what_is_run() -> None:
-    assert expected_cost(8) == "At most 816 runs of the models; a time estimate follows after the first run."
-    assert expected_cost(8, seconds_per_run=0.1) == "At most 816 runs of the models, about 82 s."
+    assert expected_cost(8) == "At most 848 runs of the models; a time estimate follows after the first run."
+    assert expected_cost(8, seconds_per_run=0.1) == "At most 848 runs of the models, about 85 s."
     with_training = expected_cost(8, imitating=True)
     assert with_training == (
-        "At most 4992 runs of the models (3184 of them for a training of 98 steps); a time estimate follows after the first "
+        "At most 4976 runs of the models (3120 of them for a training of 96 steps); a time estimate follows after the first "
         "run."
     )
 

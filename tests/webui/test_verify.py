@@ -81,7 +81,7 @@ def test_the_transferred_lora_and_plain_reuse_stand_side_by_side(
     assert "Domain gap:" in tab.part("verified").inner_text()
     assert tab.answers()[0].startswith("Running the models cannot tell: the two checkpoints draw different pictures.")
     assert tab.part("details").locator("summary").first.inner_text() == "Details of checked"
-    cost.get_by_text("516 runs of the models, about").wait_for()
+    cost.get_by_text("548 runs of the models, about").wait_for()
 
 
 def verify(tab: Tab, **numbers: int) -> None:
