@@ -214,15 +214,19 @@ def wide_lora_for(checkpoint: Path, path: Path) -> None:
     """A LoRA with modules of every kind: linear layers, convolutions and normalisations of UNet and text encoders."""
     tensors = {}
     biased = {key.removesuffix(".bias") for key in _shapes(checkpoint) if key.endswith(".bias")}
-    for number, module in enumerate(modules_of(checkpoint)):
-        name = str(module.output_name)
+    sharing: dict[str, list[Module]] = {}
+    for module in modules_of(checkpoint):
+        sharing.setdefault(str(module.output_name), []).append(module)
+    for number, (name, [module, *others]) in enumerate(sharing.items()):
         if module.kind == "norm" and number % 3 == 0:
             # Forge Neo refuses a LoRA of which more than a quarter changes what the model does not have.
             parts = "wb" if module.name in biased else "w"
             tensors |= {f"{name}.{part}_norm": 0.05 * torch.ones(module.shape) for part in parts}
         # Whole attentions: some programs load their parts only together.
         elif module.kind in ("linear", "convolution") and ("self_attn" in module.position.role or number % 3 == 0):
-            tensors |= tiny.factors(name, module.shape, 4, seed=number, size=0.02)
+            # Modules whose weights are rows of one have one update in common.
+            rows = sum(it.shape[0] for it in (module, *others))
+            tensors |= tiny.factors(name, (rows, *module.shape[1:]), 4, seed=number, size=0.02)
     path.parent.mkdir(exist_ok=True)
     save_file({key: t.contiguous() for key, t in tensors.items()}, path, {"ss_output_name": path.stem})
 

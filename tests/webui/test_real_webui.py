@@ -89,7 +89,7 @@ def test_plain_reuse_on_the_source_itself_reproduces_and_the_persons_checkpoint_
     body |= {"number": 2, "steps": 3}
     said = webui.call("transfer-lora-probe/verified", body)
     assert said["gains"] == {"transferred": pytest.approx(1, abs=1e-3), "reuse": pytest.approx(1, abs=1e-3)}
-    assert said["runs"] == [176, 176]
+    assert said["runs"] == [208, 208]
     assert said["before"] == said["after"]
     assert webui.call("transfer-lora-probe/state", {}) == before
 
@@ -97,7 +97,7 @@ def test_plain_reuse_on_the_source_itself_reproduces_and_the_persons_checkpoint_
     body["target"] = str(webui.target)
     said = webui.call("transfer-lora-probe/verified", {**body, "most": 60})
     assert said["stopped"]
-    assert said["runs"] == [60, 176]
+    assert said["runs"] == [60, 208]
     assert webui.call("transfer-lora-probe/state", {}) == before
     assert np.array_equal(webui.picture(PROMPT, webui.target), picture)
 

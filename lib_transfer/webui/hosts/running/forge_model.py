@@ -63,6 +63,8 @@ DIFFERENTIABLE_IN_NEO = (
     "ernie-image",
     "flux-dev",
     "flux-schnell",
+    "flux2-klein-4b",
+    "flux2-klein-9b",
     "lumina-2",
     "wan-1.3b",
     "wan-14b",
