@@ -52,7 +52,7 @@ def choose(gains: Mapping[str, Gain], gap: float) -> Choice:
     if best == REUSE:
         return Choice(REUSE, f"Reuse has the best gain, {share:.2f}.")
     of_best = f"{best} ({gains[best].share:.2f})"
-    more = "does not gain more by anything but the look of the source's pictures"
+    more = "is not surely ahead once the look of the source's pictures is taken off"
     return Choice(REUSE, f"Reuse is kept ({share:.2f}): {of_best} {more}.")
 
 

@@ -59,8 +59,8 @@ class Effect:
     """What an adapter does to the losses of the target, each as a share of what the original gains on its own checkpoint.
 
     Attributes:
-        gains: by how much every held-out input is known better ``(n,)``.
-        looks: of every input made without the LoRA, by how much the source's is known better and the target's worse ``(m,)``.
+        gains: the improvement on every held-out input ``(n,)``.
+        looks: the improvement on every input that the source made without the LoRA, less that on the target's own ``(m,)``.
         damage: see :func:`damage`.
     """
 
@@ -132,7 +132,7 @@ def gain(effect: Effect, reuse: Effect | None = None) -> Gain:
     """What an adapter is worth.
 
     Args:
-        effect: of the adapter.
+        effect: the effect of the adapter.
         reuse: the effect of reuse; None for reuse itself, and where it is impossible.
     """
     ahead = None if reuse is None else lead(effect, reuse)

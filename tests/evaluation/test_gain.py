@@ -128,7 +128,7 @@ def of(lead: float | None = None, error: float = 0.02, **gained: float) -> dict[
     ("gains", "gap", "name", "said", "judged"),
     [
         (of(reuse=0.7, imitate=0.9, lead=0.15), 0.25, "imitate", "imitate has a gain of 0.90; reuse has 0.70", True),
-        (of(reuse=0.7, imitate=0.9, lead=-0.1), 0.1, "reuse", "anything but the look of the source's pictures", True),
+        (of(reuse=0.7, imitate=0.9, lead=-0.1), 0.1, "reuse", "once the look of the source's pictures is taken off", True),
         (of(reuse=0.7, imitate=0.9, lead=0.1, error=0.11), 0.1, "reuse", "Reuse is kept (0.70): imitate (0.90)", True),
         (of(reuse=0.7, imitate=0.69, lead=0.1), 0.1, "imitate", "imitate has a gain of 0.69; reuse has 0.70", True),
         (of(reuse=0.7, imitate=0.6, lead=-0.1), 0.1, "reuse", "Reuse has the best gain, 0.70", True),
