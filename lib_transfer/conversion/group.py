@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -38,6 +37,7 @@ from lib_transfer.formats.adapter_file import open_adapter, outline_adapter
 from lib_transfer.formats.identity import FileStamp, stamp
 from lib_transfer.formats.regular_file import changed_error
 from lib_transfer.formats.unread import Unread
+from lib_transfer.lazy import lazy_property
 from lib_transfer.library.base import Base, open_base
 from lib_transfer.library.job import Job
 from lib_transfer.library.library import architecture_of
@@ -78,7 +78,7 @@ class Bases:
         """Where parts of large outputs wait."""
         return self.cache.folder
 
-    @cached_property
+    @lazy_property
     def near(self) -> Nearness | None:
         """How far apart the weights are, where they are of one architecture; asked for when the files are known to be theirs."""
         return None if self.source is None else nearness(self.source, self.target, self.cache)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from lib_transfer.architecture.module import Module
 from lib_transfer.conversion.decompositions import Wanted, decomposition
 from lib_transfer.conversion.weights import Weight
+from lib_transfer.lazy import lazy_property
 from lib_transfer.library.base import Base
 from lib_transfer.linalg import subspace as linalg
 from lib_transfer.linalg.decomposition import Decomposition
@@ -81,7 +81,7 @@ class Relation:
     wanted: Wanted
     cache: Cache
 
-    @cached_property
+    @lazy_property
     def _decomposed(self) -> _Decomposed:
         source = decomposition(self.source, self.wanted, self.cache)
         capped = Wanted(None, min(self.wanted.of(source.singular_values), *self.target.shape))
@@ -98,12 +98,12 @@ class Relation:
         """Whether both weights have one shape as matrices."""
         return self.source.shape == self.target.shape
 
-    @cached_property
+    @lazy_property
     def equal(self) -> bool:
         """Whether both weights are the same numbers, so that nothing has to be adapted and nothing decomposed."""
         return self.same_dimensions and torch.equal(self.source.matrix, self.target.matrix)
 
-    @cached_property
+    @lazy_property
     def similarity(self) -> Similarity:
         """Both similarities at this rank; zero where a weight is zero and has no directions. Equal weights are alike at any."""
         if self.equal:
@@ -123,7 +123,7 @@ class Relation:
             linalg.chance_corrected(phi_right, k, into),
         )
 
-    @cached_property
+    @lazy_property
     def subspaces(self) -> tuple[Subspace, Subspace]:
         """The source's and the target's subspaces of this rank."""
         return (
@@ -131,7 +131,7 @@ class Relation:
             linalg.subspace(self._decomposed.target, self.target.matrix, self.rank),
         )
 
-    @cached_property
+    @lazy_property
     def turns(self) -> tuple[Turn, Turn]:
         """The direct rotations of the left and of the right subspaces; only for weights of one shape."""
         entry = self.cache.get("principal", self._pair_key)
@@ -162,7 +162,7 @@ class Relation:
     def _pair_key(self) -> str:
         return entry_key(self.source.key, self.target.key, self.rank)
 
-    @cached_property
+    @lazy_property
     def _overlaps(self) -> tuple[Overlap, Overlap]:
         """The overlap of the left and of the right subspaces."""
         return linalg.overlaps(*self.subspaces)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from lib_transfer.architecture.module import Module
 from lib_transfer.errors import NumericError
 from lib_transfer.formats.checkpoint import Store
 from lib_transfer.formats.finite import is_finite
+from lib_transfer.lazy import lazy_property
 from lib_transfer.storage.cache import entry_key
 
 
@@ -47,7 +46,7 @@ class Weight:
         """``(out, in)``, a convolution flattened."""
         return self.module.matrix_shape
 
-    @cached_property
+    @lazy_property
     def matrix(self) -> Tensor:
         """The weight ``(out, in)`` in float32.
 

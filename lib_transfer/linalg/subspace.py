@@ -8,12 +8,12 @@ weight: ``V^T x = S^-1 U^T W x``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from lib_transfer.lazy import lazy_property
 from lib_transfer.linalg.decomposition import Decomposition
 
 
@@ -121,7 +121,7 @@ class Overlap:
     target: Basis
     missing: int = 0
 
-    @cached_property
+    @lazy_property
     def product(self) -> Tensor:
         """``B_s^T B_t``."""
         return basis_rows(self.source) @ basis_rows(self.target).T
