@@ -177,6 +177,8 @@ def test_every_option_exists(page: Path) -> None:
         "--batch",
         "--quick",
         "--seed",
+        "--architecture",
+        "--rounds",
     }  # of pytest, ruff, benchmarks
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text())) - known - others == set()
 
