@@ -162,6 +162,11 @@ def test_every_option_is_described() -> None:
         assert {option for option in options(subcommand(name)) if option not in page} == set(), name
 
 
+def test_a_default_that_is_told_is_one() -> None:
+    for name in COMMANDS:
+        assert not re.search(r"\(default:?\s*\)", subcommand(name).format_help()), name
+
+
 @every
 def test_every_option_exists(page: Path) -> None:
     known = options(parser(None)).union(*(options(subcommand(name)) for name in COMMANDS))

@@ -175,7 +175,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     for parameter, ids in declared().items():
         flag = "--" + parameter.name.replace("_", "-")
         of = "" if len(ids) == len(METHODS) else f" [{', '.join(ids)}]"
-        default = "" if parameter.default in (None, False) else f" (default {parameter.default})"
+        default = "" if parameter.default in (None, False, "") else f" (default {parameter.default})"
         text = f"{parameter.help}{default}{of}".replace("%", "%%")
         if parameter.kind == "flag":
             group.add_argument(flag, action="store_const", const=True, help=text)
