@@ -21,18 +21,27 @@ from lib_transfer.storage.cache import FOLDER_VARIABLE
 _MODEL_FILES = {".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"}
 
 
+SILENCE = 300.0
+"""Seconds between two lines of progress where there is no terminal, as in the log of a job that runs overnight."""
+
+
 class Line:
-    """A line at the bottom of a terminal that is drawn again and again; nothing elsewhere."""
+    """A line at the bottom of a terminal that is drawn again and again; elsewhere a line of its own after each silence."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
+        self._said = time.monotonic()
 
     def draw(self, share: float, text: str, left: float | None) -> None:
-        """A bar for ``share`` (0 to 1), the time left in seconds, and a text."""
+        """How far it is: a share (0 to 1), the time left in seconds, and a text."""
+        time_left = "" if left is None else f"{duration(left)} left  "
         if self._stream.isatty():
-            bar, time_left = "#" * round(20 * share), "" if left is None else f"{duration(left)} left  "
-            width = max(shutil.get_terminal_size().columns - 25, 20)
+            bar, width = "#" * round(20 * share), max(shutil.get_terminal_size().columns - 25, 20)
             self._stream.write(f"\r\x1b[K[{bar:<20}] {f'{time_left}{text}'[:width]}")
+            self._stream.flush()
+        elif time.monotonic() - self._said >= SILENCE:
+            self._said = time.monotonic()
+            self._stream.write(f"{share:4.0%}  {time_left}{text}\n")
             self._stream.flush()
 
     def clear(self) -> None:
@@ -43,7 +52,7 @@ class Line:
 
 
 class Bar:
-    """A progress bar with the time left, on a terminal; silent elsewhere. Ctrl-C stops the job between two modules."""
+    """A progress bar with the time left, or lines where there is no terminal. Ctrl-C stops the job between two modules."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._line = Line(stream)
