@@ -182,6 +182,7 @@ def test_every_option_exists(page: Path) -> None:
         "--batch",
         "--quick",
         "--seed",
+        "--pairs",
         "--architecture",
         "--rounds",
     }  # of pytest, ruff, benchmarks

@@ -16,7 +16,7 @@ from lib_transfer.update import Updates
 from tests.benchmarks.quality import pictures
 from tests.benchmarks.quality.family import Base
 
-CURVE = (0.25, 0.5, 1.0, 2.0)
+CURVE = (0.5, 1.0, 2.0)
 """The shares of the usual number of runs that the curve of score against runs has."""
 
 
