@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tests.webui.programs import Info, Program
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model."
-ENGINES = ("StableDiffusion", "StableDiffusionXL", "Flux", "Chroma", "Anima", "ZImage", "Flux2")
+ENGINES = ("StableDiffusion", "StableDiffusionXL", "Flux", "Chroma", "Anima", "Krea2", "ZImage", "Flux2")
 
 
 def grown(root: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:

@@ -27,13 +27,15 @@ class Engine(NamedTuple):
     Attributes:
         wide: whether its latents have a frame.
         channels, factor: those of its autoencoder.
-        conditions: what it makes of the text's vector ``(n, 1, 1)``.
+        conditions: what it makes of the text's vector ``(n, 1, 1)``: texts of one token, as the empty prompt is.
+        nested: whether the text of a prompt is a batch of one, so that the sampler's batch is one around that.
     """
 
     wide: bool
     channels: int
     factor: int
     conditions: Callable[[Tensor, Prompts], Any]
+    nested: bool = False
 
 
 def _guided(text: Tensor, prompts: Prompts) -> Any:
@@ -41,8 +43,13 @@ def _guided(text: Tensor, prompts: Prompts) -> Any:
     return {"crossattn": text, "vector": text[:, 0], "guidance": guidance}
 
 
+def _nested(text: Tensor, _: Prompts) -> Any:
+    return [one[None] for one in text]
+
+
 ENGINES = {
-    "anima": Engine(True, 16, 8, lambda text, _: [one[None] for one in text]),
+    "anima": Engine(True, 16, 8, _nested, nested=True),
+    "krea-2": Engine(True, 16, 8, _nested, nested=True),
     "z-image": Engine(False, 16, 8, lambda text, _: list(text)),
     "flux-dev": Engine(False, 16, 8, _guided),
     "chroma": Engine(False, 16, 8, lambda text, _: text),
@@ -55,8 +62,8 @@ class KModel:
 
     computation_dtype = torch.float32
 
-    def __init__(self, network: nn.Module, arguments: Any, *, wide: bool) -> None:
-        self.diffusion_model, self._arguments, self._wide = network, arguments, wide
+    def __init__(self, network: nn.Module, arguments: Any, engine: Engine) -> None:
+        self.diffusion_model, self._arguments, self._engine = network, arguments, engine
         sigmas = torch.arange(1, 1001) / 1000
         # The person's own shift, which is none that a model was made for.
         self.predictor = SimpleNamespace(prediction_type="const", sigmas=11 * sigmas / (1 + 10 * sigmas))
@@ -68,9 +75,10 @@ class KModel:
     def apply_model(
         self, x: Tensor, t: Tensor, c_crossattn: Tensor, transformer_options: Any, **more: Tensor
     ) -> Tensor:
-        assert x.dim() == (5 if self._wide else 4)
+        assert x.dim() == (5 if self._engine.wide else 4)
         assert x.shape[0] == t.shape[0] == c_crossattn.shape[0] == 1
-        assert c_crossattn.dim() == 3
+        # `modules/prompt_parser.py` stacks what the engine gave, and Krea 2's network takes the second of four dimensions off.
+        assert c_crossattn.dim() == (4 if self._engine.nested else 3)
         self.options = transformer_options
         seen = x + sum(float(latent.sum()) for latent in self._arguments.ref_latents)
         added = c_crossattn.sum() + sum((value.sum() for value in more.values()), torch.zeros(()))
@@ -118,7 +126,7 @@ class FlowModel:
             # As Forge Neo does it with Anima's.
             text["qwen3_06b"][key] = network.pop(key)
         built = {encoder: grown(nn.Module(), held) for encoder, held in text.items()}
-        k_model = KModel(grown(nn.Module(), network), arguments, wide=engine.wide)
+        k_model = KModel(grown(nn.Module(), network), arguments, engine)
         unet = SimpleNamespace(model=k_model, load_device="cpu", memory_required=lambda shape: 0, model_options={})
         self.forge_objects = Objects(unet, SimpleNamespace(cond_stage_model=SimpleNamespace(**built)), VAE(engine))
         self.forge_objects_original = self.forge_objects.shallow_copy()

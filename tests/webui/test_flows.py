@@ -27,8 +27,15 @@ from tests.webui.engines import Machine
 from tests.webui.flows import DIFFUSION, ENCODERS, ENGINES, FlowModel
 from tests.webui.programs import Program
 
-SHIFTS = {"anima": 3.0, "z-image": 3.0, "flux-dev": 3.158193, "chroma": 1.0, "flux2-klein-4b": 7.538325}
-SPACES = {"anima": "wan2.1", "flux2-klein-4b": "flux2"}
+SHIFTS = {
+    "anima": 3.0,
+    "krea-2": 3.158193,
+    "z-image": 3.0,
+    "flux-dev": 3.158193,
+    "chroma": 1.0,
+    "flux2-klein-4b": 7.538325,
+}
+SPACES = {"anima": "wan2.1", "krea-2": "wan2.1", "flux2-klein-4b": "flux2"}
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +144,7 @@ def test_a_flow_is_asked_with_a_sigma_and_answers_as_dense_mathematics_says(
     assert machine.arguments.ref_latents is held
 
 
-@pytest.mark.parametrize("name", ["anima", "z-image", "flux2-klein-4b"])
+@pytest.mark.parametrize("name", ["anima", "krea-2", "z-image", "flux2-klein-4b"])
 def test_pictures_go_through_the_autoencoder_and_back(machine: Machine, flows: Path, name: str) -> None:
     with opened(flows / f"{name}.safetensors") as model:
         shades = torch.tensor([-0.5, 0.25]).reshape(2, 1, 1, 1)

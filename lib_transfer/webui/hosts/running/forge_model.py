@@ -232,11 +232,12 @@ def _conditions(said: Any, k_model: Any, device: Any) -> dict[str, Tensor]:
 
 
 def _batch(said: Any) -> Tensor:
-    """The text of prompts as a batch; some engines give a list, and of these some a batch of one within it."""
-    if isinstance(said, Tensor):
-        return said
-    first: Tensor = said[0]
-    return first if first.dim() == 3 and first.shape[0] == 1 else first[None]
+    """The text of a prompt as the program's sampler stacks it (its modules/prompt_parser.py).
+
+    Some engines give a list, and some of these a batch of one within it, which stays: Krea 2's network takes it off, and
+    would take off the only token of an empty prompt in its place.
+    """
+    return said if isinstance(said, Tensor) else torch.stack(list(said))
 
 
 @contextmanager
