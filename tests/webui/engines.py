@@ -104,6 +104,8 @@ class Machine:
         self.loads.append(name)
         gc.collect()
         self.before_read()
+        # As modules do that are made without their weights.
+        torch.rand(1)
         return load_file(info.filename)
 
     # A1111

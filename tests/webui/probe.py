@@ -7,9 +7,11 @@ import hashlib
 import importlib
 import inspect
 import json
+import random
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from modules import call_queue, script_callbacks, sd_models, shared
 
@@ -51,6 +53,14 @@ def state():
         "options": hashlib.sha256(repr(sorted(shared.opts.data.items())).encode()).hexdigest(),
         "loaded": Path(model.sd_checkpoint_info.filename).name if hasattr(model, "sd_checkpoint_info") else None,
         "parameters": repr(getattr(sd_models.model_data, "forge_loading_parameters", None)),
+        "random": {
+            name: hashlib.sha256(repr(held).encode()).hexdigest()
+            for name, held in (
+                ("torch", torch.get_rng_state().tolist()),
+                ("numpy", [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()]),
+                ("python", random.getstate()),
+            )
+        },
     }
 
 

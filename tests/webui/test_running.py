@@ -52,7 +52,8 @@ def state(machine: Machine) -> tuple[object, ...]:
     """What a person would notice."""
     data = machine.data
     loaded = getattr(data.sd_model, "sd_checkpoint_info", None)
-    return dict(machine.program.opts.data), loaded, repr(getattr(data, "forge_loading_parameters", None))
+    parameters = repr(getattr(data, "forge_loading_parameters", None))
+    return dict(machine.program.opts.data), loaded, parameters, torch.get_rng_state().tolist()
 
 
 def test_every_module_of_a_checkpoint_is_found_and_an_adapter_does_something_there(

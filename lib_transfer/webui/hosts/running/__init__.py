@@ -13,7 +13,7 @@ from lib_transfer.models import Model
 from lib_transfer.webui.host.abilities import Opener
 from lib_transfer.webui.hosts.modules import listed, way_of_loading
 from lib_transfer.webui.hosts.running import a1111, forge
-from lib_transfer.webui.hosts.running.kinds import Kind, Size, chosen_clip_skip, kind_of
+from lib_transfer.webui.hosts.running.kinds import Kind, Size, chosen_clip_skip, kind_of, same_rng
 
 __all__ = ["borrowed", "clip_skip_of", "latent_space_of"]
 
@@ -45,7 +45,7 @@ def clip_skip_of(base: Base, asked: int | None) -> int:
 def borrowed(size: Size = (0, 0)) -> Iterator[Opener]:
     """A function that loads one checkpoint after another; only to be used within a slot of the program's queue.
 
-    Whatever happens, the person's checkpoint is loaded again at the end, and no option is changed.
+    Whatever happens, the person's checkpoint is loaded again at the end, no option is changed, and the random state is kept.
 
     Args:
         size: width and height of pictures in pixels; zeros for the size that each checkpoint was trained on.
@@ -54,7 +54,7 @@ def borrowed(size: Size = (0, 0)) -> Iterator[Opener]:
         UnsupportedError: the program is none whose models can be run from here.
     """
     program = _program()
-    with program.borrowed() as load:
+    with same_rng(), program.borrowed() as load:
 
         @contextmanager
         def open_model(base: Base, clip_skip: int) -> Iterator[Model]:

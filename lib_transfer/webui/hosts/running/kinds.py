@@ -108,9 +108,16 @@ def conditioning(prompts: Sequence[str], size: Size) -> Any:
 
 
 @contextmanager
-def fixed_rng() -> Iterator[None]:
-    """A fixed seed for the autoencoders, which draw from a distribution; the program's random state is left as it was."""
+def same_rng() -> Iterator[None]:
+    """The program's random state, afterwards as it was: a program that builds a model draws numbers for it."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
+        yield
+
+
+@contextmanager
+def fixed_rng() -> Iterator[None]:
+    """A fixed seed for the autoencoders, which draw from a distribution; the program's random state is left as it was."""
+    with same_rng():
         torch.manual_seed(0)
         yield
