@@ -65,6 +65,7 @@ DIFFERENTIABLE_IN_NEO = (
     "flux-schnell",
     "flux2-klein-4b",
     "flux2-klein-9b",
+    "krea-2",
     "lumina-2",
     "wan-1.3b",
     "wan-14b",
