@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib_transfer.batches.costs import Costs
-from lib_transfer.batches.estimate import estimate
+from lib_transfer.batches.estimate import estimate, measured
 from lib_transfer.batches.report import COLUMNS, BatchReport
 from lib_transfer.errors import RequestError
 from lib_transfer.library.adapters import find
@@ -311,3 +311,9 @@ def test_the_report_says_it_for_people_and_programs(world: World, loras: Path) -
     lines = report.to_csv().splitlines()
     assert len(lines) == 5
     assert lines[1].startswith("'=cmd(),")
+
+
+def test_measuring_the_machine_leaves_the_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    assert measured().eigenvectors > 0
+    assert torch.equal(torch.get_rng_state(), before)
