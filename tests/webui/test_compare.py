@@ -189,7 +189,9 @@ def test_one_click_compares_what_is_shown_with_the_settings_of_txt2img(tab: Tab,
         ["a dog <lora:clicked:1>", *same, models.TUNED],
         [f"a dog <lora:{copy}:1>", *same, models.TUNED],
     ]
-    roles = [figure.get_attribute("data-role") for figure in tab.part("pictures").locator("figure").all()]
+    figures = tab.part("pictures").locator("figure")
+    figures.nth(3).wait_for()
+    roles = [figure.get_attribute("data-role") for figure in figures.all()]
     assert roles == ["without", "source", "reuse", "transferred"]
     # The result that the button belongs to is still there.
     assert [row[:2] for row in tab.rows()] == [["clicked", "written"]]
