@@ -207,7 +207,9 @@ def test_one_click_compares_what_is_shown_with_the_settings_of_txt2img(tab: Tab,
     large.get_by_text("With clicked as it is on tuned").wait_for()
     tab.page.keyboard.press("Escape")
     large.wait_for(state="detached")
-    assert pictures.nth(1).evaluate("it => it === document.activeElement")
+    tab.wait(
+        "document.activeElement === document.querySelectorAll('#transfer_lora_pictures .transfer-lora-enlarge')[1]"
+    )
     pictures.nth(3).click()
     large.get_by_text("With clicked transferred to tuned").wait_for()
     large.locator("img").click()
