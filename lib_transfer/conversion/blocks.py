@@ -33,8 +33,8 @@ class Blocks:
     """Where each block of a model goes in a relative of another depth.
 
     Attributes:
-        to: for every block of the source, the number of the target's block, or None where there is none.
-        copies: for every block of the source, the numbers of the target's blocks that were inserted as copies of it.
+        to: the number of the target's block for every block of the source; None where there is none.
+        copies: the numbers of the target's blocks that were inserted as copies, for every block of the source.
         target: how many blocks the target has.
         cosines: the mean cosines of the pairs; empty where no weights were looked at.
         published: the same by the published tables; None where there is none, or no weights were looked at.

@@ -23,7 +23,7 @@ class MadeFor:
 
     Attributes:
         blocks: the numbers of the blocks that it changes.
-        depth: for how many blocks it is: by its metadata, or because it changes the last block of a published model; None
+        depth: the number of blocks it is for, by its metadata, or because it changes the last block of a published model; None
             where nothing tells.
         by_metadata: whether the metadata say so.
         moved_from: how many blocks the model had that it was trained on, where it looks as if a tool moved it from there; None

@@ -22,7 +22,7 @@ def file_sha256(path: str | os.PathLike[str], read: Callable[[int], None] | None
 
     Args:
         path: the file.
-        read: told the number of bytes of every piece that was read; what it raises stops the reading.
+        read: a function that is told the number of bytes of every piece that was read; what it raises stops the reading.
 
     Raises:
         BadFileError: ``missing`` or ``not_a_file``.

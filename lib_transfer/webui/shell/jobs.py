@@ -45,7 +45,7 @@ class Job:
         counted: how far a stretch is, in words: the steps that are done, and all of them.
         problem: why there is no result: a message, and what to do about it.
         remarks: sentences to show at the end, however it ends.
-        wrote: told the path of every LoRA that is written.
+        wrote: a function that is told the path of every LoRA that is written.
     """
 
     counted = "module {} of {}"
