@@ -8,8 +8,9 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from lib_transfer.cli.main import main
@@ -17,6 +18,8 @@ from tests.waiting import HANG
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.preloaded"])
+_ONE_AT_A_TIME = Lock()
+"""Starting a process reads the exit codes of all that have ended, and two threads that read one code get 255 for it."""
 
 
 def command(arguments: Sequence[str], folder: Path, environment: dict[str, str], out: Path, err: Path) -> int:
@@ -34,14 +37,16 @@ def printed(code: str, *programs: Sequence[object]) -> list[str]:
 
 def _started(what: Any, *arguments: Any) -> Any:
     process = _FORKS.Process(target=what, args=arguments)
-    process.start()
+    with _ONE_AT_A_TIME:
+        process.start()
     return process
 
 
 def _ended(process: Any) -> int:
-    process.join(HANG)
-    assert process.exitcode is not None, "it hangs"
-    code: int = process.exitcode
+    assert wait([process.sentinel], HANG), "it hangs"
+    with _ONE_AT_A_TIME:
+        process.join()
+        code: int = process.exitcode
     return code
 
 
