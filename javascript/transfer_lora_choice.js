@@ -15,7 +15,7 @@
         ...FIELDS.map((field) => "#setting_sd_model_checkpoint " + field),
         "input[aria-label*=checkpoint i]",
     ].join(", ");
-    const CHOICE = ["target", "source", "method", "rank", "dtype"];
+    const CHOICE = ["target", "source", "advanced"];
     // The WebUI's own event and ours race on the server.
     const AGAIN_MS = [1500, 4000, 10000];
     const asking = {number: 0, at: 0, tries: 0, bar: null, choice: null};

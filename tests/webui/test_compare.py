@@ -100,19 +100,23 @@ def test_pictures_come_back_with_their_lora(window: Callable[..., Tab], server: 
     drawn = len(server.drawn)
     addresses = [picture.get_attribute("src") for picture in figures.locator("img").all()]
     tab.run("analyse")
-    assert figures.locator("img").count() == 4
+    kept = tab.part("kept_pictures").locator("figure img")
+    kept.nth(3).wait_for()
+    assert [picture.get_attribute("src") for picture in kept.all()] == addresses
+    assert figures.count() == 0
     again = window(server.url).ready()
     again.choose("strange", target=models.TUNED)
-    assert again.part("pictures").locator("figure").count() == 0
+    assert again.part("kept_pictures").locator("figure").count() == 0
     again.part("adapters").locator(".token-remove, .token [role=button]").first.click()
     again.choose("returning")
-    figures = again.part("pictures").locator("figure")
+    kept = again.part("kept_pictures")
+    figures = kept.locator("figure")
     figures.nth(3).locator("img").wait_for()
     assert [picture.get_attribute("src") for picture in figures.locator("img").all()] == addresses
-    again.part("pictures").get_by_text("Seed 11").wait_for()
-    again.part("pictures").locator("summary", has_text="Settings").click()
-    again.part("pictures").get_by_text("Prompt: a dog at sea", exact=True).wait_for()
-    again.part("pictures").get_by_text("Euler, 20 steps, CFG scale 7, 64 x 64").wait_for()
+    kept.get_by_text("Seed 11").wait_for()
+    kept.locator("summary", has_text="Settings").click()
+    kept.get_by_text("Prompt: a dog at sea", exact=True).wait_for()
+    kept.get_by_text("Euler, 20 steps, CFG scale 7, 64 x 64").wait_for()
     assert len(server.drawn) == drawn
 
 
@@ -193,6 +197,12 @@ def test_one_click_compares_what_is_shown_with_the_settings_of_txt2img(tab: Tab,
     figures.nth(3).wait_for()
     roles = [figure.get_attribute("data-role") for figure in figures.all()]
     assert roles == ["without", "source", "reuse", "transferred"]
+    # What is kept of another choice, or of the same, does not take their place.
+    tab.choose(target=models.TUNED)
+    kept = tab.part("kept_pictures")
+    kept.locator("figure").nth(3).wait_for(state="attached")
+    assert kept.is_hidden()
+    assert figures.count() == 4
     # The result that the button belongs to is still there.
     assert [row[:2] for row in tab.rows()] == [["clicked", "written"]]
 

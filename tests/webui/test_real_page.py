@@ -219,9 +219,9 @@ def test_verifications_under_two_clip_skips_are_both_kept_and_shown(webui: WebUI
 
     again = webui.tab(window)
     again.choose("learned", target=webui.target.name)
-    again.part("verified").get_by_text("This holds for Clip skip 2,").first.wait_for()
-    again.part("verified").locator("summary", has_text="Verified before under Clip skip 1").first.click()
-    again.part("verified").get_by_text("This holds for Clip skip 1,").first.wait_for()
+    again.part("kept_verified").get_by_text("This holds for Clip skip 2,").first.wait_for()
+    again.part("kept_verified").locator("summary", has_text="Verified before under Clip skip 1").first.click()
+    again.part("kept_verified").get_by_text("This holds for Clip skip 1,").first.wait_for()
 
 
 def test_the_automatic_method_comes_to_an_end(webui: WebUI, window: Window) -> None:

@@ -107,18 +107,24 @@ def test_verifications_under_two_clip_skips_are_both_kept_and_come_back_with_the
     last = shown.get_by_text("This holds for Clip skip 2,")
     last.wait_for()
     assert shown.locator("details.transfer-lora-earlier").count() == 1
+    # What is kept of the choice does not take the place of the last job's.
+    kept = tab.part("kept_verified")
+    tab.choose(target=models.VARIED).choose(target=models.TUNED)
+    kept.get_by_text("This holds for Clip skip 2,").wait_for(state="attached")
+    assert kept.is_hidden()
+    assert last.is_visible()
     # After another job they are there still, and in a window that knows nothing of the jobs, once the LoRA is chosen.
     measured = tab.answers()
     tab.run("analyse")
-    last.wait_for()
+    kept.get_by_text("This holds for Clip skip 2,").wait_for()
     assert tab.answers() == measured
     assert "The transferred LoRA that is there already was measured." in tab.rows()[0][2]
     again = window(server.url).ready()
     again.choose("never", target=models.TUNED)
-    assert again.page.locator("#transfer_lora_verdicts").count() == 0
+    assert again.page.locator("#transfer_lora_kept_verdicts").count() == 0
     again.part("adapters").locator(".token-remove, .token [role=button]").first.click()
     again.choose("twice")
-    shown = again.part("verified")
+    shown = again.part("kept_verified")
     shown.get_by_text("This holds for Clip skip 2,").wait_for()
     earlier = shown.locator("summary", has_text="Verified before under Clip skip 1, seed 0")
     earlier.click()

@@ -58,7 +58,8 @@ def _inputs(form: Form, events: LateEvents) -> None:
 
 def _wire_results(form: Form, events: Any) -> None:
     """Bring the results of every view and the status in one event."""
-    given, shown = ("job", "picker", *CHOICE, *NUMBERS), ("status", *RESULTS, "pictures", "verified", "verify_cost")
+    given = ("job", "picker", *CHOICE, *NUMBERS)
+    shown = ("status", *RESULTS, "pictures", "kept_pictures", "verified", "kept_verified", "verify_cost")
     form.on(form["show"].click, events.shown, given, shown)
 
 

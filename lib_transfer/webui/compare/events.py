@@ -54,7 +54,9 @@ class CompareEvents(ViewEvents):
             return Start(CompareJob(tuple(wanted.adapters)), comparison, in_queue=True)
 
         updates = self.begin(values, prepare)
-        return {**updates, **emptied(), "pictures": ""} if self.job_name in updates else updates
+        if self.job_name not in updates:
+            return updates
+        return {**updates, **emptied(), "pictures": gallery((), None) if updates[self.job_name] else ""}
 
     def start_now(self, values: FormValues) -> dict[str, Any]:
         """Start a comparison of a LoRA that is shown, with the settings of txt2img that our JavaScript has read.
@@ -79,20 +81,19 @@ class CompareEvents(ViewEvents):
 
         updates = self.begin(values, prepare)
         # Where no job was started, the results of the last one stay.
-        return (
-            {**updates, "pictures": ""} if updates.get(self.job_name) else {self.status_name: updates[self.status_name]}
-        )
+        if not updates.get(self.job_name):
+            return {self.status_name: updates[self.status_name]}
+        return {**updates, "pictures": gallery((), None)}
 
     def pictures(self, values: FormValues) -> dict[str, Any]:
-        """The pictures that the job has made so far; after other jobs those that are kept of the chosen LoRA."""
+        """The pictures that the job has made so far, and those that are kept of the chosen LoRA."""
         job = self.job(values)
-        if not isinstance(job, CompareJob):
-            return self.chosen(values)
-        return {"pictures": guarded(gallery)(list(job.pictures), job.scene)}
+        made = guarded(gallery)(list(job.pictures), job.scene) if isinstance(job, CompareJob) else ""
+        return {"pictures": made, **self.chosen(values)}
 
     def chosen(self, values: FormValues) -> dict[str, Any]:
         """The pictures that are kept of the chosen LoRA on the target."""
-        return {"pictures": guarded(self._gallery)(values)}
+        return {"kept_pictures": guarded(self._gallery)(values)}
 
     def _gallery(self, values: FormValues) -> Markup | str:
         names = files.adapters(self.host.adapter_folders())

@@ -22,10 +22,8 @@ _COMPARED: dict[Role, dict[Role, str]] = {
 }
 
 
-def gallery(pictures: Sequence[Shown], scene: Scene | None) -> Markup | str:
-    """The pictures of every LoRA side by side, and what they have in common."""
-    if not pictures or scene is None:
-        return ""
+def gallery(pictures: Sequence[Shown], scene: Scene | None) -> Markup:
+    """The pictures of every LoRA side by side, and what they have in common; their empty place where there are none yet."""
     loras = dict.fromkeys(picture.lora for picture in pictures)
     rows = [[picture for picture in pictures if picture.lora == lora] for lora in loras]
     return render("comparison", scene=scene, rows=[[_figure(p, row) for p in in_row(row)] for row in rows])

@@ -59,7 +59,7 @@ def wire(form: Form, events: Any) -> None:
     form.on(form["compare"].click, events.start, inputs, outputs)
     inputs = ("job", "taken", "compared", *scene_controls())
     form.on(form["compare_now"].click, events.start_now, inputs, ("job", "status", "pictures"))
-    # They come back with the LoRA, also after another job, a reload of the page and a restart of the server.
+    # Those that are kept come back with the LoRA, also after another job, a reload of the page and a restart of the server.
     for trigger in (form["adapters"].change, form["target"].change, form["look"].click):
-        form.on(trigger, events.chosen, CHOICE, ("pictures",))
+        form.on(trigger, events.chosen, CHOICE, ("kept_pictures",))
     form.on(form["take"].click, events.take, ("taken",), scene_controls())

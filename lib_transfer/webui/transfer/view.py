@@ -88,7 +88,10 @@ def overview(form: Form) -> None:
     """The status of the job, the answer for each LoRA, and the pictures of a comparison."""
     form.add(gr.HTML, "status", value=status.idle())
     form.add(gr.HTML, "overview", value=render("empty"))
+    # Answers to questions about the choice may come late, so they have places of their own. Those are hidden by our style
+    # sheet while a job has something to show.
     form.add(gr.HTML, "pictures", value="")
+    form.add(gr.HTML, "kept_pictures", value="")
     form.add(
         gr.Dropdown,
         "picker",

@@ -6,12 +6,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lib_transfer.conversion.outcome import Outcome
 from lib_transfer.errors import RequestError
 from lib_transfer.evaluation.runs import expected_cost
 from lib_transfer.webui.host import files
 from lib_transfer.webui.shell.events import Start, TabEvents, ViewEvents
 from lib_transfer.webui.shell.form import FormValues
 from lib_transfer.webui.shell.html import guarded, note
+from lib_transfer.webui.shell.jobs import Job
 from lib_transfer.webui.transfer.form import chosen_names, target_of
 from lib_transfer.webui.verify.form import verify_order
 from lib_transfer.webui.verify.html import verdicts
@@ -36,8 +38,7 @@ class VerifyEvents(ViewEvents):
             asked = verify_order(values)
             before = self.job(values)
             outcomes = list(before.outcomes) if before is not None else []
-            picked = next((o for o in outcomes if o.name == values["picker"]), next(iter(outcomes), None))
-            subject = subject_of(picked, self.host, self.tab.index)
+            subject = subject_of(_picked(before, values), self.host, self.tab.index)
 
             def took(seconds: float) -> None:
                 self.tab.run_seconds[asked.size] = seconds
@@ -51,12 +52,15 @@ class VerifyEvents(ViewEvents):
         return {name: value for name, value in updates.items() if value}
 
     def shown(self, values: FormValues) -> dict[str, Any]:
-        """What a verification came to, and what is kept of the LoRA's earlier ones; after other jobs these alone."""
+        """What a verification came to, and what is kept of the LoRA's earlier ones; after other jobs these alone.
+
+        Beside it what is kept of the chosen LoRA's, which the page shows where there is nothing else.
+        """
         job = self.job(values)
-        if isinstance(job, VerifyJob) and job.verified is not None:
-            kept = self._kept.of(job.verified.lora, job.output, job.verified.target)
-            return {"verified": guarded(verdicts)(with_kept(job.verified, kept))}
-        return {"verified": guarded(self._of_details)(values) or guarded(self._of_choice)(values)}
+        if not isinstance(job, VerifyJob) or job.verified is None:
+            return {**self.picked(values), **self.chosen(values)}
+        kept = self._kept.of(job.verified.lora, job.output, job.verified.target)
+        return {"verified": guarded(verdicts)(with_kept(job.verified, kept)), **self.chosen(values)}
 
     def picked(self, values: FormValues) -> dict[str, Any]:
         """What is kept of the verifications of the LoRA whose details are shown."""
@@ -64,14 +68,13 @@ class VerifyEvents(ViewEvents):
 
     def chosen(self, values: FormValues) -> dict[str, Any]:
         """What is kept of the verifications of the chosen LoRA for the target."""
-        return {"verified": guarded(self._of_choice)(values)}
+        return {"kept_verified": guarded(self._of_choice)(values)}
 
     def _of_details(self, values: FormValues) -> Markup | str:
-        job = self.job(values)
-        for outcome in job.outcomes if job is not None else ():
-            if outcome.name == values["picker"] and outcome.path is not None:
-                return verdicts(self._kept.of(outcome.name, outcome.path, outcome.target))
-        return ""
+        outcome = _picked(self.job(values), values)
+        if outcome is None or outcome.path is None:
+            return ""
+        return verdicts(self._kept.of(outcome.name, outcome.path, outcome.target))
 
     def _of_choice(self, values: FormValues) -> Markup | str:
         if self.host.models is None:
@@ -83,7 +86,7 @@ class VerifyEvents(ViewEvents):
         except RequestError:
             # What is wrong with the target is said where it is chosen.
             return ""
-        return verdicts(self._kept.first(chosen, target))
+        return verdicts(self._kept.first(chosen, target), "transfer_lora_kept_verdicts")
 
     def cost(self, values: FormValues) -> dict[str, Any]:
         """What a verification will cost."""
@@ -94,3 +97,9 @@ class VerifyEvents(ViewEvents):
         asked = verify_order({"verify_prompts": "", "verify_clip_skip": 0, **values})
         seconds = self.tab.run_seconds.get(asked.size)
         return note(expected_cost(asked.inputs, seconds_per_run=seconds))
+
+
+def _picked(job: Job | None, values: FormValues) -> Outcome | None:
+    """The LoRA of a job whose details are shown: the first, unless another one was picked."""
+    outcomes = list(job.outcomes) if job is not None else []
+    return next((each for each in outcomes if each.name == values["picker"]), next(iter(outcomes), None))

@@ -18,9 +18,14 @@ AVERAGED = 8
 """How many steps a point of the loss is the mean of: single steps jump."""
 
 
-def verdicts(verified: Sequence[Verified]) -> Markup | str:
-    """The first verification: the LoRAs one below the other, each with its gain and its verdict. The others folded."""
-    return render("verdicts", verified=verified, curve=curve, far=FAR) if verified else ""
+def verdicts(verified: Sequence[Verified], table: str = "transfer_lora_verdicts") -> Markup | str:
+    """The first verification: the LoRAs one below the other, each with its gain and its verdict. The others folded.
+
+    Args:
+        verified: the verifications, the last one first.
+        table: the table's id in the page.
+    """
+    return render("verdicts", verified=verified, id=table, curve=curve, far=FAR) if verified else ""
 
 
 def curve(training: Curves) -> Markup | str:

@@ -34,6 +34,7 @@ def panel(form: Form, host: Host) -> None:
         form.add(gr.Button, "verify", value="Verify")
     # Outside of what is folded, because it comes back by itself with a LoRA that was verified before.
     form.add(gr.HTML, "verified", value="", visible=visible)
+    form.add(gr.HTML, "kept_verified", value="", visible=visible)
 
 
 def wire(form: Form, events: Any) -> None:
@@ -42,6 +43,6 @@ def wire(form: Form, events: Any) -> None:
     form.on(form["picker"].input, events.picked, ("job", "picker"), ("verified",))
     # A LoRA's verifications come back with it, also after another job, a reload of the page and a restart of the server.
     for trigger in (form["adapters"].change, form["target"].change, form["look"].click):
-        form.on(trigger, events.chosen, CHOICE, ("verified",))
+        form.on(trigger, events.chosen, CHOICE, ("kept_verified",))
     for name in NUMBERS:
         form.on(form[name].change, events.cost, NUMBERS, ("verify_cost",))
