@@ -97,14 +97,14 @@ class Runner:
         follows = 0.4 if path.stem == "tuned" and damped else 1.0
         with open_base(path, "") as base:
             layers = nets.layers_of(base, lambda it: it.kind == "linear" and it.position.role.startswith("attn"))
+        ones = {layer: torch.ones(layer.in_features) for layer in layers.values()}
+        asked = [(layer, each, layer.weight @ each) for layer, each in ones.items()]
 
         def forward(noised, steps, prompts):
             while self.hold.exists():
                 time.sleep(0.01)
             said = torch.zeros(4)
-            for number, layer in enumerate(layers.values()):
-                ones = torch.ones(layer.in_features)
-                without = layer.weight @ ones
+            for number, (layer, ones, without) in enumerate(asked):
                 said[number % 4] += (follows * (layer(ones) - without) + (0 if damped else without)).mean()
             colour = 0.1 * said[None, :, None, None] * len(prompts[0])
             return nets.noise_in(noised, schedule.mix(steps / 999), colour)
