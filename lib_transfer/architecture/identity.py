@@ -134,10 +134,11 @@ def _score(architecture: Architecture, names: Collection[str], shapes: Shapes) -
     """
     known = full_shapes(architecture)
     hits = [name for name in names if name in known]
-    if not hits:
+    # Too few, even if as many as may be of the others are in blocks that it does not have; patterns take long to make.
+    if not hits or 2 * len(hits) <= (1 - BEYOND) * len(names):
         return None
-    patterns = _patterns(architecture)
-    beyond = sum(_pattern(name) in patterns for name in set(names) - set(hits))
+    others = set(names) - set(hits)
+    beyond = sum(_pattern(name) in _patterns(architecture) for name in others)
     wrong = sum(_wrong(shapes.get(name), known[name]) for name in hits)
     if 2 * len(hits) <= len(names) - beyond or beyond > BEYOND * len(names) or wrong > WRONG * len(names):
         return None
