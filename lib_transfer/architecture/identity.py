@@ -134,7 +134,7 @@ def _score(architecture: Architecture, names: Collection[str], shapes: Shapes) -
     """
     known = full_shapes(architecture)
     hits = [name for name in names if name in known]
-    # Too few, even if as many as may be of the others are in blocks that it does not have; patterns take long to make.
+    # Too few, even if as many others as are allowed are in blocks that it does not have. Patterns take long to make.
     if not hits or 2 * len(hits) <= (1 - BEYOND) * len(names):
         return None
     others = set(names) - set(hits)

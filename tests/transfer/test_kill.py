@@ -71,7 +71,7 @@ PARENT = """
 
 
 def test_kill_9_at_random_moments(files: tiny.Files, tmp_path: Path) -> None:
-    where = dict(list(places("sd1").items())[::24])
+    where = dict(list(places("sd1").items())[::12])
     style = tiny.save(tmp_path / "style.safetensors", adapter(where))
     out = tmp_path / "out"
     out.mkdir()

@@ -56,13 +56,13 @@ def test_two_thousand_loras_open_filter_and_refresh(crowded: Server, window: Cal
         times[what].append(time.monotonic() - began)
 
     # Opened once before: a list that is opened while its entries arrive keeps those it had, in gradio 3.
-    there = until(lambda: len(found) if len(found := tab.options("adapters")) >= 2000 else 0)
+    listed = until(lambda: len(found) if len(found := tab.options("adapters")) >= 2000 else 0)
     # What is printed (``pytest -s``) is the best of three: what the tab takes, not what else the machine is doing.
     for number in range(3):
         with timed("opened"):
             field.click()
-            # Those of the last refresh too: an answer that arrives later takes away what was chosen meanwhile.
-            options.nth(there - 1 + number).wait_for(state="attached")
+            # With the LoRA of the last refresh: until its answer is in the page, it takes away what is chosen meanwhile.
+            options.nth(listed - 1 + number).wait_for(state="attached")
         with timed("filtered"):
             field.fill(f"lora-198{number}")
             tab.wait("document.querySelectorAll('#transfer_lora_adapters [data-testid=dropdown-option]').length === 1")

@@ -141,11 +141,13 @@ def test_the_automatic_method_trains_what_reuse_weakens_and_quick_does_not(windo
     tab.part("advanced").locator(".label-wrap").click()
     tab.part("method").get_by_text("Automatic (runs both checkpoints)", exact=True).click()
     quick.wait_for()
+    tab.part("cost").get_by_text("runs of the models").wait_for()
     # At another size than the other tests', for which pictures of these checkpoints are kept.
     for name, value in (("runs", "2600"), ("size", "256")):
         number = tab.part(name).locator("input").first
         number.fill(value)
         number.blur()
+    # Every option is followed, not only what was chosen when the cost was asked for.
     tab.part("cost").get_by_text("At most 2592 runs of the models").wait_for()
     before, loaded = server.files(), len(server.loaded)
     assert tab.run("quick") == "Done: 1 written."

@@ -54,13 +54,14 @@ class VerifyEvents(ViewEvents):
     def shown(self, values: FormValues) -> dict[str, Any]:
         """What a verification came to, and what is kept of the LoRA's earlier ones; after other jobs these alone.
 
-        Beside it what is kept of the chosen LoRA's, which the page shows where there is nothing else.
+        And what is kept of the chosen LoRA, which the page shows where there is nothing else.
         """
         job = self.job(values)
-        if not isinstance(job, VerifyJob) or job.verified is None:
-            return {**self.picked(values), **self.chosen(values)}
-        kept = self._kept.of(job.verified.lora, job.output, job.verified.target)
-        return {"verified": guarded(verdicts)(with_kept(job.verified, kept)), **self.chosen(values)}
+        found = self.picked(values)
+        if isinstance(job, VerifyJob) and job.verified is not None:
+            kept = self._kept.of(job.verified.lora, job.output, job.verified.target)
+            found = {"verified": guarded(verdicts)(with_kept(job.verified, kept))}
+        return {**found, **self.chosen(values)}
 
     def picked(self, values: FormValues) -> dict[str, Any]:
         """What is kept of the verifications of the LoRA whose details are shown."""
